@@ -1,0 +1,1 @@
+"""The controller: decides, and is never on the path of a request."""

@@ -1,0 +1,1 @@
+"""Pure decisions: no asyncio, clock, randomness, os, threads or logging in here."""

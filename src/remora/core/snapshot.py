@@ -1,0 +1,101 @@
+"""The routing snapshot: all that a router needs to know, and the difference between two.
+
+The controller publishes it, every router holds a copy. A subscriber gets the whole once and
+differences afterwards; `patch(a, diff(a, b)) == b`.
+
+Rules: pure values. Only RUNNING replicas are in it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from remora.types import DeploymentID, ReplicaID
+
+
+class ReplicaRoute(msgspec.Struct, array_like=True, frozen=True):
+    """Where one running replica listens (`unix:<path>` or `tcp:<host>:<port>`)."""
+
+    replica_id: ReplicaID
+    address: str
+
+
+class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True):
+    """What a router needs to know of one deployment."""
+
+    #: In no particular order.
+    replicas: tuple[ReplicaRoute, ...]
+    #: Requests that one replica works on at a time, at most.
+    max_ongoing_requests: int
+    #: Requests that may wait; -1: no limit.
+    max_queued_requests: int = -1
+    #: Every request may run twice.
+    idempotent: bool = False
+    #: HTTP status of a refusal for a full queue (503 or 429).
+    backpressure_status: int = 503
+    #: Value of its `Retry-After`; None: none is sent.
+    backpressure_retry_after_s: float | None = None
+    #: Name of the routing policy in `core/routing`.
+    policy: str = "power_of_two"
+    #: Why no replica will come for now (a failed deployment); empty: one is there or coming.
+    unavailable: str = ""
+
+
+class AppRoute(msgspec.Struct, array_like=True, frozen=True):
+    """How requests enter an application."""
+
+    name: str
+    #: None: not reachable over HTTP.
+    route_prefix: str | None
+    #: Name of the ingress deployment.
+    ingress: str
+
+
+class Snapshot(msgspec.Struct, array_like=True, frozen=True):
+    """Everything that routers know, at one version."""
+
+    #: Grows with every publication of one controller process.
+    version: int = 0
+    apps: dict[str, AppRoute] = {}
+    deployments: dict[DeploymentID, DeploymentRoute] = {}
+
+
+class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
+    """What leads from one snapshot to the next."""
+
+    version: int
+    #: True: forget everything known before (the first message of a subscription).
+    reset: bool = False
+    apps: dict[str, AppRoute] = {}
+    gone_apps: tuple[str, ...] = ()
+    deployments: dict[DeploymentID, DeploymentRoute] = {}
+    gone_deployments: tuple[DeploymentID, ...] = ()
+
+
+def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
+    """Say what changed from `old` to `new`; with no `old`, everything.
+
+    Pure. Invariants: `patch(old, diff(old, new)) == new`.
+    """
+    if old is None:
+        return SnapshotDiff(new.version, True, new.apps, (), new.deployments, ())
+    return SnapshotDiff(
+        version=new.version,
+        apps={k: v for k, v in new.apps.items() if old.apps.get(k) != v},
+        gone_apps=tuple(k for k in old.apps if k not in new.apps),
+        deployments={k: v for k, v in new.deployments.items() if old.deployments.get(k) != v},
+        gone_deployments=tuple(k for k in old.deployments if k not in new.deployments),
+    )
+
+
+def patch(old: Snapshot, change: SnapshotDiff) -> Snapshot:
+    """Apply a difference. Pure; `old` is left as it was."""
+    apps = {} if change.reset else dict(old.apps)
+    deployments = {} if change.reset else dict(old.deployments)
+    apps.update(change.apps)
+    deployments.update(change.deployments)
+    for name in change.gone_apps:
+        apps.pop(name, None)
+    for deployment in change.gone_deployments:
+        deployments.pop(deployment, None)
+    return Snapshot(change.version, apps, deployments)

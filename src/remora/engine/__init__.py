@@ -1,0 +1,1 @@
+"""The seam between Remora and what runs its processes."""

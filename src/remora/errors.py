@@ -1,0 +1,195 @@
+"""Every error of Remora, and where each one belongs.
+
+    RemoraError (RayServeException)
+    ├── ConfigError             a value that cannot be right: which field, which value, what is allowed
+    ├── DeployError             an application could not be brought up
+    │   ├── AppLoadError        the import path leads to nothing deployable
+    │   ├── RouteTakenError     another application owns the route prefix
+    │   └── ReplicaStartError   the user's constructor or first health check failed
+    ├── RequestError            one request failed; has an HTTP status and says if a retry is safe
+    │   ├── BackPressureError           the queue is full
+    │   ├── DeploymentUnavailableError  no replica, and none will come for now
+    │   ├── ReplicaUnavailableError     the replica asked for is gone
+    │   ├── ReplicaDiedError            the replica died while it worked on the request
+    │   ├── RequestCancelledError       the caller cancelled it
+    │   ├── RequestTimeoutError         its time was up (also a TimeoutError)
+    │   ├── MethodNotFoundError         the deployment has no such method
+    │   └── RemoteError                 the user's exception could not be carried over as itself
+    ├── EngineError             starting, stopping or storing failed below us
+    │   ├── InstanceError       another instance, or none, uses this state folder or port
+    │   └── ConnectionLostError the process on the other side of a connection went away
+    ├── ProtocolError           the other side does not speak our wire protocol
+    └── InternalError           a bug in Remora
+
+A user's own exception is not in this tree: it reaches the caller as its own type, with the
+remote traceback attached as a note.
+
+Rules: a message says what failed, on which id, with which numbers, and what to do next.
+Every class survives pickling. Names that Ray Serve users catch keep their meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _rebuild(cls: type[RemoraError], args: tuple[Any, ...], state: dict[str, Any]) -> RemoraError:
+    """Make an error again without running its constructor: that may take other arguments."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class RemoraError(Exception):
+    """Base of every error that Remora raises on purpose."""
+
+    #: How an HTTP front door answers when a request ends in this error.
+    http_status: int = 500
+    #: Seconds after which a client may try again; None: unknown.
+    retry_after_s: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+    @property
+    def message(self) -> str:
+        """What went wrong, for people."""
+        return str(self)
+
+
+#: The name Ray Serve users catch.
+RayServeException = RemoraError
+
+
+class ConfigError(RemoraError, ValueError):
+    """An option has a value that cannot be right."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        super().__init__(f"{field}={value!r} is not allowed: {allowed}")
+
+
+class DeployError(RemoraError, RuntimeError):
+    """An application could not be brought up; the old version, if any, keeps serving."""
+
+
+class AppLoadError(DeployError):
+    """The import path leads to nothing that can be deployed."""
+
+
+class RouteTakenError(DeployError):
+    """Another live application owns the route prefix."""
+
+
+class ReplicaStartError(DeployError):
+    """The user's constructor, `reconfigure` or first health check failed."""
+
+
+class RequestError(RemoraError):
+    """One request failed inside the serving system."""
+
+
+class BackPressureError(RequestError):
+    """As many requests wait for this deployment as may wait."""
+
+    http_status = 503
+
+    def __init__(
+        self,
+        num_queued_requests: int,
+        max_queued_requests: int,
+        status_code: int = 503,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.num_queued_requests = num_queued_requests
+        self.max_queued_requests = max_queued_requests
+        self.status_code = self.http_status = status_code
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"Request dropped: {num_queued_requests} requests wait already and "
+            f"max_queued_requests is {max_queued_requests}. Try again later, or raise "
+            "max_queued_requests or num_replicas."
+        )
+
+
+class DeploymentUnavailableError(RequestError):
+    """The deployment has no replica and will get none until somebody acts."""
+
+    http_status = 503
+
+    def __init__(self, deployment_id: object, reason: str = "") -> None:
+        self.deployment_id = deployment_id
+        super().__init__(f"Deployment {deployment_id} is unavailable: {reason or 'no replica runs'}")
+
+
+class ReplicaUnavailableError(RequestError):
+    """The replica that was asked for is gone or takes no more requests."""
+
+    http_status = 503
+
+    def __init__(self, replica_id: object) -> None:
+        self.replica_id = replica_id
+        super().__init__(f"Replica {replica_id} is gone; choose another one.")
+
+
+class ReplicaDiedError(RequestError):
+    """The replica died while it worked on the request, which was not safe to repeat."""
+
+    def __init__(self, replica_id: object, request_id: str = "", detail: str = "") -> None:
+        self.replica_id = replica_id
+        self.request_id = request_id
+        super().__init__(
+            f"Replica {replica_id} died while it worked on request {request_id}"
+            f"{': ' + detail if detail else ''}. It was not repeated because it may have had "
+            "effects; declare the deployment idempotent=True if repeating is safe."
+        )
+
+
+class RequestCancelledError(RequestError):
+    """The caller cancelled the request."""
+
+    http_status = 499
+
+    def __init__(self, request_id: str | None = None) -> None:
+        self.request_id = request_id
+        super().__init__(f"Request {request_id or ''} was cancelled.".replace("  ", " "))
+
+
+class RequestTimeoutError(RequestError, TimeoutError):
+    """The request's time was up before its answer was there."""
+
+    http_status = 408
+
+    def __init__(self, request_id: str, timeout_s: float) -> None:
+        self.request_id = request_id
+        self.timeout_s = timeout_s
+        super().__init__(f"Request {request_id} timed out after {timeout_s:g}s.")
+
+
+class MethodNotFoundError(RequestError, AttributeError):
+    """The deployment has no method of that name."""
+
+
+class RemoteError(RequestError):
+    """The user's exception could not be carried over as itself; its text is in here."""
+
+
+class EngineError(RemoraError):
+    """Starting or stopping a process, or storing state, failed."""
+
+
+class InstanceError(EngineError):
+    """No instance where one is needed, or one where none may be."""
+
+
+class ConnectionLostError(EngineError):
+    """The process on the other side of a connection went away."""
+
+
+class ProtocolError(RemoraError):
+    """The other side does not speak our wire protocol, or breaks its rules."""
+
+
+class InternalError(RemoraError):
+    """This should never happen: it is a bug in Remora. Please report it."""

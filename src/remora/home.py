@@ -1,0 +1,88 @@
+"""Where one instance keeps its files: sockets, database, logs.
+
+One instance lives in one state folder. Two folders are two instances that do not know each
+other. This module only computes paths and makes directories; it starts nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Linux limits the path of a Unix socket to 108 bytes including the final NUL. Socket names
+#: below take up to 30 more.
+_MAX_SOCKET_DIR_BYTES = 75
+
+
+@dataclass(frozen=True)
+class Home:
+    """The state folder of one instance.
+
+    Attributes:
+        root: the folder itself, absolute.
+    """
+
+    root: Path
+
+    @classmethod
+    def locate(cls, root: str | os.PathLike[str] | None = None) -> Home:
+        """Use `root`, else the environment variable `REMORA_HOME`, else `~/.remora`."""
+        chosen = root or os.environ.get("REMORA_HOME") or Path.home() / ".remora"
+        return cls(Path(chosen).expanduser().absolute())
+
+    @property
+    def sockets(self) -> Path:
+        """Folder of the Unix sockets (mode 0700).
+
+        A state folder with a long path keeps its sockets in a short folder derived from its
+        path, because the kernel limits the length of a socket's path.
+        """
+        inside = self.root / "run"
+        if len(os.fsencode(inside)) <= _MAX_SOCKET_DIR_BYTES:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"remora-{os.getuid()}-{digest}"
+
+    @property
+    def controller_socket(self) -> Path:
+        """Where the controller listens."""
+        return self.sockets / "controller.sock"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        """Where the supervisor of the embedded engine listens."""
+        return self.sockets / "supervisor.sock"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the supervisor for as long as the instance lives."""
+        return self.root / "instance.lock"
+
+    @property
+    def database(self) -> Path:
+        """The controller's state."""
+        return self.root / "state.db"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.root / "logs"
+
+    def make(self) -> None:
+        """Create the folders, readable by this user alone.
+
+        Raises:
+            PermissionError: the sockets folder belongs to somebody else.
+        """
+        for folder in (self.root, self.sockets, self.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.sockets.lstat()
+        if found.st_uid != os.getuid():
+            raise PermissionError(
+                f"{self.sockets} belongs to user {found.st_uid}, not to {os.getuid()}: "
+                "remove it or set REMORA_HOME to a folder of yours"
+            )
+        self.sockets.chmod(0o700)

@@ -1,0 +1,1 @@
+"""The process that runs one copy of the user's code."""

@@ -1,0 +1,1 @@
+"""The calling side of the data plane, inside every process that calls a deployment."""

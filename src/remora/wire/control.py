@@ -1,0 +1,183 @@
+"""What is said to the controller and by the controller to a replica, as plain structs.
+
+Both travel as requests of kind CONTROL on the ordinary wire, with a msgpack body. Nothing in
+here is ever unpickled by the controller: code stays opaque bytes until a replica opens it.
+
+Methods of the controller (application and deployment of the envelope are empty):
+
+    deploy(DeployRequest) -> None        accepted, state saved; progress comes through `watch`
+    delete(DeleteRequest) -> None
+    status(None) -> InstanceStatus
+    watch(None) -> stream of InstanceStatus, one now and one after every change
+    shutdown(None) -> None               drains and deletes everything, then ends the instance
+    subscribe(Subscription) -> stream of SnapshotDiff (core/snapshot.py)
+    ack(Ack) -> None                     a router has applied that version
+
+Methods of a replica:
+
+    initialize(ReplicaSpec) -> ReplicaReady     idempotent: waits for a running construction
+    check_health(None) -> None                  raises what the user's check raised
+    reconfigure(ReplicaReconfigure) -> None
+    drain(None) -> None                         turns new requests away; answers when idle
+    stop(None) -> None                          runs the destructor; the process exits after it
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from remora.config import DeploymentConfig
+
+
+class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment as the driver describes it."""
+
+    name: str
+    #: Pickled `(callable, init_args, init_kwargs)`; opened only in a replica.
+    code: bytes
+    #: Two specs with the same version have the same code and arguments.
+    code_version: str
+    config: DeploymentConfig
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the code of an application finds what it imports."""
+
+    #: Put in front of the replica's `sys.path`, in order.
+    sys_path: tuple[str, ...] = ()
+    #: Working directory of the replica; empty: the supervisor's.
+    cwd: str = ""
+    #: Modules worth importing before a replica forks (names the template knows to be safe).
+    preload: tuple[str, ...] = ()
+
+
+class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One application as the driver describes it."""
+
+    name: str
+    route_prefix: str | None
+    #: Name of the ingress deployment.
+    ingress: str
+    deployments: tuple[DeploymentSpec, ...]
+    surroundings: Surroundings = Surroundings()
+
+
+class DeployRequest(msgspec.Struct, frozen=True):
+    """Deploy these applications; others stay as they are."""
+
+    applications: tuple[ApplicationSpec, ...]
+
+
+class DeleteRequest(msgspec.Struct, frozen=True):
+    """Delete these applications; unknown names are no error."""
+
+    names: tuple[str, ...]
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """Who subscribes; the same name is used in acknowledgements."""
+
+    subscriber: str
+    pid: int
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Sent after a snapshot version was applied."""
+
+    subscriber: str
+    version: int
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica in a status report."""
+
+    replica_id: str
+    #: PENDING, STARTING, RUNNING, DRAINING or STOPPING.
+    state: str
+    pid: int | None = None
+    code_version: str = ""
+    #: Unix time.
+    started_at_unix_s: float | None = None
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment in a status report; computed from state, never stored."""
+
+    name: str
+    #: UPDATING, HEALTHY, UNHEALTHY, DEPLOY_FAILED, UPSCALING or DOWNSCALING.
+    status: str
+    #: CONFIG_UPDATE_STARTED, CONFIG_UPDATE_COMPLETED, REPLICA_STARTUP_FAILED, …
+    status_trigger: str
+    message: str
+    target_num_replicas: int
+    #: Count of replicas by state.
+    replica_states: dict[str, int]
+    replicas: tuple[ReplicaStatus, ...] = ()
+
+
+class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One application in a status report."""
+
+    name: str
+    #: DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING.
+    status: str
+    message: str
+    route_prefix: str | None
+    #: Unix time of the last deploy request.
+    last_deployed_time_s: float
+    deployments: dict[str, DeploymentStatus]
+    #: Grows with every deploy of this application, so a waiter can tell its own deploy.
+    revision: int = 0
+
+
+class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of the instance in a status report."""
+
+    name: str
+    pid: int
+    #: STARTING, HEALTHY, …
+    status: str
+    restarts: int = 0
+
+
+class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What `remora status` shows."""
+
+    home: str
+    #: URL of the front door; empty without HTTP.
+    http_url: str
+    controller_pid: int
+    supervisor_pid: int
+    proxies: tuple[ProcessView, ...]
+    applications: dict[str, ApplicationStatus]
+
+
+class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a replica needs to become one."""
+
+    replica_id: str
+    application: str
+    deployment: str
+    code: bytes
+    code_version: str
+    config: DeploymentConfig
+    surroundings: Surroundings
+    #: Route prefix of the application ("" for none), for the ASGI root path.
+    route_prefix: str = ""
+    rank: int = 0
+    #: True: this deployment is the application's ingress.
+    ingress: bool = False
+
+
+class ReplicaReady(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica has constructed the user's object and passed its first health check."""
+
+    pid: int
+    #: Path of the API docs under the route prefix (`/docs`), if any.
+    docs_path: str = ""
+
+
+class ReplicaReconfigure(msgspec.Struct, frozen=True, kw_only=True):
+    """New options for a running replica."""
+
+    config: DeploymentConfig

@@ -1,0 +1,140 @@
+"""The vocabulary of the wire: one envelope and one small set of frame kinds for all transports.
+
+A connection carries many requests at once, told apart by a number that the caller picks
+(increasing, from 1). The life of one number:
+
+    caller  REQUEST [BODY …] ……… [CREDIT …] [CANCEL]
+    callee           REJECT                             turned away, never started
+                     RESPONSE                           one answer, complete
+                     START ITEM … END                   a stream (HTTP response, generator)
+                     ERROR                              at any point, final
+
+Beside the requests: HELLO (first frame of both sides), FREED (a replica that turned the
+caller away has room again), BYE (the callee takes no request above this number any more).
+
+Rules: plain data only. Fields are only added at the end, with a default, so that two
+versions understand each other.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+#: Raised when the meaning of a frame changes; the HELLO of both sides must agree.
+WIRE_VERSION = 1
+
+
+class FrameKind(IntEnum):
+    """What a frame is. The number is what travels."""
+
+    HELLO = 1
+    REQUEST = 2
+    BODY = 3
+    CANCEL = 4
+    CREDIT = 5
+    REJECT = 6
+    RESPONSE = 7
+    START = 8
+    ITEM = 9
+    END = 10
+    ERROR = 11
+    FREED = 12
+    BYE = 13
+
+
+class CallKind(IntEnum):
+    """How the body of a request is to be understood, and what the answer looks like."""
+
+    UNARY = 1
+    STREAM = 2
+    HTTP = 3
+    WEBSOCKET = 4
+    GRPC = 5
+    CONTROL = 6
+
+
+class HttpHead(msgspec.Struct, array_like=True, frozen=True):
+    """The head of an HTTP request, as bytes wherever ASGI says bytes."""
+
+    method: str
+    path: str
+    raw_path: bytes
+    query_string: bytes
+    root_path: str
+    headers: list[tuple[bytes, bytes]]
+    scheme: str = "http"
+    http_version: str = "1.1"
+    client: tuple[str, int] | None = None
+    server: tuple[str, int] | None = None
+    subprotocols: list[str] = []
+
+
+class HttpStart(msgspec.Struct, array_like=True, frozen=True):
+    """The head of an HTTP response."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+
+class Envelope(msgspec.Struct, array_like=True):
+    """Everything about a request that is not its body.
+
+    A new feature that crosses processes is a field here, not a new path.
+    """
+
+    request_id: str
+    application: str
+    deployment: str
+    method: str
+    kind: CallKind
+    #: Seconds left until the caller gives up, measured at sending; None: no limit.
+    timeout_s: float | None = None
+    #: 0 for the first try.
+    attempt: int = 0
+    #: True: may run twice, so a replica's death is answered by another try.
+    idempotent: bool = False
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    #: W3C `traceparent`, as received.
+    trace_context: str = ""
+    #: Who calls: `<app>/<deployment>` or a proxy's or script's name.
+    caller: str = ""
+    #: Route prefix of the application that the request came in by ("" for handle calls).
+    route: str = ""
+    #: More body follows in BODY frames.
+    body_follows: bool = False
+    #: How many bytes of stream the callee may send before it waits for CREDIT.
+    credit_bytes: int = 0
+    http: HttpHead | None = None
+    #: Lengths of the out-of-band buffers that follow the pickle in the body, in order.
+    buffer_sizes: list[int] = []
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True):
+    """The first frame of both sides of a connection."""
+
+    version: int
+    #: Proves membership on TCP; empty on a Unix socket, where the folder's mode is the proof.
+    token: str = ""
+    #: For messages and logs: who is speaking.
+    name: str = ""
+
+
+class ErrorMeta(msgspec.Struct, array_like=True, frozen=True):
+    """What went wrong, readable without unpickling. The frame's body may hold the pickled exception."""
+
+    #: Class name of the exception, as in a traceback's last line.
+    type_name: str
+    message: str
+    #: The remote traceback as text; empty where none helps the reader.
+    traceback: str = ""
+    #: How an HTTP front door answers.
+    http_status: int = 500
+    #: True: the callee guarantees that the user's code never saw the request.
+    never_started: bool = False
+    #: True: raised by the user's code; False: by the serving system.
+    from_user: bool = True
+    #: Seconds after which trying again makes sense; None: unknown.
+    retry_after_s: float | None = None
