@@ -1,0 +1,38 @@
+"""What all tests share.
+
+Rules: nothing here sleeps, and nothing here knows one particular feature. A fixture that only one
+folder needs lives in that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def remora_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give the test a state folder of its own: a short path, because sockets live below it."""
+    folder = Path(tempfile.mkdtemp(prefix="remora-t-"))
+    monkeypatch.setenv("REMORA_HOME", str(folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _never_the_users_home() -> Iterator[None]:
+    """Keep tests that set no state folder away from the developer's own instance."""
+    before = os.environ.get("REMORA_HOME")
+    folder = tempfile.mkdtemp(prefix="remora-s-")
+    os.environ["REMORA_HOME"] = folder
+    yield
+    if before is None:
+        os.environ.pop("REMORA_HOME", None)
+    else:
+        os.environ["REMORA_HOME"] = before
+    shutil.rmtree(folder, ignore_errors=True)
