@@ -49,11 +49,9 @@ def main() -> int:
         )
         return 1
     command = [str(Path(sys.executable).parent / "remora"), "run", "-d", str(FOLDER), TARGET]
-    # Ctrl-C reaches both processes; the server decides when it is done.
+    server = subprocess.Popen(command)
+    # Ctrl-C reaches both processes; the server decides when it is done, and this one waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = subprocess.Popen(
-        command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
     url = f"http://127.0.0.1:{PORT}/"
     answer = wait_for_answer(url, server)
     if answer is not None:
