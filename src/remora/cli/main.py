@@ -1,0 +1,136 @@
+"""The command `remora`: declares the commands and their options.
+
+Rules: no work in here. A command imports what it needs when it is called, so that `remora version`
+does not pay for `remora status`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from remora.cli.errors import INTERRUPTED_STATUS, CommandError
+
+_PORT = click.IntRange(0, 65535)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="One instance lives in one state folder: the environment variable REMORA_HOME, or ~/.remora.",
+)
+def cli() -> None:
+    """Serve models, on this machine, without losing a request."""
+
+
+@cli.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=_PORT, help="Port to listen on; 0 takes a free one.  [default: 8000]")
+@click.option(
+    "-d",
+    "--app-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to import MODULE from.  [default: this folder]",
+)
+@click.option("-n", "--name", default="default", show_default=True, help="Name of the application.")
+@click.option(
+    "--route-prefix", default="/", show_default=True, help="Path below which it is served."
+)
+@click.option("-r", "--reload", is_flag=True, help="Deploy again when a file in --app-dir changes.")
+@click.option(
+    "--blocking/--non-blocking",
+    default=True,
+    show_default=True,
+    help="Stay until Ctrl-C and then stop, or return when the application is ready and leave it running.",
+)
+def run(
+    target: str,
+    arguments: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    app_dir: Path,
+    name: str,
+    route_prefix: str,
+    reload: bool,
+    blocking: bool,
+) -> None:
+    """Serve one application.
+
+    MODULE:APP names an application, or a function that builds one from the KEY=VALUE arguments.
+    """
+    from remora.cli.run import RunOptions, run_application
+
+    run_application(
+        RunOptions(
+            target=target,
+            arguments=arguments,
+            host=host,
+            port=port,
+            app_dir=app_dir.resolve(),
+            name=name,
+            route_prefix=route_prefix,
+            reload=reload,
+            blocking=blocking,
+        )
+    )
+
+
+@cli.command()
+@click.option("--http-host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--http-port", type=_PORT, help="Port; 0 takes a free one.  [default: 8000]")
+def start(http_host: str | None, http_port: int | None) -> None:
+    """Start an empty instance in the background, and return when it is up."""
+    from remora.cli.instance import start_instance
+
+    start_instance(http_host, http_port)
+
+
+@cli.command()
+@click.option("-n", "--name", help="Show this application only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per change.")
+@click.option("-w", "--watch", is_flag=True, help="Keep showing changes until Ctrl-C.")
+def status(name: str | None, as_json: bool, watch: bool) -> None:
+    """Show what runs: processes, applications, deployments, replicas."""
+    from remora.cli.status import show_status
+
+    show_status(name, as_json=as_json, watch=watch)
+
+
+@cli.command()
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def shutdown(yes: bool) -> None:
+    """Stop the instance: finish ongoing requests, then end every process of it."""
+    from remora.cli.instance import stop_instance
+
+    stop_instance(ask=not yes)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    from remora import __version__
+
+    click.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit status."""
+    try:
+        cli.main(prog_name="remora", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CommandError as error:
+        if error.user_traceback:
+            click.echo(error.user_traceback, err=True)
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+        sys.exit(error.status)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(INTERRUPTED_STATUS)

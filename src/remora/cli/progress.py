@@ -1,0 +1,130 @@
+"""What is told while an application comes up, and after.
+
+Rules: `news`, `failure_text` and `summary` are pure; the two narrators print what they say, one line by
+line for files and pipes, one in place for a terminal. All of it goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+from remora.wire.control import ApplicationStatus, DeploymentStatus
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+#: Statuses of an application in which nothing more comes by itself.
+SETTLED = frozenset({"RUNNING", "DEPLOY_FAILED", "UNHEALTHY"})
+#: Statuses of a deployment whose message somebody must read.
+TROUBLE = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
+
+
+def summary(deployment: DeploymentStatus) -> str:
+    """Say in a few words how far a deployment is. Pure."""
+    running = deployment.replica_states.get("RUNNING", 0)
+    replicas = f"{running}/{deployment.target_num_replicas} replicas"
+    if deployment.status == "HEALTHY":
+        return f"{replicas} running"
+    if deployment.status == "UPDATING":
+        return f"starting, {replicas} running"
+    return f"{deployment.status.lower().replace('_', ' ')}, {replicas} running"
+
+
+def news(before: ApplicationStatus | None, now: ApplicationStatus) -> list[str]:
+    """Return a line for each deployment that says something else than before. Pure."""
+    known = {} if before is None else before.deployments
+    lines = []
+    for name, deployment in now.deployments.items():
+        old = known.get(name)
+        if old is None or summary(old) != summary(deployment):
+            lines.append(f"{name}: {summary(deployment)}")
+    return lines
+
+
+def failure_text(status: ApplicationStatus) -> str:
+    """Return why an application failed, each reason once. Pure."""
+    reasons: list[str] = []
+    for deployment in status.deployments.values():
+        text = deployment.message.strip()
+        if deployment.status in TROUBLE and text:
+            reasons.append(f"{deployment.name}: {text}")
+    told = "\n".join(reasons)
+    application = status.message.strip()
+    # The application's message often repeats its deployments' messages, or is contained in one.
+    repeats = any(
+        d.message.strip() and (d.message.strip() in application or application in d.message)
+        for d in status.deployments.values()
+    )
+    if application and not (reasons and repeats):
+        reasons.insert(0, application)
+        told = "\n".join(reasons)
+    return told or "no reason was given; see the logs"
+
+
+class Narrator(Protocol):
+    """Tells what happens to one application."""
+
+    def show(self, status: ApplicationStatus) -> None:
+        """Tell what changed."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class PlainNarrator:
+    """One line per change, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._last: ApplicationStatus | None = None
+
+    def show(self, status: ApplicationStatus) -> None:
+        """Print what changed since the last call."""
+        for line in news(self._last, status):
+            print(line, file=sys.stderr, flush=True)
+        self._last = status
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+
+class LiveNarrator:
+    """One line per deployment that changes in place, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), transient=False, refresh_per_second=8)
+        self._live.start()
+
+    def show(self, status: ApplicationStatus) -> None:
+        """Draw the present state."""
+        self._live.update(_table(status), refresh=True)
+
+    def close(self) -> None:
+        """Stop redrawing; the last picture stays."""
+        self._live.stop()
+
+
+def _table(status: ApplicationStatus) -> RenderableType:
+    from rich.spinner import Spinner
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for name, deployment in status.deployments.items():
+        mark: RenderableType
+        if deployment.status == "HEALTHY":
+            mark = Text("✓", style="green")
+        elif deployment.status in TROUBLE:
+            mark = Text("✗", style="red")
+        else:
+            mark = Spinner("dots", style="cyan")
+        table.add_row(mark, Text(name, style="bold"), Text(summary(deployment)))
+    return table
+
+
+def narrator() -> Narrator:
+    """Choose by where stderr goes."""
+    return LiveNarrator() if sys.stderr.isatty() else PlainNarrator()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from remora.cli.progress import (
+    LiveNarrator,
+    PlainNarrator,
+    failure_text,
+    narrator,
+    news,
+    summary,
+)
+from remora.wire.control import ApplicationStatus, DeploymentStatus
+
+
+def deployment(
+    name: str = "Model",
+    status: str = "UPDATING",
+    message: str = "",
+    running: int = 0,
+    target: int = 2,
+) -> DeploymentStatus:
+    return DeploymentStatus(
+        name=name,
+        status=status,
+        status_trigger="CONFIG_UPDATE_STARTED",
+        message=message,
+        target_num_replicas=target,
+        replica_states={"RUNNING": running, "STARTING": target - running},
+    )
+
+
+def application(
+    *deployments: DeploymentStatus, status: str = "DEPLOYING", message: str = ""
+) -> ApplicationStatus:
+    return ApplicationStatus(
+        name="default",
+        status=status,
+        message=message,
+        route_prefix="/",
+        last_deployed_time_s=0.0,
+        deployments={d.name: d for d in deployments},
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ("UPDATING", "starting, 1/2 replicas running"),
+        ("HEALTHY", "1/2 replicas running"),
+        ("DEPLOY_FAILED", "deploy failed, 1/2 replicas running"),
+    ],
+)
+def test_summary_says_how_many_run(status: str, text: str) -> None:
+    assert summary(deployment(status=status, running=1)) == text
+
+
+def test_first_news_is_every_deployment() -> None:
+    now = application(deployment("A"), deployment("B"))
+    assert [line.partition(":")[0] for line in news(None, now)] == ["A", "B"]
+
+
+def test_news_is_only_what_changed() -> None:
+    before = application(deployment("A"), deployment("B"))
+    now = application(deployment("A"), deployment("B", running=1))
+    assert news(before, now) == ["B: starting, 1/2 replicas running"]
+    assert news(now, now) == []
+
+
+def test_failure_tells_each_reason_once() -> None:
+    trace = "Traceback …\nZeroDivisionError: division by zero"
+    now = application(
+        deployment("A", "DEPLOY_FAILED", trace),
+        status="DEPLOY_FAILED",
+        message=f"A failed: {trace}",
+    )
+    assert failure_text(now).count("ZeroDivisionError") == 1
+
+
+def test_failure_tells_the_applications_own_reason_too() -> None:
+    now = application(
+        deployment("A", "DEPLOY_FAILED", "no memory"), status="DEPLOY_FAILED", message="gave up"
+    )
+    assert failure_text(now).splitlines() == ["gave up", "A: no memory"]
+
+
+def test_failure_without_a_reason_points_to_the_logs() -> None:
+    assert "logs" in failure_text(application(status="DEPLOY_FAILED"))
+
+
+def test_plain_narrator_prints_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = PlainNarrator()
+    plain.show(application(deployment("A")))
+    plain.show(application(deployment("A")))
+    plain.show(application(deployment("A", "HEALTHY", running=2)))
+    plain.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "A: starting, 0/2 replicas running\nA: 2/2 replicas running\n"
+
+
+def test_lines_redraw_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    assert isinstance(narrator(), PlainNarrator)
+
+
+def test_live_narrator_draws_each_deployment(capsys: pytest.CaptureFixture[str]) -> None:
+    live = LiveNarrator()
+    try:
+        live.show(
+            application(
+                deployment("A", "HEALTHY", running=2), deployment("B"), deployment("C", "UNHEALTHY")
+            )
+        )
+    finally:
+        live.close()
+    err = capsys.readouterr().err
+    assert "2/2 replicas running" in err
+    assert "unhealthy" in err
