@@ -1,0 +1,1 @@
+"""Both ends of a connection that speaks the wire protocol, on asyncio."""

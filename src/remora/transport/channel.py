@@ -1,0 +1,210 @@
+"""The calling end of a connection: many requests at once, told apart by number.
+
+The channel knows frames and numbers, not what they mean: whoever sends a request hands in a
+`Sink`, and the channel passes it every frame of that number. A final frame (or the loss of the
+connection) is the last thing a sink hears, and each sink hears exactly one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from remora.errors import ConnectionLostError, ProtocolError
+from remora.transport import address as addresses
+from remora.wire import framing
+from remora.wire.codec import decode_hello, pack
+from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
+from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+
+#: Frames after which nothing more comes for a number.
+FINAL = frozenset(
+    (int(FrameKind.REJECT), int(FrameKind.RESPONSE), int(FrameKind.END), int(FrameKind.ERROR))
+)
+_HELLO = int(FrameKind.HELLO)
+_REQUEST = int(FrameKind.REQUEST)
+_FREED = int(FrameKind.FREED)
+_BYE = int(FrameKind.BYE)
+_LAST_NUMBER = 2**32 - 1
+
+
+class Sink(Protocol):
+    """Takes the frames of one request."""
+
+    def on_frame(self, frame: RawFrame) -> None:
+        """Take a frame; must not raise."""
+
+    def on_lost(self, error: ConnectionLostError, never_started: bool) -> None:
+        """The connection is gone and no final frame will come.
+
+        Args:
+            error: why.
+            never_started: True: the other side has said that it did not begin this request.
+        """
+
+
+class Owner(Protocol):
+    """Hears what concerns the connection as a whole."""
+
+    def on_freed(self) -> None:
+        """The other side, which turned us away, has room again."""
+
+    def on_bye(self) -> None:
+        """The other side takes no new requests."""
+
+    def on_lost(self, error: ConnectionLostError) -> None:
+        """The connection is gone; its sinks have been told."""
+
+
+class Channel(asyncio.Protocol):
+    """One connection to a listener of the instance."""
+
+    def __init__(self, peer: str, name: str, token: str = "", owner: Owner | None = None) -> None:
+        self.peer = peer
+        self._name = name
+        self._token = token
+        self._owner = owner
+        self._sinks: dict[int, Sink] = {}
+        self._decoder = FrameDecoder()
+        self._greeted = False
+        self._last = 0
+        self._last_taken = _LAST_NUMBER
+        self._transport: asyncio.WriteTransport | None = None
+        self._reason = "closed by the other side"
+
+    @property
+    def is_open(self) -> bool:
+        """Requests can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet; requests may follow without waiting for the answer."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        hello = Hello(WIRE_VERSION, self._token, self._name)
+        transport.write(framing.encode(_HELLO, 0, pack(hello)))
+
+    def request(self, sink: Sink, meta: bytes, body: bytes | memoryview = b"") -> int:
+        """Send a request; its frames go to `sink`. Returns its number.
+
+        Raises:
+            ConnectionLostError: the connection is gone; nothing was sent.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ConnectionLostError(f"The connection to {self.peer} is closed ({self._reason})")
+        number = self._last = self._last + 1
+        if len(body) > LARGE_BODY_BYTES:
+            head = framing.encode_head(_REQUEST, number, meta, len(body))
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(framing.encode(_REQUEST, number, meta, body))
+        self._sinks[number] = sink
+        return number
+
+    def send(
+        self, kind: FrameKind, number: int, meta: bytes = b"", body: bytes | memoryview = b""
+    ) -> None:
+        """Send a frame that belongs to a request; dropped when the connection is gone."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if len(body) > LARGE_BODY_BYTES:
+            transport.write(framing.encode_head(kind, number, meta, len(body)))
+            transport.write(body)
+        else:
+            transport.write(framing.encode(kind, number, meta, body))
+
+    def forget(self, number: int) -> None:
+        """Pass no more frames of this request to its sink."""
+        self._sinks.pop(number, None)
+
+    def close(self, reason: str = "closed here") -> None:
+        """Close the connection; requests still under way are lost."""
+        self._reason = reason
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Cut frames and hand each to its sink."""
+        try:
+            frames = self._decoder.feed(data)
+            if not self._greeted and frames:
+                self._check_hello(frames[0])
+                frames = self._decoder.trust()
+        except ProtocolError as error:
+            self._reason = f"{self.peer} does not speak this wire protocol: {error}"
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        sinks = self._sinks
+        for frame in frames:
+            kind = frame[0]
+            number = frame[3]
+            if number:
+                sink = sinks.pop(number, None) if kind in FINAL else sinks.get(number)
+                if sink is not None:
+                    sink.on_frame(frame)
+            elif self._owner is not None:
+                if kind == _FREED:
+                    self._owner.on_freed()
+                elif kind == _BYE:
+                    self._last_taken = int.from_bytes(frame[4], "little")
+                    self._owner.on_bye()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell every sink that nothing more comes."""
+        self._transport = None
+        if error is not None:
+            self._reason = str(error) or type(error).__name__
+        lost = ConnectionLostError(f"The connection to {self.peer} was lost ({self._reason})")
+        sinks, self._sinks = self._sinks, {}
+        if self._owner is not None:
+            self._owner.on_lost(lost)
+        for number, sink in sinks.items():
+            sink.on_lost(lost, number > self._last_taken)
+
+    def _check_hello(self, frame: RawFrame) -> None:
+        if frame[0] != _HELLO:
+            raise ProtocolError(f"the first frame is of kind {frame[0]}, not HELLO")
+        try:
+            hello = decode_hello(frame[4])
+        except ValueError as error:
+            raise ProtocolError(f"unreadable HELLO: {error}") from error
+        if hello.version != WIRE_VERSION:
+            raise ProtocolError(
+                f"{self.peer} speaks version {hello.version}, this process {WIRE_VERSION}: "
+                "run the same version of remora on both sides"
+            )
+        self._greeted = True
+
+
+async def connect(
+    address: str, *, name: str, token: str = "", owner: Owner | None = None
+) -> Channel:
+    """Open a channel on the running loop.
+
+    Args:
+        address: `unix:<path>` or `tcp:<host>:<port>`.
+        name: who we are, for the other side's messages.
+        token: the cluster token; needed on TCP.
+        owner: hears of room, goodbye and loss.
+
+    Raises:
+        ConnectionLostError: nobody listens there.
+    """
+    where = addresses.parse(address)
+    loop = asyncio.get_running_loop()
+
+    def make() -> Channel:
+        return Channel(address, name, token, owner)
+
+    try:
+        if where.path is not None:
+            _, channel = await loop.create_unix_connection(make, where.path)
+        else:
+            _, channel = await loop.create_connection(make, where.host, where.port)
+    except OSError as error:
+        raise ConnectionLostError(f"Nothing answers at {address}: {error}") from error
+    return channel

@@ -1,0 +1,154 @@
+"""The answering end of a connection.
+
+`ServerConnection` does what every listener of the instance shares: the greeting, the token,
+frames, flow control. What a request means is the subclass's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import socket
+from collections.abc import Callable
+
+from remora.errors import ProtocolError
+from remora.wire import framing
+from remora.wire.codec import decode_hello, pack
+from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
+from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+
+_log = logging.getLogger("remora.transport")
+_HELLO = int(FrameKind.HELLO)
+#: A peer that has not greeted after this long is cut off, so silent ones cannot pile up.
+HELLO_TIMEOUT_S = 10.0
+
+
+class ServerConnection(asyncio.Protocol):
+    """One accepted connection. Subclasses implement `on_frame` and `on_closed`."""
+
+    def __init__(self, token: str = "") -> None:
+        self._token = token
+        self._decoder = FrameDecoder()
+        self._greeted = False
+        self._transport: asyncio.WriteTransport | None = None
+        self._room: asyncio.Event | None = None
+        self._hello_timer: asyncio.TimerHandle | None = None
+        #: Who called, as it introduced itself.
+        self.peer_name = "?"
+
+    def on_frame(self, frame: RawFrame) -> None:
+        """Take a frame of a peer that has proved itself."""
+        raise NotImplementedError
+
+    def on_closed(self) -> None:
+        """The connection is gone."""
+        raise NotImplementedError
+
+    @property
+    def is_open(self) -> bool:
+        """Frames can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give the peer a limited time to greet."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        loop = asyncio.get_running_loop()
+        self._hello_timer = loop.call_later(HELLO_TIMEOUT_S, self._refuse, "no HELLO in time")
+
+    def data_received(self, data: bytes) -> None:
+        """Cut frames and hand them on; junk closes this connection and nothing else."""
+        try:
+            frames = self._decoder.feed(data)
+            if not self._greeted:
+                if not frames:
+                    return
+                self._check_hello(frames[0])
+                frames = self._decoder.trust()
+        except ProtocolError as error:
+            self._refuse(str(error))
+            return
+        for frame in frames:
+            self.on_frame(frame)
+
+    def write(
+        self,
+        kind: int,
+        number: int,
+        meta: bytes = b"",
+        body: bytes | memoryview = b"",
+        flags: int = 0,
+        load: int = 0,
+    ) -> None:
+        """Send a frame; dropped when the peer is gone."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if len(body) > LARGE_BODY_BYTES:
+            transport.write(framing.encode_head(kind, number, meta, len(body), flags, load))
+            transport.write(body)
+        else:
+            transport.write(framing.encode(kind, number, meta, body, flags, load))
+
+    async def wait_writable(self) -> None:
+        """Wait until the peer has taken most of what was sent."""
+        if self._room is not None:
+            await self._room.wait()
+
+    def pause_writing(self) -> None:
+        """The transport holds enough."""
+        if self._room is None:
+            self._room = asyncio.Event()
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """The transport has room again."""
+        if self._room is not None:
+            self._room.set()
+
+    def close(self) -> None:
+        """Close after what was written has left."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the peer."""
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        self._transport = None
+        if self._room is not None:
+            self._room.set()
+        if self._greeted:
+            self.on_closed()
+
+    def _check_hello(self, frame: RawFrame) -> None:
+        if frame[0] != _HELLO:
+            raise ProtocolError(f"the first frame is of kind {frame[0]}, not HELLO")
+        try:
+            hello = decode_hello(frame[4])
+        except ValueError as error:
+            raise ProtocolError(f"unreadable HELLO: {error}") from error
+        if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
+            raise ProtocolError("wrong cluster token")
+        if hello.version != WIRE_VERSION:
+            raise ProtocolError(f"peer speaks version {hello.version}, not {WIRE_VERSION}")
+        self._greeted = True
+        self.peer_name = hello.name
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        self.write(_HELLO, 0, pack(Hello(WIRE_VERSION)))
+
+    def _refuse(self, reason: str) -> None:
+        _log.warning("Closed a connection to the wire socket: %s", reason)
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def listen(sock: socket.socket, make: Callable[[], ServerConnection]) -> asyncio.Server:
+    """Serve connections on a listening Unix or TCP socket with the protocol `make()`."""
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return await loop.create_unix_server(make, sock=sock)
+    return await loop.create_server(make, sock=sock)
