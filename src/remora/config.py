@@ -3,11 +3,107 @@
 Frozen structs grouped by who reads them. Python keywords, files, flags, the state file and
 the wire derive from these definitions. Defaults are those of Ray Serve unless the field says
 why not. Checks live in `__post_init__`, so no value that breaks a rule ever exists.
+
+What a user writes in a decorator is turned into these structs by `options.py`.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from enum import Enum, StrEnum
+from typing import Any, Final
+
 import msgspec
+
+from remora.errors import ConfigError, NotSupportedYetError
+
+
+class _Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+#: Stands for an option that the user did not set. None is a value of its own.
+UNSET: Final = _Unset.UNSET
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Say which allowed name was probably meant: ` Did you mean …?`, or nothing. Pure."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_keys(field: str, value: dict[str, Any], allowed: Iterable[str]) -> None:
+    """Refuse keys that nobody reads.
+
+    Raises:
+        ConfigError: names the first unknown key and the one that was probably meant.
+    """
+    known = sorted(allowed)
+    for key, item in value.items():
+        if key not in known:
+            hint = nearest(str(key), known)
+            raise ConfigError(
+                f"{field}[{key!r}]", item, f"no such key.{hint} Keys: {', '.join(known)}."
+            )
+
+
+def require_number(
+    field: str,
+    value: object,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    whole: bool = False,
+) -> None:
+    """Check that a value is a number in range.
+
+    Args:
+        field: name of the option, for the message.
+        value: what the user gave.
+        low: smallest allowed value.
+        high: largest allowed value.
+        above: the value must be greater than this.
+        whole: True: must be an `int`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    kind = "a whole number" if whole else "a number"
+    allowed = [kind]
+    allowed += [f">= {low:g}"] if low > -math.inf else []
+    allowed += [f"> {above:g}"] if above > -math.inf else []
+    allowed += [f"<= {high:g}"] if high < math.inf else []
+    types = int if whole else (int, float)
+    # A bool is an int for Python, but nobody means `num_replicas=True`.
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
+    if math.isnan(value) or not (low <= value <= high and value > above):
+        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
+
+
+def require_json(field: str, value: object) -> None:
+    """Check that a value can be written as JSON.
+
+    Raises:
+        ConfigError: it cannot, with the reason.
+    """
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(field, value, f"must be a JSON value ({error})") from None
 
 
 class BackpressureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,6 +113,12 @@ class BackpressureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     status_code: int = 503
     #: Seconds in the `Retry-After` header, >= 0; None: no header.
     retry_after_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status_code not in (429, 503) or isinstance(self.status_code, bool):
+            raise ConfigError("backpressure_config.status_code", self.status_code, "429 or 503")
+        if self.retry_after_s is not None:
+            require_number("backpressure_config.retry_after_s", self.retry_after_s, low=0)
 
 
 class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +156,32 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     #: Environment variables of the replica's process.
     env_vars: dict[str, str] = {}
 
+    def __post_init__(self) -> None:
+        require_number("num_replicas", self.num_replicas, low=1, whole=True)
+        require_number("max_ongoing_requests", self.max_ongoing_requests, low=1, whole=True)
+        require_number("max_queued_requests", self.max_queued_requests, low=-1, whole=True)
+        if self.max_queued_requests == 0:
+            raise ConfigError("max_queued_requests", 0, "must be -1 (no limit) or >= 1")
+        require_number("health_check_period_s", self.health_check_period_s, above=0)
+        require_number("health_check_timeout_s", self.health_check_timeout_s, above=0)
+        require_number("graceful_shutdown_wait_loop_s", self.graceful_shutdown_wait_loop_s, low=0)
+        require_number("graceful_shutdown_timeout_s", self.graceful_shutdown_timeout_s, low=0)
+        require_number(
+            "max_constructor_retry_count", self.max_constructor_retry_count, low=1, whole=True
+        )
+        require_number("rolling_update_percentage", self.rolling_update_percentage, above=0, high=1)
+        require_number("max_surge_percent", self.max_surge_percent, low=0, high=100, whole=True)
+        for name, amount in self.resources.items():
+            require_number(f"resources[{name!r}]", amount, low=0)
+
+
+class ProxyLocation(StrEnum):
+    """On which nodes a proxy runs. On one machine the last two mean the same."""
+
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
 
 class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP front door."""
@@ -74,3 +202,79 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_head_bytes: int = 64 * 1024
     #: Bytes of request body that are accepted; None: no limit (bodies are streamed).
     max_body_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        host: object = self.host  # whatever the caller really passed
+        if host is not None and not (isinstance(host, str) and host):
+            raise ConfigError("host", self.host, "an address, or None for no HTTP")
+        require_number("port", self.port, low=0, high=65535, whole=True)
+        if self.request_timeout_s is not None:
+            require_number("request_timeout_s", self.request_timeout_s, above=0)
+        require_number("keep_alive_timeout_s", self.keep_alive_timeout_s, low=0)
+        require_number("num_proxies", self.num_proxies, low=1, whole=True)
+        require_number("max_head_bytes", self.max_head_bytes, low=1, whole=True)
+        if self.max_body_bytes is not None:
+            require_number("max_body_bytes", self.max_body_bytes, low=0, whole=True)
+
+
+_SSL_OPTIONS = ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs")
+
+
+def http_options(given: HTTPOptions | dict[str, Any] | None) -> HTTPOptions:
+    """Turn what a user passes as `http_options` into the struct.
+
+    Names that Ray Serve knows and Remora does not need are accepted with their neutral value.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot be right.
+    """
+    if given is None:
+        return HTTPOptions()
+    if isinstance(given, HTTPOptions):
+        return given
+    if not isinstance(given, dict):
+        raise TypeError(f"http_options must be a dict or HTTPOptions, not {type(given).__name__}")
+    options = dict(given)
+    if options.pop("middlewares", None):
+        raise ConfigError(
+            "http_options['middlewares']",
+            given["middlewares"],
+            "the front door takes no middleware; add it to your FastAPI or Starlette app",
+        )
+    if options.pop("num_cpus", 0):
+        raise ConfigError("http_options['num_cpus']", given["num_cpus"], "must be 0")
+    if options.pop("location", None) is not None:
+        warnings.warn(
+            "http_options['location'] is deprecated; pass proxy_location to start() instead",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    if any(options.pop(name, None) is not None for name in _SSL_OPTIONS):
+        raise NotSupportedYetError("http_options['ssl_…']", "TLS", "put a TLS proxy in front")
+    check_keys("http_options", options, HTTPOptions.__struct_fields__)
+    return HTTPOptions(**options)
+
+
+def proxy_location(given: ProxyLocation | str | None) -> ProxyLocation:
+    """Turn what a user passes as `proxy_location` into the enum.
+
+    Raises:
+        TypeError: neither text nor a `ProxyLocation`.
+        ConfigError: no such location.
+    """
+    if given is None:
+        return ProxyLocation.EveryNode
+    if isinstance(given, ProxyLocation):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(
+            f"proxy_location must be a str or ProxyLocation, not {type(given).__name__}"
+        )
+    if given == "NoServer":
+        return ProxyLocation.Disabled
+    names = [location.value for location in ProxyLocation]
+    if given not in names:
+        raise ConfigError(
+            "proxy_location", given, f"one of {', '.join(names)}.{nearest(given, names)}"
+        )
+    return ProxyLocation(given)

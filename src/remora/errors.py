@@ -2,6 +2,7 @@
 
     RemoraError (RayServeException)
     ├── ConfigError             a value that cannot be right: which field, which value, what is allowed
+    │   └── NotSupportedYetError    right, but nothing here reads it yet: refused, never ignored
     ├── DeployError             an application could not be brought up
     │   ├── AppLoadError        the import path leads to nothing deployable
     │   ├── RouteTakenError     another application owns the route prefix
@@ -68,6 +69,13 @@ class ConfigError(RemoraError, ValueError):
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field = field
         super().__init__(f"{field}={value!r} is not allowed: {allowed}")
+
+
+class NotSupportedYetError(ConfigError):
+    """The option is known and its value is right, but nothing acts on it yet."""
+
+    def __init__(self, field: str, value: object, advice: str = "leave it out") -> None:
+        super().__init__(field, value, f"this version does not support it yet; {advice}")
 
 
 class DeployError(RemoraError, RuntimeError):

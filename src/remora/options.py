@@ -1,0 +1,362 @@
+"""What a user writes in `@deployment(...)`, checked and turned into `DeploymentConfig`.
+
+`DeploymentOptions` is the one list of keywords; the decorator, `options()` and the messages
+about unknown names derive from it. An option whose machinery is not here yet is checked like
+any other and then refused: nothing that a user sets is ever ignored.
+
+Rules: pure functions. The exception types are those that Ray Serve users know: `TypeError`
+for an unknown keyword or a wrong type of name, `ValueError` (`ConfigError`) for the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+import msgspec
+
+from remora.config import (
+    BackpressureConfig,
+    DeploymentConfig,
+    check_keys,
+    nearest,
+    require_json,
+    require_number,
+)
+from remora.errors import ConfigError, NotSupportedYetError
+
+
+class DeploymentOptions(TypedDict, total=False):
+    """Keywords of `deployment` and `Deployment.options`; see `DeploymentConfig` for each."""
+
+    name: str
+    version: str
+    num_replicas: int | str | None
+    ray_actor_options: dict[str, Any] | None
+    placement_group_bundles: list[dict[str, float]] | None
+    placement_group_strategy: str | None
+    placement_group_bundle_label_selector: list[dict[str, str]] | None
+    max_replicas_per_node: int | None
+    user_config: Any
+    max_ongoing_requests: int
+    max_queued_requests: int
+    backpressure_config: dict[str, Any] | BackpressureConfig | None
+    autoscaling_config: dict[str, Any] | None
+    graceful_shutdown_wait_loop_s: float
+    graceful_shutdown_timeout_s: float
+    health_check_period_s: float
+    health_check_timeout_s: float
+    logging_config: dict[str, Any] | None
+    request_router_config: dict[str, Any] | None
+    max_constructor_retry_count: int
+    gang_scheduling_config: dict[str, Any] | None
+    deployment_actors: list[Any] | None
+    rolling_update_percentage: float
+    max_surge_percent: int
+    idempotent: bool
+
+
+KEYWORDS = tuple(DeploymentOptions.__annotations__)
+
+#: Options of `DeploymentConfig` that are taken over as they are.
+_PLAIN = frozenset(KEYWORDS) & frozenset(DeploymentConfig.__struct_fields__)
+_WHOLE = (
+    "num_replicas",
+    "max_ongoing_requests",
+    "max_queued_requests",
+    "max_constructor_retry_count",
+    "max_surge_percent",
+)
+_ACTOR_KEYS = (
+    "accelerator_type",
+    "fallback_strategy",
+    "label_selector",
+    "memory",
+    "num_cpus",
+    "num_gpus",
+    "resources",
+    "runtime_env",
+)
+_AUTOSCALING_KEYS = (
+    "aggregation_function",
+    "downscale_delay_s",
+    "downscale_smoothing_factor",
+    "downscale_to_zero_delay_s",
+    "downscaling_factor",
+    "initial_replicas",
+    "look_back_period_s",
+    "max_replicas",
+    "metrics_interval_s",
+    "min_replicas",
+    "policy",
+    "smoothing_factor",
+    "target_ongoing_requests",
+    "upscale_delay_s",
+    "upscale_smoothing_factor",
+    "upscaling_factor",
+)
+_LOGGING_KEYS = (
+    "additional_log_standard_attrs",
+    "enable_access_log",
+    "encoding",
+    "log_level",
+    "logs_dir",
+)
+_ROUTER_KEYS = (
+    "backoff_multiplier",
+    "initial_backoff_s",
+    "max_backoff_s",
+    "request_router_class",
+    "request_router_kwargs",
+    "request_routing_stats_period_s",
+    "request_routing_stats_timeout_s",
+)
+_GANG_KEYS = ("gang_placement_strategy", "gang_size", "runtime_failure_policy")
+_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+
+
+def check_names(given: Mapping[str, object], where: str) -> None:
+    """Refuse keywords that do not exist.
+
+    Raises:
+        TypeError: as Python itself would, plus the name that was probably meant.
+        ValueError: `version`, which was removed.
+    """
+    for keyword in given:
+        if keyword not in KEYWORDS:
+            raise TypeError(
+                f"{where} got an unexpected keyword argument {keyword!r}."
+                f"{nearest(keyword, KEYWORDS)}"
+            )
+    if "version" in given:
+        raise ValueError(
+            "version is not an option any more: every run gets a version of its own. Leave it out."
+        )
+
+
+def check_deployment_name(name: object) -> str:
+    """Return `name` if a deployment may be called that.
+
+    Raises:
+        TypeError: not text.
+        ConfigError: empty, or contains `#`.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__} ({name!r})")
+    if not name or "#" in name:
+        raise ConfigError("name", name, "must not be empty and must not contain '#'")
+    return name
+
+
+def deployment_config(given: DeploymentOptions) -> DeploymentConfig:
+    """Make the config that these options stand for; what is missing has its default.
+
+    Pure. Guarantees: every option in `given` is either in the result or refused.
+
+    Raises:
+        TypeError: a wrong type where Ray Serve says so.
+        ConfigError: a value that cannot be right (a `ValueError`).
+        NotSupportedYetError: a right value that nothing acts on yet.
+    """
+    options: dict[str, Any] = dict(given)
+    options.pop("name", None)
+    _check_together(options)
+    for keyword, check in _LATER.items():
+        value = options.pop(keyword, None)
+        if value is not None:
+            check(keyword, value, given)
+            raise NotSupportedYetError(keyword, value)
+    fields = _actor_fields(options.pop("ray_actor_options", None))
+    for keyword, value in options.items():
+        if value is None and keyword in ("num_replicas", "user_config", "backpressure_config"):
+            continue
+        fields[keyword] = _converted(keyword, value)
+    return DeploymentConfig(**fields)
+
+
+def _converted(keyword: str, value: Any) -> Any:
+    assert keyword in _PLAIN, keyword
+    if keyword == "num_replicas" and isinstance(value, str):
+        if value == "auto":
+            raise NotSupportedYetError(keyword, value, "give a number of replicas")
+        raise ConfigError(keyword, value, "must be a whole number >= 1 or 'auto'")
+    if keyword == "user_config":
+        require_json(keyword, value)
+    if keyword == "idempotent" and not isinstance(value, bool):
+        raise ConfigError(keyword, value, "must be True or False")
+    if keyword == "backpressure_config":
+        return _backpressure(value)
+    if keyword in _WHOLE and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _backpressure(value: Any) -> BackpressureConfig:
+    if isinstance(value, BackpressureConfig):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError("backpressure_config", value, "must be a dict or BackpressureConfig")
+    check_keys("backpressure_config", value, BackpressureConfig.__struct_fields__)
+    return BackpressureConfig(**value)
+
+
+def _actor_fields(actor_options: Any) -> dict[str, Any]:
+    """Turn `ray_actor_options` into the fields `resources` and `env_vars`."""
+    if actor_options is None:
+        return {}
+    if not isinstance(actor_options, dict):
+        raise TypeError(f"ray_actor_options must be a dict, not {type(actor_options).__name__}")
+    check_keys("ray_actor_options", actor_options, _ACTOR_KEYS)
+    for key in ("accelerator_type", "label_selector", "fallback_strategy"):
+        if actor_options.get(key) is not None:
+            raise NotSupportedYetError(f"ray_actor_options[{key!r}]", actor_options[key])
+    custom = actor_options.get("resources") or {}
+    if not isinstance(custom, dict):
+        raise ConfigError("ray_actor_options['resources']", custom, "must be a dict of amounts")
+    for name in ("CPU", "GPU", "memory"):
+        if name in custom:
+            raise ConfigError(
+                f"ray_actor_options['resources'][{name!r}]",
+                custom[name],
+                "use num_cpus, num_gpus or memory of ray_actor_options instead",
+            )
+    resources: dict[str, float] = {}
+    for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU"), ("memory", "memory")):
+        amount = actor_options.get(key)
+        if amount is not None:
+            require_number(f"ray_actor_options[{key!r}]", amount, low=0)
+            resources[name] = float(amount)
+    for name, amount in custom.items():
+        require_number(f"ray_actor_options['resources'][{name!r}]", amount, low=0)
+        resources[str(name)] = float(amount)
+    return {"resources": resources, "env_vars": _env_vars(actor_options.get("runtime_env"))}
+
+
+def _env_vars(runtime_env: Any) -> dict[str, str]:
+    if runtime_env is None:
+        return {}
+    field = "ray_actor_options['runtime_env']"
+    if not isinstance(runtime_env, dict):
+        raise ConfigError(field, runtime_env, "must be a dict")
+    for key, value in runtime_env.items():
+        if key != "env_vars":
+            raise NotSupportedYetError(
+                f"{field}[{key!r}]", value, "only env_vars works; install packages beforehand"
+            )
+    env_vars = runtime_env.get("env_vars") or {}
+    if not isinstance(env_vars, dict) or not all(
+        isinstance(item, str) for pair in env_vars.items() for item in pair
+    ):
+        raise ConfigError(f"{field}['env_vars']", env_vars, "must be a dict of str to str")
+    return dict(env_vars)
+
+
+def _check_together(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    if options.get("autoscaling_config") is not None:
+        replicas = options.get("num_replicas")
+        if replicas not in (None, "auto"):
+            raise ConfigError(
+                "num_replicas", replicas, "must be 'auto' or left out beside autoscaling_config"
+            )
+    bundles = options.get("placement_group_bundles")
+    for keyword in ("placement_group_strategy", "placement_group_bundle_label_selector"):
+        if options.get(keyword) is not None and bundles is None:
+            raise ConfigError(keyword, options[keyword], "needs placement_group_bundles")
+    if options.get("max_replicas_per_node") is not None and (
+        bundles is not None or options.get("gang_scheduling_config") is not None
+    ):
+        raise ConfigError(
+            "max_replicas_per_node",
+            options["max_replicas_per_node"],
+            "cannot be combined with placement_group_bundles or gang_scheduling_config",
+        )
+
+
+def _check_mapping(
+    keys: tuple[str, ...],
+) -> Callable[[str, Any, Mapping[str, Any]], None]:
+    def check(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
+        if isinstance(value, msgspec.Struct):
+            return
+        if not isinstance(value, dict):
+            raise ConfigError(keyword, value, "must be a dict")
+        check_keys(keyword, value, keys)
+
+    return check
+
+
+def _check_autoscaling(keyword: str, value: Any, given: Mapping[str, Any]) -> None:
+    _check_mapping(_AUTOSCALING_KEYS)(keyword, value, given)
+    low = value.get("min_replicas", 1)
+    require_number(f"{keyword}.min_replicas", low, low=0, whole=True)
+    high = value.get("max_replicas", 100 if given.get("num_replicas") == "auto" else 1)
+    require_number(f"{keyword}.max_replicas", high, low=max(1, low), whole=True)
+    if value.get("initial_replicas") is not None:
+        require_number(
+            f"{keyword}.initial_replicas",
+            value["initial_replicas"],
+            low=low,
+            high=high,
+            whole=True,
+        )
+
+
+def _check_bundles(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
+    if not isinstance(value, list) or not value or not all(isinstance(b, dict) for b in value):
+        raise ConfigError(keyword, value, "must be a list of dicts, not empty")
+
+
+def _check_strategy(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
+    if value not in _STRATEGIES:
+        raise ConfigError(keyword, value, f"one of {', '.join(_STRATEGIES)}")
+
+
+def _check_selectors(keyword: str, value: Any, given: Mapping[str, Any]) -> None:
+    _check_bundles(keyword, value, given)
+    if len(value) not in (1, len(given["placement_group_bundles"] or ())):
+        raise ConfigError(keyword, value, "must have one entry, or one for each bundle")
+
+
+def _check_per_node(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{keyword} must be an int, not {type(value).__name__} ({value!r})")
+    require_number(keyword, value, low=1, high=100, whole=True)
+
+
+def _check_actors(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
+    if not isinstance(value, list):
+        raise ConfigError(keyword, value, "must be a list")
+    names = [a.get("name") if isinstance(a, dict) else getattr(a, "name", None) for a in value]
+    if len(set(names)) != len(names):
+        raise ConfigError(keyword, names, "the names must differ")
+
+
+#: Options that nothing acts on yet, each with the check of its value. Selectors and strategy
+#: come before the bundles that they need.
+_LATER: dict[str, Callable[[str, Any, Mapping[str, Any]], None]] = {
+    "autoscaling_config": _check_autoscaling,
+    "placement_group_strategy": _check_strategy,
+    "placement_group_bundle_label_selector": _check_selectors,
+    "placement_group_bundles": _check_bundles,
+    "max_replicas_per_node": _check_per_node,
+    "logging_config": _check_mapping(_LOGGING_KEYS),
+    "request_router_config": _check_mapping(_ROUTER_KEYS),
+    "gang_scheduling_config": _check_mapping(_GANG_KEYS),
+    "deployment_actors": _check_actors,
+}
+
+
+def check_code_options(func_or_class: object, given: DeploymentOptions) -> None:
+    """Refuse options that do not fit what is deployed.
+
+    Raises:
+        ConfigError: `user_config` on a function, which has no `reconfigure`.
+    """
+    if given.get("user_config") is not None and not inspect.isclass(func_or_class):
+        raise ConfigError(
+            "user_config",
+            given["user_config"],
+            "works with a class that has a reconfigure method; a function has none",
+        )

@@ -1,0 +1,100 @@
+"""What is known, inside a replica, about the request that is being worked on.
+
+A replica sets `current` around the user's code. Whoever runs below it (handle calls, log
+lines, `get_multiplexed_model_id`) reads it. A context variable follows `await`, tasks and
+threads started with a copy of the context, so nothing has to be passed by hand.
+
+Rules: no imports from the rest of the package; nothing in here does IO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Protocol
+
+
+class Cancellable(Protocol):
+    """A call made on behalf of a request; it is cancelled when the request is."""
+
+    def cancel(self) -> object:
+        """Give the call up."""
+
+
+class RequestContext:
+    """One request, as the code below it may see it.
+
+    Attributes:
+        request_id: the same at every level of a chain of calls.
+        app_name: application of the replica that works on it; empty outside one.
+        deployment: deployment of that replica.
+        replica_id: that replica.
+        route: route prefix that the request came in by; empty for handle calls.
+        multiplexed_model_id: model that the caller asked for; empty: none.
+        session_id: session that the caller named; empty: none.
+        deadline: monotonic time at which the caller gives up; None: never.
+        trace_context: W3C `traceparent`; empty: none.
+        children: calls that were started for this request and have not ended.
+    """
+
+    __slots__ = (
+        "app_name",
+        "children",
+        "deadline",
+        "deployment",
+        "multiplexed_model_id",
+        "replica_id",
+        "request_id",
+        "route",
+        "session_id",
+        "trace_context",
+    )
+
+    def __init__(
+        self,
+        request_id: str = "",
+        app_name: str = "",
+        deployment: str = "",
+        replica_id: str = "",
+        route: str = "",
+        multiplexed_model_id: str = "",
+        session_id: str = "",
+        deadline: float | None = None,
+        trace_context: str = "",
+    ) -> None:
+        self.request_id = request_id
+        self.app_name = app_name
+        self.deployment = deployment
+        self.replica_id = replica_id
+        self.route = route
+        self.multiplexed_model_id = multiplexed_model_id
+        self.session_id = session_id
+        self.deadline = deadline
+        self.trace_context = trace_context
+        # Most requests call nothing: the set is made by the first that does.
+        self.children: set[Cancellable] | None = None
+
+    def add_child(self, call: Cancellable) -> Callable[[object], None]:
+        """Remember a call; the result is to be called (with anything) when it has ended."""
+        children = self.children
+        if children is None:
+            children = self.children = set()
+        children.add(call)
+
+        def ended(_: object = None) -> None:
+            children.discard(call)
+
+        return ended
+
+    def cancel_children(self) -> int:
+        """Cancel every call that has not ended; say how many those were."""
+        children, self.children = self.children, None
+        if not children:
+            return 0
+        for call in tuple(children):
+            call.cancel()
+        return len(children)
+
+
+#: The request that the running code works on; None: it works on none.
+current: ContextVar[RequestContext | None] = ContextVar("remora_request", default=None)
