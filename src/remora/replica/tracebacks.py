@@ -1,0 +1,56 @@
+"""Show users the part of a traceback that is theirs.
+
+Rules: pure, apart from reading source lines for the text.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+_OURS = str(Path(__file__).resolve().parent.parent) + "/"
+
+#: Parts of file names that stand between us and the user's code on the way in.
+_ON_THE_WAY_IN = (
+    "/cloudpickle/",
+    "/concurrent/futures/",
+    "/asyncio/",
+    "/starlette/",
+    "/fastapi/",
+    "/anyio/",
+    "/threading.py",
+    "/contextlib.py",
+    "<frozen importlib",
+    "uvloop",
+)
+
+
+def user_traceback(exc: BaseException) -> str:
+    """Format `exc` as Python does, with only the frames that are the user's.
+
+    Our frames go wherever they are; those of the machinery that leads to the user's code
+    (threads, pickling, ASGI frameworks) go until the first frame of the user. A traceback
+    that would lose every frame that way keeps those that are not ours.
+    """
+    shown = traceback.TracebackException.from_exception(exc)
+    seen: set[int] = set()
+    rest: list[traceback.TracebackException | None] = [shown]
+    while rest:
+        part = rest.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack[:] = _only_theirs(part.stack)
+        if not part.stack:
+            # Leaves the heading out as well: "most recent call last" with no call below it.
+            part.stack = None  # type: ignore[assignment]
+        rest += [part.__cause__, part.__context__, *(part.exceptions or ())]
+    return "".join(shown.format())
+
+
+def _only_theirs(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    kept = [frame for frame in stack if not frame.filename.startswith(_OURS)]
+    for index, frame in enumerate(kept):
+        if not any(part in frame.filename for part in _ON_THE_WAY_IN):
+            return kept[index:]
+    return kept
