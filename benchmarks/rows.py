@@ -1,0 +1,118 @@
+"""The speed table as data: one `Row` for each goal.
+
+To add a goal, add a row here; a new kind of work also needs a scene in `sides.py` or an operation
+in `drivers/`. How a row is sampled lives in `samples.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Better(Enum):
+    """Which direction is good."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+class Sampling(Enum):
+    """What is sampled (`samples.py` maps each to a function)."""
+
+    HTTP_RATE = "http_rate"
+    HTTP_P50 = "http_p50"
+    CALL_P50 = "call_p50"
+    CALL_RATE = "call_rate"
+    ITEM_RATE = "item_rate"
+    ARRAY_1MB = "array_1mb"
+    ARRAY_100MB = "array_100mb"
+    START = "start"
+    MEMORY = "memory"
+
+
+#: Rows that start and stop their own server for each sample.
+FRESH = frozenset({Sampling.START, Sampling.MEMORY})
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on the measured figure, or on its quotient by the limit.
+
+    Attributes:
+        bound: the figure itself is compared with it, or, when `relative`, measured / limit.
+        relative: whether the bound is a multiple of the limit.
+    """
+
+    bound: float
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        key: what `--rows` selects.
+        title: what the reader sees.
+        unit: unit of the figure.
+        digits: digits after the decimal point in the table.
+        scene: which set of targets is measured (`hello`, `fastapi` or `handle`).
+        sampling: what is measured on it.
+        better: direction.
+        goal: the bound to meet.
+        limit: what the limit is, in words; None when the row has none.
+        note: shown after the verdict, for example that the work belongs to a later release.
+    """
+
+    key: str
+    title: str
+    unit: str
+    digits: int
+    scene: str
+    sampling: Sampling
+    better: Better
+    goal: Goal
+    limit: str | None
+    note: str = ""
+
+
+ROWS: tuple[Row, ...] = (
+    Row("http", "HTTP, 32 connections", "req/s", 0, "hello", Sampling.HTTP_RATE,
+        Better.HIGHER, Goal(0.5, relative=True), "bare uvicorn ASGI"),
+    Row("http1", "HTTP, 1 connection, p50", "ms", 3, "hello", Sampling.HTTP_P50,
+        Better.LOWER, Goal(1.7, relative=True), "bare uvicorn ASGI"),
+    Row("fastapi", "FastAPI handler, 32 connections", "req/s", 0, "fastapi", Sampling.HTTP_RATE,
+        Better.HIGHER, Goal(1.0, relative=True), "the same app on uvicorn"),
+    Row("handle", "handle call, p50", "ms", 3, "handle", Sampling.CALL_P50,
+        Better.LOWER, Goal(1.6, relative=True), "uvloop ping-pong on a Unix socket"),
+    Row("handle32", "handle calls, 32 in flight", "calls/s", 0, "handle", Sampling.CALL_RATE,
+        Better.HIGHER, Goal(25_000, relative=False), None),
+    Row("stream", "streamed items through a handle", "items/s", 0, "handle", Sampling.ITEM_RATE,
+        Better.HIGHER, Goal(100_000, relative=False), None),
+    Row("array1", "1 MB array as argument", "MB/s", 0, "handle", Sampling.ARRAY_1MB,
+        Better.HIGHER, Goal(3_000, relative=False), "memcpy into reused shared memory", "later"),
+    Row("array100", "100 MB array as argument", "MB/s", 0, "handle", Sampling.ARRAY_100MB,
+        Better.HIGHER, Goal(5_000, relative=False), "memcpy into reused shared memory", "later"),
+    Row("start", "start command to first answer, FastAPI app", "s", 3, "fastapi", Sampling.START,
+        Better.LOWER, Goal(2.5, relative=True), "uvicorn command, same app"),
+    Row("start_hello", "start command to first answer, hello app", "s", 3, "hello",
+        Sampling.START, Better.LOWER, Goal(0.6, relative=False), None, "information"),
+    Row("memory", "memory of the idle hello app, all processes (PSS)", "MB", 1, "hello",
+        Sampling.MEMORY, Better.LOWER, Goal(120, relative=False), None),
+)  # fmt: skip
+
+
+def select_rows(keys: str | None) -> tuple[Row, ...]:
+    """Return the rows named in a comma-separated list, in table order; all for None. Pure.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    if not keys:
+        return ROWS
+    wanted = {key.strip() for key in keys.split(",") if key.strip()}
+    known = {row.key for row in ROWS}
+    if unknown := sorted(wanted - known):
+        raise ValueError(f"unknown rows {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return tuple(row for row in ROWS if row.key in wanted)

@@ -1,0 +1,109 @@
+"""Who is measured: the limit, Remora, and the peers, each with a target for each scene.
+
+A scene is one piece of work: `hello` (a handler that returns two bytes), `fastapi` (a FastAPI
+endpoint that returns a dict), `handle` (calls from a Python process to a deployment).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.targets import DriverTarget, HttpTarget, Launch, Target, free_port
+
+LIMIT = "limit"
+REMORA = "remora"
+_BIN = Path(sys.executable).parent
+
+MakeTarget = Callable[[Path], Target]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One column of the table.
+
+    Attributes:
+        name: as in the table.
+        scenes: for each scene it can do, how to make its target in a scratch folder.
+    """
+
+    name: str
+    scenes: Mapping[str, MakeTarget]
+
+
+def _bare_uvicorn(module: str) -> MakeTarget:
+    """Uvicorn with its fastest parser and loop and no access log: what a server costs at least."""
+
+    def launch(port: int, folder: Path) -> Launch:
+        return Launch(
+            [
+                *[str(_BIN / "uvicorn"), f"benchmarks.apps.{module}:app", "--port", str(port)],
+                *["--http", "httptools", "--loop", "uvloop"],
+                *["--no-access-log", "--log-level", "warning"],
+            ]
+        )
+
+    return lambda scratch: HttpTarget(f"uvicorn-{module}", launch, scratch)
+
+
+def _remora_run(module: str) -> MakeTarget:
+    """The command of a user, with every default of a user."""
+
+    def launch(port: int, folder: Path) -> Launch:
+        return Launch(
+            [str(_BIN / "remora"), "run", f"benchmarks.apps.{module}:app", "--port", str(port)],
+            {"REMORA_HOME": str(folder / "home")},
+        )
+
+    return lambda scratch: HttpTarget(f"remora-{module}", launch, scratch)
+
+
+def _limit_driver(scratch: Path) -> Target:
+    def launch(descriptor: int, folder: Path) -> Launch:
+        argv = [sys.executable, "-m", "benchmarks.drivers.limits"]
+        return Launch([*argv, "--orders", str(descriptor), "--folder", str(folder)])
+
+    return DriverTarget("limits", launch, scratch)
+
+
+def handle_driver(python: str, serve: str, app: str, ready_timeout_s: float) -> MakeTarget:
+    """Return a maker of the driver that calls a deployment through its handle.
+
+    Args:
+        python: the interpreter to run it with.
+        serve: module with the Serve API (`remora` or `ray.serve`).
+        app: `module:attribute` of the application.
+        ready_timeout_s: for instance and application together.
+    """
+
+    def launch(descriptor: int, folder: Path) -> Launch:
+        argv = [python, "-m", "benchmarks.drivers.handle", "--orders", str(descriptor)]
+        return Launch(
+            [*argv, "--serve", serve, "--app", app, "--port", str(free_port())],
+            {"REMORA_HOME": str(folder / "home")},
+        )
+
+    return lambda scratch: DriverTarget(
+        f"{serve}-driver", launch, scratch, ready_timeout_s=ready_timeout_s
+    )
+
+
+LIMIT_SIDE = Side(
+    LIMIT,
+    {
+        "hello": _bare_uvicorn("bare_hello"),
+        "fastapi": _bare_uvicorn("api"),
+        "handle": _limit_driver,
+    },
+)
+
+REMORA_SIDE = Side(
+    REMORA,
+    {
+        "hello": _remora_run("remora_hello"),
+        "fastapi": _remora_run("remora_api"),
+        "handle": handle_driver(sys.executable, "remora", "benchmarks.apps.remora_echo:app", 30.0),
+    },
+)
