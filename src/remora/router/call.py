@@ -1,0 +1,279 @@
+"""One request as its caller holds it: queued, sent, answered, given up.
+
+A call ends exactly once: with an answer, an error, its deadline, or the caller's `cancel`.
+What a replica still sends for a call that has ended only updates the load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Generator
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from remora.errors import ConnectionLostError, RequestCancelledError, RequestTimeoutError
+from remora.transport.errors import decode_error_frame
+from remora.wire import values
+from remora.wire.codec import decode_credit, decode_sizes, pack
+from remora.wire.framing import RawFrame
+from remora.wire.messages import Envelope, FrameKind
+
+if TYPE_CHECKING:
+    from remora.router.link import ReplicaLink
+    from remora.router.router import Router
+
+_RESPONSE = int(FrameKind.RESPONSE)
+_ITEM = int(FrameKind.ITEM)
+_END = int(FrameKind.END)
+_ERROR = int(FrameKind.ERROR)
+_REJECT = int(FrameKind.REJECT)
+_CREDIT = int(FrameKind.CREDIT)
+_FINAL_BUT_REJECT = frozenset((_RESPONSE, _END, _ERROR))
+
+#: Bytes of a stream that may be under way before its reader has taken any. Large enough for a
+#: fast local stream to never run dry, small enough that 1,000 slow readers cost 256 MB at most.
+STREAM_WINDOW_BYTES = 256 * 1024
+#: What a frame costs in a window beside its body, so that tiny items are bounded as well.
+FRAME_COST_BYTES = 64
+
+
+class CallState(IntEnum):
+    """Where a call is."""
+
+    QUEUED = 0
+    SENT = 1
+    DONE = 2
+
+
+class Call:
+    """What unary calls and streams share. Lives on its router's loop alone."""
+
+    __slots__ = (
+        "_timer",
+        "answered",
+        "body",
+        "deadline",
+        "envelope",
+        "link",
+        "number",
+        "router",
+        "state",
+    )
+
+    def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
+        self.router = router
+        self.envelope = envelope
+        self.body = body
+        self.state = CallState.QUEUED
+        self.link: ReplicaLink | None = None
+        self.number = 0
+        #: Part of the answer has arrived: no second try any more.
+        self.answered = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.deadline: float | None = None
+        timeout_s = envelope.timeout_s
+        if timeout_s is not None:
+            self.deadline = router.loop.time() + timeout_s
+            self._timer = router.loop.call_later(timeout_s, self._expire, timeout_s)
+
+    def cancel(self) -> None:
+        """Give the call up, at every level below. Idempotent."""
+        self.give_up(RequestCancelledError(self.envelope.request_id))
+
+    def give_up(self, error: Exception) -> None:
+        """End the call with `error` and stop whatever was begun for it."""
+        if self.state is CallState.DONE:
+            return
+        sent = self.state is CallState.SENT
+        self.fail(error)
+        if not sent:
+            self.router.on_abandoned()
+        elif self.link is not None and self.link.channel is not None:
+            self.link.channel.send(FrameKind.CANCEL, self.number)
+
+    def fail(self, error: Exception) -> None:
+        """End the call with an error."""
+        self._close()
+        self._deliver_error(error)
+
+    def on_frame(self, frame: RawFrame) -> None:
+        """Take a frame from the replica."""
+        kind = frame[0]
+        if kind == _REJECT:
+            self.router.on_rejected(self)
+            return
+        final = kind in _FINAL_BUT_REJECT
+        if final:
+            self.router.on_answered(self, frame[2])
+        if self.state is CallState.DONE:
+            return
+        self.answered = True
+        if final:
+            self._close()
+        self._deliver(frame)
+
+    def on_lost(self, error: ConnectionLostError, never_started: bool) -> None:
+        """The replica is gone."""
+        self.router.on_call_lost(self, error, never_started)
+
+    def _expire(self, timeout_s: float) -> None:
+        self.give_up(RequestTimeoutError(self.envelope.request_id, timeout_s))
+
+    def _close(self) -> None:
+        self.state = CallState.DONE
+        self.body = b""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _deliver(self, frame: RawFrame) -> None:
+        raise NotImplementedError
+
+    def _deliver_error(self, error: Exception) -> None:
+        raise NotImplementedError
+
+
+def decode_value(frame: RawFrame) -> Any:
+    """The Python value in a RESPONSE or ITEM, or raise what an ERROR carries."""
+    kind, _, _, _, meta, body = frame
+    if kind == _ERROR:
+        raise decode_error_frame(meta, body)
+    return values.loads(body, decode_sizes(meta) if meta else [])
+
+
+class UnaryCall(Call):
+    """A call with one answer. `await call` gives the value or raises the error."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
+        super().__init__(router, envelope, body)
+        self._future: asyncio.Future[RawFrame | Exception] = router.loop.create_future()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            # Errors are delivered as results: a call that nobody awaits is no warning.
+            answer = yield from self._future.__await__()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if isinstance(answer, tuple):
+            return decode_value(answer)
+        raise answer
+
+    def done(self) -> bool:
+        """The answer or an error is there."""
+        return self._future.done()
+
+    def _deliver(self, frame: RawFrame) -> None:
+        if not self._future.done():
+            self._future.set_result(frame)
+
+    def _deliver_error(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_result(error)
+
+
+class StreamCall(Call):
+    """A call with any number of answers, taken frame by frame at the reader's own pace."""
+
+    __slots__ = ("_consumed", "_error", "_frames", "_upload_room", "_upload_waiter", "_waiter")
+
+    def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
+        envelope.credit_bytes = STREAM_WINDOW_BYTES
+        super().__init__(router, envelope, body)
+        self._frames: deque[RawFrame] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._consumed = 0
+        self._upload_room = 0
+        self._upload_waiter: asyncio.Future[None] | None = None
+
+    async def send_body(self, data: bytes, last: bool) -> None:
+        """Send a part of the request's body once the replica has room for it.
+
+        The first room is granted when the replica begins the request, so a request that is
+        turned away has lost none of its body. Returns at once when the call has ended.
+        """
+        while self._upload_room <= 0 and self.state is not CallState.DONE:
+            self._upload_waiter = self.router.loop.create_future()
+            try:
+                await self._upload_waiter
+            finally:
+                self._upload_waiter = None
+        if self.state is CallState.DONE or self.link is None or self.link.channel is None:
+            return
+        self._upload_room -= len(data) + FRAME_COST_BYTES
+        self.link.channel.send(FrameKind.BODY, self.number, b"\x01" if last else b"", data)
+
+    def on_frame(self, frame: RawFrame) -> None:
+        """Take a frame from the replica."""
+        if frame[0] == _CREDIT:
+            self.answered = True
+            self._upload_room += decode_credit(frame[4])
+            self._wake_upload()
+            return
+        super().on_frame(frame)
+
+    def _close(self) -> None:
+        super()._close()
+        self._wake_upload()
+
+    def _wake_upload(self) -> None:
+        if self._upload_waiter is not None and not self._upload_waiter.done():
+            self._upload_waiter.set_result(None)
+
+    async def next_frame(self) -> RawFrame:
+        """Wait for the next frame; ERROR frames are returned like others.
+
+        Raises:
+            RequestError: the call ended without one (cancelled, expired, replica died).
+        """
+        frames = self._frames
+        while not frames:
+            if self._error is not None:
+                raise self._error
+            self._waiter = self.router.loop.create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            finally:
+                self._waiter = None
+        frame = frames.popleft()
+        if self.state is CallState.SENT:
+            self._consumed += len(frame[5]) + FRAME_COST_BYTES
+            if self._consumed * 2 >= STREAM_WINDOW_BYTES:
+                self._grant()
+        return frame
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next value of a generator."""
+        frame = await self.next_frame()
+        if frame[0] == _END:
+            # Stay at the end: the next `anext` ends as well.
+            self._frames.append(frame)
+            raise StopAsyncIteration
+        return decode_value(frame)
+
+    def _grant(self) -> None:
+        if self.link is not None and self.link.channel is not None:
+            self.link.channel.send(FrameKind.CREDIT, self.number, pack(self._consumed))
+        self._consumed = 0
+
+    def _deliver(self, frame: RawFrame) -> None:
+        self._frames.append(frame)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _deliver_error(self, error: Exception) -> None:
+        self._error = error
+        if isinstance(error, RequestCancelledError):
+            self._frames.clear()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

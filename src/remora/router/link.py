@@ -1,0 +1,113 @@
+"""A router's connection to one replica, and what the router knows of its load."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from remora.errors import ConnectionLostError
+from remora.transport.channel import Channel, connect
+from remora.types import ReplicaID, Seconds
+
+if TYPE_CHECKING:
+    from remora.router.router import Router
+
+#: A replica in the snapshot that does not answer is tried again after this long, doubling.
+_FIRST_RECONNECT_S: Seconds = 0.02
+_LAST_RECONNECT_S: Seconds = 1.0
+
+
+class ReplicaLink:
+    """One replica as seen from one router.
+
+    Attributes:
+        outstanding: requests this router has sent and that have not ended.
+        others: requests of other routers, as of the replica's last answer.
+        full: the replica turned us away and has not called us back.
+        position: index in the router's list of open links; -1: not in it.
+    """
+
+    __slots__ = (
+        "_task",
+        "address",
+        "channel",
+        "full",
+        "gone",
+        "others",
+        "outstanding",
+        "position",
+        "replica_id",
+        "router",
+    )
+
+    def __init__(self, router: Router, replica_id: ReplicaID, address: str) -> None:
+        self.router = router
+        self.replica_id = replica_id
+        self.address = address
+        self.channel: Channel | None = None
+        self.outstanding = 0
+        self.others = 0
+        self.full = False
+        self.gone = False
+        self.position = -1
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def load(self) -> int:
+        """Requests that the replica works on, as far as we know."""
+        return self.outstanding + self.others
+
+    def start(self) -> None:
+        """Connect in the background; the router is told when requests can be sent."""
+        self._task = self.router.loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        wait_s = _FIRST_RECONNECT_S
+        while not self.gone:
+            try:
+                channel = await connect(self.address, name=self.router.name, owner=self)
+            except ConnectionLostError:
+                # The snapshot says it runs: it is about to vanish from it, or back soon.
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, _LAST_RECONNECT_S)
+                continue
+            self.channel = channel
+            self.full = False
+            self.others = 0
+            self.router.on_link_ready(self)
+            return
+
+    def retire(self) -> None:
+        """The replica left the snapshot: finish what is under way, send nothing new."""
+        self.gone = True
+        self.close_if_idle()
+
+    def close_if_idle(self) -> None:
+        """Let go of the connection once a retired link has nothing under way."""
+        if self.gone and self.outstanding == 0:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the connection now; requests under way are lost."""
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.channel is not None:
+            self.channel.close()
+
+    def on_freed(self) -> None:
+        """The replica has room again."""
+        self.full = False
+        self.router.on_link_ready(self)
+
+    def on_bye(self) -> None:
+        """The replica takes no new requests."""
+        self.full = True
+        self.router.on_link_unready(self)
+
+    def on_lost(self, error: ConnectionLostError) -> None:
+        """The connection is gone, and with it all that was outstanding."""
+        self.channel = None
+        self.router.on_link_unready(self)
+        if not self.gone:
+            self.start()

@@ -1,0 +1,333 @@
+"""The router of one deployment: picks a replica for each call, queues what finds none.
+
+All decisions are in `core` (`routing`, `admission`, `retry_budget`); this class keeps the
+lists they decide on. It is never on the controller's path: it works from the last snapshot.
+
+Promises: a call that no replica began is always tried elsewhere; one that was begun is tried
+again only if it is idempotent, nothing of its answer has arrived, and the retry budget allows
+it. Waiting calls are served first come, first served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+
+from remora.core.admission import may_queue
+from remora.core.retry_budget import RetryBudget
+from remora.core.routing import Policy
+from remora.core.routing.power_of_two import choose as power_of_two
+from remora.core.routing.round_robin import RoundRobin
+from remora.core.snapshot import DeploymentRoute
+from remora.errors import (
+    BackPressureError,
+    ConnectionLostError,
+    DeploymentUnavailableError,
+    ReplicaDiedError,
+)
+from remora.router.call import Call, CallState, StreamCall, UnaryCall
+from remora.router.link import ReplicaLink
+from remora.types import DeploymentID, ReplicaID, Seconds
+from remora.wire.codec import pack
+from remora.wire.messages import Envelope
+
+_log = logging.getLogger("remora.router")
+
+#: A request that has killed this many replicas is not given another.
+MAX_ATTEMPTS = 3
+#: How long a call to a deployment that no snapshot has named yet waits for one.
+UNKNOWN_WAIT_S: Seconds = 5.0
+
+
+def policy_named(name: str) -> Policy[ReplicaLink]:
+    """The routing policy of that name, with fresh state of its own."""
+    if name == "round_robin":
+        return RoundRobin()
+    return power_of_two
+
+
+class Router:
+    """Sends the calls of this process to the replicas of one deployment."""
+
+    def __init__(self, deployment: DeploymentID, name: str, rng: random.Random) -> None:
+        """Make a router on the running loop.
+
+        Args:
+            deployment: whose replicas.
+            name: who we are, for the replicas' logs.
+            rng: source of chance for the policy.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.deployment = deployment
+        self.name = name
+        self.budget = RetryBudget()
+        self._rng = rng
+        self._route: DeploymentRoute | None = None
+        self._max_ongoing = 1
+        self._policy: Policy[ReplicaLink] = power_of_two
+        self._links: dict[ReplicaID, ReplicaLink] = {}
+        self._open: list[ReplicaLink] = []
+        self._waiting: deque[Call] = deque()
+        self._num_waiting = 0
+        self._unknown_timer: asyncio.TimerHandle | None = None
+
+    # -- what callers do ------------------------------------------------------------------
+
+    def call(self, envelope: Envelope, body: bytes | memoryview) -> UnaryCall:
+        """Send a request with one answer."""
+        call = UnaryCall(self, envelope, body)
+        self.submit(call)
+        return call
+
+    def stream(self, envelope: Envelope, body: bytes | memoryview) -> StreamCall:
+        """Send a request whose answer is read frame by frame."""
+        call = StreamCall(self, envelope, body)
+        self.submit(call)
+        return call
+
+    def submit(self, call: Call) -> None:
+        """Send a call now, or queue it, or fail it."""
+        route = self._route
+        if route is not None and route.idempotent:
+            call.envelope.idempotent = True
+        self.budget.deposit()
+        if self._open and not self._num_waiting:
+            link = self._policy(self._open, self._rng)
+            if link is not None:
+                self._send(call, link)
+                return
+        if route is None:
+            self._await_route()
+        elif route.unavailable and not self._links:
+            call.fail(DeploymentUnavailableError(self.deployment, route.unavailable))
+            return
+        elif not may_queue(self._num_waiting, route.max_queued_requests):
+            call.fail(
+                BackPressureError(
+                    self._num_waiting,
+                    route.max_queued_requests,
+                    route.backpressure_status,
+                    route.backpressure_retry_after_s,
+                )
+            )
+            return
+        self._waiting.append(call)
+        self._num_waiting += 1
+
+    @property
+    def num_waiting(self) -> int:
+        """Calls that no replica has yet."""
+        return self._num_waiting
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas in the snapshot."""
+        return len(self._links)
+
+    @property
+    def is_known(self) -> bool:
+        """A snapshot has named this deployment."""
+        return self._route is not None
+
+    # -- what the snapshot says -----------------------------------------------------------
+
+    def update(self, route: DeploymentRoute) -> None:
+        """Take over what a new snapshot says of this deployment."""
+        old = self._route
+        self._route = route
+        self._max_ongoing = route.max_ongoing_requests
+        if self._unknown_timer is not None:
+            self._unknown_timer.cancel()
+            self._unknown_timer = None
+        if old is None or old.policy != route.policy:
+            self._policy = policy_named(route.policy)
+        wanted = {replica.replica_id: replica.address for replica in route.replicas}
+        for replica_id in [known for known in self._links if known not in wanted]:
+            link = self._links.pop(replica_id)
+            self._shut(link)
+            link.retire()
+        for replica_id, address in wanted.items():
+            if replica_id not in self._links:
+                link = self._links[replica_id] = ReplicaLink(self, replica_id, address)
+                link.start()
+        for link in self._links.values():
+            self._reconsider(link)
+        if route.unavailable and not self._links:
+            self._fail_waiting(DeploymentUnavailableError(self.deployment, route.unavailable))
+        self._pump()
+
+    def close(self, reason: str) -> None:
+        """The deployment is gone, or this router is: fail what waits, finish what is sent."""
+        self._route = None
+        for link in self._links.values():
+            self._shut(link)
+            link.retire()
+        self._links.clear()
+        self._fail_waiting(DeploymentUnavailableError(self.deployment, reason))
+
+    def disconnect(self) -> None:
+        """Drop every connection at once; calls under way are lost."""
+        links = list(self._links.values())
+        self.close("this router was shut down")
+        for link in links:
+            link.close()
+
+    # -- what links and calls report ------------------------------------------------------
+
+    def on_link_ready(self, link: ReplicaLink) -> None:
+        """Requests can be sent to this replica."""
+        self._reconsider(link)
+        self._pump()
+
+    def on_link_unready(self, link: ReplicaLink) -> None:
+        """No requests can be sent to this replica for now."""
+        self._shut(link)
+
+    def on_answered(self, call: Call, load: int) -> None:
+        """A replica has finished a call; its answer says how busy it is."""
+        link = call.link
+        assert link is not None
+        link.outstanding -= 1
+        others = load - link.outstanding
+        link.others = others if others > 0 else 0
+        link.full = False
+        if link.gone:
+            link.close_if_idle()
+            return
+        if link.position < 0:
+            self._reconsider(link)
+        if self._num_waiting:
+            self._pump()
+
+    def on_rejected(self, call: Call) -> None:
+        """A replica was full or is leaving: the call was never begun, so it goes elsewhere."""
+        link = call.link
+        assert link is not None
+        link.outstanding -= 1
+        # An own answer would have told us of room: wait for one, or for the replica's call.
+        link.full = True
+        self._shut(link)
+        link.close_if_idle()
+        self._requeue(call)
+
+    def on_call_lost(self, call: Call, error: ConnectionLostError, never_started: bool) -> None:
+        """A replica went away before it finished a call."""
+        link = call.link
+        assert link is not None
+        link.outstanding -= 1
+        if call.state is CallState.DONE:
+            return
+        envelope = call.envelope
+        if never_started:
+            self._requeue(call)
+        elif (
+            envelope.idempotent
+            and not call.answered
+            and not envelope.body_follows
+            and envelope.attempt + 1 < MAX_ATTEMPTS
+            and self.budget.withdraw()
+        ):
+            envelope.attempt += 1
+            self._requeue(call)
+        else:
+            call.fail(ReplicaDiedError(link.replica_id, envelope.request_id, str(error)))
+
+    def on_abandoned(self) -> None:
+        """A waiting call was given up; its place in the queue is skipped when it comes up."""
+        self._num_waiting -= 1
+        # Calls given up must not hold memory behind a queue that does not move.
+        if len(self._waiting) > 2 * self._num_waiting + 64:
+            self._waiting = deque(c for c in self._waiting if c.state is CallState.QUEUED)
+
+    # -- the lists --------------------------------------------------------------------------
+
+    def _send(self, call: Call, link: ReplicaLink) -> None:
+        channel = link.channel
+        assert channel is not None
+        envelope = call.envelope
+        if call.deadline is not None:
+            envelope.timeout_s = max(0.0, call.deadline - self.loop.time())
+        try:
+            call.number = channel.request(call, pack(envelope), call.body)
+        except ConnectionLostError:
+            self._shut(link)
+            self._requeue(call)
+            return
+        except Exception as error:  # A message that cannot be framed (too large) fails alone.
+            call.fail(error)
+            return
+        call.link = link
+        call.state = CallState.SENT
+        link.outstanding += 1
+        if link.outstanding >= self._max_ongoing:
+            self._shut(link)
+
+    def _requeue(self, call: Call) -> None:
+        if call.state is CallState.DONE:
+            return
+        call.state = CallState.QUEUED
+        call.link = None
+        self._waiting.appendleft(call)
+        self._num_waiting += 1
+        self._pump()
+
+    def _pump(self) -> None:
+        waiting = self._waiting
+        while self._num_waiting and self._open:
+            call = waiting.popleft()
+            if call.state is not CallState.QUEUED:
+                continue
+            link = self._policy(self._open, self._rng)
+            if link is None:
+                waiting.appendleft(call)
+                return
+            self._num_waiting -= 1
+            self._send(call, link)
+        if not self._num_waiting:
+            waiting.clear()
+
+    def _reconsider(self, link: ReplicaLink) -> None:
+        """Put a link into the open list, or take it out, as its state says."""
+        may_take = (
+            not link.gone
+            and not link.full
+            and link.channel is not None
+            and link.outstanding < self._max_ongoing
+        )
+        if may_take and link.position < 0:
+            link.position = len(self._open)
+            self._open.append(link)
+        elif not may_take:
+            self._shut(link)
+
+    def _shut(self, link: ReplicaLink) -> None:
+        """Take a link out of the open list in constant time."""
+        position = link.position
+        if position < 0:
+            return
+        last = self._open.pop()
+        if last is not link:
+            self._open[position] = last
+            last.position = position
+        link.position = -1
+
+    def _fail_waiting(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        self._num_waiting = 0
+        for call in waiting:
+            if call.state is CallState.QUEUED:
+                call.fail(error)
+
+    def _await_route(self) -> None:
+        if self._unknown_timer is None:
+            error = DeploymentUnavailableError(
+                self.deployment, "no application with such a deployment is running"
+            )
+            self._unknown_timer = self.loop.call_later(UNKNOWN_WAIT_S, self._give_up_route, error)
+
+    def _give_up_route(self, error: Exception) -> None:
+        self._unknown_timer = None
+        if self._route is None:
+            self._fail_waiting(error)
