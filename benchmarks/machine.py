@@ -9,6 +9,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 _PACKAGES = ("uvicorn", "httptools", "uvloop", "msgspec", "fastapi", "starlette", "numpy")
 
 
@@ -50,5 +52,5 @@ def describe(root: Path) -> dict[str, object]:
         "packages": {package: _version(package) for package in _PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit + ("+" if changed else ""),
-        "load_average_before": os.getloadavg()[0],
+        "busy_percent_before": psutil.cpu_percent(interval=1.0),
     }

@@ -157,7 +157,7 @@ class Command:
         """Return the proportional set size of all processes of the command, in 10^6 bytes."""
         return sum(_pss_bytes(pid) for pid in self.pids()) / 1e6
 
-    def stop(self, grace_s: float = 15.0) -> None:
+    def stop(self, grace_s: float = 10.0) -> None:
         """Ask the first process to end, and kill what is left after `grace_s`."""
         self.pids()
         if self._process.poll() is None:

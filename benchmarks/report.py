@@ -11,6 +11,11 @@ from benchmarks.session import Outcome, Outcomes
 from benchmarks.sides import LIMIT, REMORA
 from benchmarks.stats import Summary, paired_ratio, summarize
 
+#: Two processes that answer each other run on one core or on two as the scheduler likes, which
+#: changes a ping-pong from 0.07 to 0.02 ms; on a quiet machine it is steadily two. Above this
+#: much other work the table says so.
+BUSY_PERCENT = 10.0
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -123,6 +128,11 @@ def markdown(
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
         f"{machine['date']}, commit {machine['commit']}."
     )
+    if machine["busy_percent_before"] > BUSY_PERCENT:
+        about += (
+            f" Other work kept the processors {machine['busy_percent_before']:.0f} % busy before "
+            "the run: repeat it on a quiet machine before believing the rows of latency."
+        )
     problems = _problems(verdicts, outcomes, peers)
     return (
         "\n".join([*lines, "", about, *(["", "No result:", *problems] if problems else [])]) + "\n"

@@ -1,4 +1,4 @@
-"""The FastAPI application as an ingress on Ray Serve, all defaults."""
+"""The FastAPI application as an ingress on Ray Serve, with room for the 32 requests in flight."""
 
 from __future__ import annotations
 
@@ -11,4 +11,5 @@ class Api:
     """Serves the endpoints of the FastAPI application."""
 
 
-app = serve.deployment(serve.ingress(api)(Api)).bind()
+# The default of 5 would leave its router asleep between retries.
+app = serve.deployment(serve.ingress(api)(Api), max_ongoing_requests=100).bind()

@@ -1,4 +1,4 @@
-"""Two bytes on Ray Serve, all defaults."""
+"""Two bytes on Ray Serve, with room for the 32 requests in flight."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ from ray import serve
 
 from benchmarks.apps.work import Hello
 
-app = serve.deployment(Hello).bind()
+# The default of 5 would leave its router asleep between retries: 15 calls/s instead of 430.
+app = serve.deployment(Hello, max_ongoing_requests=100).bind()

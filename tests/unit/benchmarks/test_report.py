@@ -19,6 +19,7 @@ MACHINE: dict[str, Any] = {
     "python": "3.11.7",
     "date": "2026-11-23 12:00 UTC",
     "commit": "abc1234",
+    "busy_percent_before": 1.0,
 }
 
 
@@ -94,6 +95,13 @@ def test_table_shows_figures_goal_and_peers() -> None:
         "11,711 (11,711 - 11,711)",
     ]
     assert "No result" not in table
+
+
+def test_table_warns_of_a_busy_machine() -> None:
+    found = outcomes("http", limit=[1.0], remora=[1.0])
+    verdicts = [judge(one("http"), found)]
+    assert "quiet machine" not in markdown(verdicts, found, {}, MACHINE)
+    assert "55 % busy" in markdown(verdicts, found, {}, MACHINE | {"busy_percent_before": 55.0})
 
 
 def test_table_names_what_failed_in_one_line() -> None:
