@@ -70,7 +70,7 @@ format: $(LIGHT) $(DEV)
 	$(BIN)/ruff format $(PY_DIRS)
 
 bench: $(DEV)
-	$(BIN)/python -m benchmarks $(if $(strip $(PEERS)),--peers $(PEERS))
+	$(BIN)/python -m benchmarks $(if $(strip $(PEERS)),--peers $(PEERS)) $(ARGS)
 
 docs: $(DEV)
 	$(BIN)/python -m pytest tests/docs $(ARGS)
