@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class Call:
         "envelope",
         "link",
         "number",
+        "on_close",
         "router",
         "state",
     )
@@ -71,6 +72,8 @@ class Call:
         #: Part of the answer has arrived: no second try any more.
         self.answered = False
         self._timer: asyncio.TimerHandle | None = None
+        #: Called once when the call has ended; see `RequestContext.children`.
+        self.on_close: Callable[[], object] | None = None
         self.deadline: float | None = None
         timeout_s = envelope.timeout_s
         if timeout_s is not None:
@@ -126,6 +129,10 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        on_close = self.on_close
+        if on_close is not None:
+            self.on_close = None
+            on_close()
 
     def _deliver(self, frame: RawFrame) -> None:
         raise NotImplementedError

@@ -8,7 +8,7 @@ connection) is the last thing a sink hears, and each sink hears exactly one of t
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Protocol, cast
 
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
@@ -79,7 +79,8 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet; requests may follow without waiting for the answer."""
-        assert isinstance(transport, asyncio.WriteTransport)
+        # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
+        transport = cast(asyncio.WriteTransport, transport)
         self._transport = transport
         hello = Hello(WIRE_VERSION, self._token, self._name)
         transport.write(framing.encode(_HELLO, 0, pack(hello)))

@@ -11,6 +11,7 @@ import hmac
 import logging
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from remora.errors import ProtocolError
 from remora.wire import framing
@@ -52,7 +53,8 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the peer a limited time to greet."""
-        assert isinstance(transport, asyncio.WriteTransport)
+        # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
+        transport = cast(asyncio.WriteTransport, transport)
         self._transport = transport
         loop = asyncio.get_running_loop()
         self._hello_timer = loop.call_later(HELLO_TIMEOUT_S, self._refuse, "no HELLO in time")

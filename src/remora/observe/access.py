@@ -1,0 +1,77 @@
+"""The access log: one line a request, formatted and written off the hot path.
+
+A request only appends a tuple. A timer formats what has come together and a thread writes it,
+so a slow disk slows no request. A full disk loses lines, says so once, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger("remora.access")
+#: How long a line may wait in memory.
+FLUSH_S = 0.25
+#: Lines kept for a writer that does not keep up; more are dropped and counted.
+MAX_PENDING = 200_000
+#: The file is turned over at this size, with one old file kept.
+MAX_FILE_BYTES = 100 * 1024 * 1024
+
+
+class AccessLog:
+    """Appends to one file of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pending: list[tuple[Any, ...]] = []
+        self._dropped = 0
+        self._failed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._writer = ThreadPoolExecutor(1, "remora-access-log")
+        self._loop = asyncio.get_running_loop()
+
+    def add(
+        self, scope: dict[str, Any], request_id: str, app: str, status: int, took_s: float
+    ) -> None:
+        """Log one request."""
+        pending = self._pending
+        if len(pending) >= MAX_PENDING:
+            self._dropped += 1
+            return
+        pending.append((scope["client"], scope["method"], scope["path"], status, took_s, request_id, app))
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        pending, self._pending = self._pending, []
+        self._writer.submit(self._write, time.time(), pending)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flush()
+        self._writer.shutdown(wait=True)
+
+    def _write(self, now: float, pending: list[tuple[Any, ...]]) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
+        lines = [
+            f"{stamp} {client[0] if client else '-'} {request_id} {app or '-'} "
+            f"{method} {path!r} {status} {took_s * 1000:.2f}ms\n"
+            for client, method, path, status, took_s, request_id, app in pending
+        ]
+        try:
+            if self._path.exists() and self._path.stat().st_size > MAX_FILE_BYTES:
+                self._path.replace(self._path.with_suffix(".log.1"))
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(lines)
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                _log.error("The access log %s cannot be written: %s", self._path, error)
+            self._failed = True

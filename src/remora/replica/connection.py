@@ -1,0 +1,139 @@
+"""One caller's connection to a replica: frames in, work started or turned away, frames out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remora.core.admission import may_start
+from remora.errors import MethodNotFoundError
+from remora.replica.work import Work
+from remora.transport.control import answer_control
+from remora.transport.errors import encode_error
+from remora.transport.listener import ServerConnection
+from remora.wire.codec import decode_credit, decode_envelope
+from remora.wire.framing import MAX_LOAD, RawFrame
+from remora.wire.messages import CallKind, FrameKind
+
+if TYPE_CHECKING:
+    from remora.replica.replica import Replica
+
+_log = logging.getLogger("remora.replica")
+_REQUEST = int(FrameKind.REQUEST)
+_BODY = int(FrameKind.BODY)
+_CANCEL = int(FrameKind.CANCEL)
+_CREDIT = int(FrameKind.CREDIT)
+_REJECT = int(FrameKind.REJECT)
+
+
+class ReplicaConnection(ServerConnection):
+    """Every REQUEST gets exactly one final frame, unless its caller goes away."""
+
+    def __init__(self, replica: Replica, token: str = "") -> None:
+        super().__init__(token)
+        self._replica = replica
+        self._work: dict[int, Work | asyncio.Task[None]] = {}
+        self._last_number = 0
+
+    def on_frame(self, frame: RawFrame) -> None:
+        """Take a frame of the caller."""
+        kind, _, _, number, meta, body = frame
+        if kind == _REQUEST:
+            self._last_number = number
+            self._on_request(number, meta, body)
+            return
+        work = self._work.get(number)
+        if work is None:
+            return
+        if kind == _CANCEL:
+            work.cancel()
+        elif isinstance(work, Work):
+            if kind == _CREDIT:
+                work.grant(decode_credit(meta))
+            elif kind == _BODY:
+                work.feed(body, bool(meta))
+
+    def on_closed(self) -> None:
+        """The caller is gone: nobody wants the answers any more."""
+        self._replica.forget(self)
+        for work in list(self._work.values()):
+            work.cancel()
+
+    def say_bye(self) -> None:
+        """Tell the caller that nothing after the last request was or will be begun."""
+        self.write(FrameKind.BYE, 0, self._last_number.to_bytes(8, "little"))
+
+    def finish(
+        self, number: int, kind: int, meta: bytes = b"", body: bytes | memoryview = b""
+    ) -> None:
+        """Send a final frame; it carries how busy the replica is without this request."""
+        load = self._replica.ongoing - 1
+        self.write(kind, number, meta, body, 0, load if load < MAX_LOAD else MAX_LOAD)
+
+    def _on_request(self, number: int, meta: bytes, body: bytes | memoryview) -> None:
+        try:
+            envelope = decode_envelope(meta)
+        except msgspec.MsgspecError as error:
+            _log.warning("Closed a connection of %s: unreadable envelope: %s", self.peer_name, error)
+            self.close()
+            return
+        replica = self._replica
+        kind = envelope.kind
+        if kind is CallKind.CONTROL:
+            self._on_control(number, envelope.method, bytes(body))
+            return
+        if not may_start(replica.ongoing, replica.max_ongoing, replica.turns_away):
+            replica.turned_away.add(self)
+            self.write(_REJECT, number, load=min(replica.ongoing, MAX_LOAD))
+            return
+        replica.ongoing += 1
+        create_task = replica.loop.create_task
+        if kind is CallKind.UNARY:
+            task = create_task(replica.requests.unary(self, number, envelope, body))
+            self._work[number] = task
+        else:
+            work = self._work[number] = Work(self, number, envelope, body)
+            run = replica.requests.http if kind is CallKind.HTTP else replica.requests.stream
+            task = work.task = create_task(run(work))
+        # A task that is cancelled before its first step never runs its own code.
+        task.add_done_callback(self._ender(number))
+
+    def _ender(self, number: int) -> _End:
+        return _End(self, number)
+
+    def _on_control(self, number: int, method: str, body: bytes) -> None:
+        handler = self._replica.control.get(method)
+        if handler is None:
+            wrong = MethodNotFoundError(f"A replica has no control method {method!r}")
+            self.write(FrameKind.ERROR, number, *encode_error(wrong))
+            return
+        task = self._replica.loop.create_task(
+            answer_control(self, number, method, body, handler)
+        )
+        self._work[number] = task
+        task.add_done_callback(lambda _: self._work.pop(number, None))
+
+    def end(self, number: int, task: asyncio.Task[None]) -> None:
+        """A request's task is over, however it ended."""
+        self._work.pop(number, None)
+        replica = self._replica
+        if task.cancelled():
+            # It never took its first step, so it sent no final frame either.
+            replica.requests.refuse_cancelled(self, number)
+        replica.on_request_ended()
+
+
+class _End:
+    """The done-callback of a request's task (a small object is cheaper than a closure)."""
+
+    __slots__ = ("connection", "number")
+
+    def __init__(self, connection: ReplicaConnection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+
+    def __call__(self, task: asyncio.Task[None]) -> None:
+        self.connection.end(self.number, task)

@@ -1,0 +1,42 @@
+"""The replica's process: one loop, one listening socket, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import uvloop
+
+from remora.engine.base import ProcessContext
+from remora.observe.logs import configure_logging
+from remora.replica.replica import Replica
+from remora.router.client import use_instance
+from remora.transport.listener import listen
+
+_log = logging.getLogger("remora.replica")
+
+
+def main(context: ProcessContext) -> None:
+    """Entry point of a replica's process."""
+    configure_logging(context.home, context.process_id)
+    use_instance(context.home, context.process_id)
+    uvloop.run(_serve(context))
+
+
+async def _serve(context: ProcessContext) -> None:
+    replica = Replica(context.process_id)
+    server = await listen(context.sockets["wire"], replica.accept)
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    told_to_stop = asyncio.create_task(replica.stopped.wait())
+    told_to_end = asyncio.create_task(terminated.wait())
+    await asyncio.wait((told_to_stop, told_to_end), return_when=asyncio.FIRST_COMPLETED)
+    if not replica.stopped.is_set():
+        # The engine kills us when this takes longer than it allows.
+        await replica.drain()
+        await replica.stop()
+    told_to_end.cancel()
+    # Answers that were written just now leave before the connections close.
+    await asyncio.sleep(0)
+    server.close()

@@ -1,0 +1,166 @@
+"""A replica: one copy of the user's code, its limit, and its life from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from remora.errors import RemoraError, ReplicaStartError
+from remora.replica.connection import ReplicaConnection
+from remora.replica.requests import RequestRunner
+from remora.replica.user_code import UserCode, user_traceback
+from remora.transport.control import ControlHandler
+from remora.wire.codec import pack, unpack
+from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.messages import FrameKind
+
+_log = logging.getLogger("remora.replica")
+
+
+class Replica:
+    """Owns the user's object and counts what it works on.
+
+    Attributes:
+        ongoing: requests begun and not ended.
+        max_ongoing: how many may be.
+        turns_away: no new requests (not ready yet, draining, or stopping).
+        turned_away: callers that are told when there is room again.
+        control: the control methods, by name.
+    """
+
+    def __init__(self, replica_id: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.replica_id = replica_id
+        self.ongoing = 0
+        self.max_ongoing = 1
+        self.turns_away = True
+        self.turned_away: set[ReplicaConnection] = set()
+        self.code: UserCode | None = None
+        self.spec: ReplicaSpec | None = None
+        self.threads = ThreadPoolExecutor(1)
+        self.requests = RequestRunner(self)
+        self.stopped = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._connections: set[ReplicaConnection] = set()
+        self._construction: asyncio.Task[ReplicaReady] | None = None
+        self.control: Mapping[str, ControlHandler] = {
+            "initialize": self._initialize,
+            "check_health": self._check_health,
+            "reconfigure": self._reconfigure,
+            "drain": self._drain,
+            "stop": self._stop,
+        }
+
+    def accept(self) -> ReplicaConnection:
+        """Make the protocol of a new connection."""
+        connection = ReplicaConnection(self)
+        self._connections.add(connection)
+        return connection
+
+    def forget(self, connection: ReplicaConnection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        self.turned_away.discard(connection)
+
+    def on_request_ended(self) -> None:
+        """A slot is free: tell those who were turned away, or whoever waits for idleness."""
+        self.ongoing -= 1
+        if self.turned_away and not self.turns_away:
+            self._call_back()
+        if self.turns_away and self.ongoing == 0:
+            self._idle.set()
+
+    def _call_back(self) -> None:
+        for connection in self.turned_away:
+            connection.write(FrameKind.FREED, 0)
+        self.turned_away.clear()
+
+    async def drain(self) -> None:
+        """Turn new requests away and wait until those begun have ended."""
+        self.turns_away = True
+        for connection in self._connections:
+            connection.say_bye()
+        if self.ongoing:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Run the user's shutdown code; the process ends after it."""
+        self.turns_away = True
+        code, self.code = self.code, None
+        if code is not None:
+            await code.destroy()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.stopped.set()
+
+    # -- control methods ----------------------------------------------------------------------
+
+    async def _initialize(self, body: bytes) -> bytes:
+        if self._construction is None:
+            self._construction = self.loop.create_task(self._construct(unpack(body, ReplicaSpec)))
+        # The construction outlives a controller that dies while it waits.
+        return pack(await asyncio.shield(self._construction))
+
+    async def _construct(self, spec: ReplicaSpec) -> ReplicaReady:
+        surroundings = spec.surroundings
+        for entry in reversed(surroundings.sys_path):
+            if entry not in sys.path:
+                sys.path.insert(0, entry)
+        if surroundings.cwd:
+            os.chdir(surroundings.cwd)
+        self.spec = spec
+        self._limit_to(spec.config.max_ongoing_requests)
+        try:
+            self.code = await UserCode.construct(spec)
+        except RemoraError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ReplicaStartError(user_traceback(error)) from error
+        # What exists now lives as long as the process: collecting it again is wasted time.
+        gc.collect()
+        gc.freeze()
+        self.turns_away = False
+        return ReplicaReady(pid=os.getpid(), docs_path=self.code.docs_path)
+
+    async def _check_health(self, body: bytes) -> bytes:
+        if self.code is None:
+            raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
+        await self.code.check_health()
+        return b""
+
+    async def _reconfigure(self, body: bytes) -> bytes:
+        if self.code is None or self.spec is None:
+            raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
+        config = unpack(body, ReplicaReconfigure).config
+        old = self.spec.config
+        if config.user_config != old.user_config and config.user_config is not None:
+            await self.code.reconfigure(config.user_config, self.spec.rank)
+        self._limit_to(config.max_ongoing_requests)
+        self.spec = msgspec.structs.replace(self.spec, config=config)
+        if self.turned_away and self.ongoing < self.max_ongoing:
+            self._call_back()
+        return b""
+
+    async def _drain(self, body: bytes) -> bytes:
+        await self.drain()
+        return b""
+
+    async def _stop(self, body: bytes) -> bytes:
+        await self.stop()
+        return b""
+
+    def _limit_to(self, max_ongoing: int) -> None:
+        """Take `max_ongoing` requests at a time, and as many threads for plain functions."""
+        if max_ongoing != self.max_ongoing:
+            self.threads.shutdown(wait=False)
+            self.threads = ThreadPoolExecutor(max_ongoing, "remora-handler")
+            self.max_ongoing = max_ongoing
+

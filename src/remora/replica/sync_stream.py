@@ -1,0 +1,110 @@
+"""Iterates a plain generator in a thread, for a reader on the loop.
+
+The thread runs ahead by a bounded number of items, so that a fast generator is not slowed to
+one thread switch per item, and a slow reader stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: Items that the thread may be ahead of its reader.
+READ_AHEAD_ITEMS = 256
+
+
+class _Pipe:
+    """What the thread and the loop share."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.lock = threading.Condition()
+        self.items: deque[Any] = deque()
+        self.stopped = False
+        self.ended = False
+        self.failure: BaseException | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.notified = False
+
+    def wake(self) -> None:
+        """On the loop: let the reader look."""
+        self.notified = False
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def notify(self) -> None:
+        """In the thread, with the lock held: one wake-up for everything until it is seen."""
+        if not self.notified:
+            self.notified = True
+            self.loop.call_soon_threadsafe(self.wake)
+
+    def run(self, items: Generator[Any, Any, Any], convert: Callable[[Any], Any]) -> None:
+        """In the thread: iterate until the end, an error, or a stop."""
+        failure: BaseException | None = None
+        try:
+            for item in items:
+                made = convert(item)
+                with self.lock:
+                    while len(self.items) >= READ_AHEAD_ITEMS and not self.stopped:
+                        self.lock.wait()
+                    if self.stopped:
+                        break
+                    self.items.append(made)
+                    self.notify()
+            items.close()
+        except (Exception, SystemExit) as error:
+            failure = error
+        with self.lock:
+            self.failure = failure
+            self.ended = True
+            self.notify()
+
+
+async def iterate_in_thread(
+    threads: ThreadPoolExecutor, items: Generator[Any, Any, Any], convert: Callable[[Any], T]
+) -> AsyncGenerator[T, None]:
+    """Iterate over `items` in a thread.
+
+    Args:
+        threads: where.
+        items: a plain generator.
+        convert: applied to each item, in the thread as well.
+
+    Cancellation: closes the generator after the item it is at, and waits for that.
+    """
+    loop = asyncio.get_running_loop()
+    pipe = _Pipe(loop)
+    context = contextvars.copy_context()
+    thread = loop.run_in_executor(threads, context.run, pipe.run, items, convert)
+    try:
+        while True:
+            with pipe.lock:
+                ready = list(pipe.items)
+                pipe.items.clear()
+                ended = pipe.ended
+                pipe.lock.notify()
+            for item in ready:
+                yield item
+            if ready:
+                continue
+            if ended:
+                break
+            pipe.waiter = loop.create_future()
+            with pipe.lock:
+                if pipe.items or pipe.ended:
+                    continue
+            await pipe.waiter
+        if pipe.failure is not None:
+            raise pipe.failure
+    finally:
+        with pipe.lock:
+            pipe.stopped = True
+            pipe.lock.notify()
+        await asyncio.wait((thread,))

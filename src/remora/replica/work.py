@@ -1,0 +1,211 @@
+"""One request that has more than one frame in either direction: a stream, or HTTP.
+
+Windows in both directions keep memory bounded: the user's code may send as many bytes as the
+reader has granted, and the caller as many as this side has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from remora.wire.codec import pack
+from remora.wire.messages import Envelope, FrameKind, HttpStart
+
+if TYPE_CHECKING:
+    from remora.replica.connection import ReplicaConnection
+
+#: What a frame costs in a window beside its body; the reader counts the same.
+FRAME_COST_BYTES = 64
+#: Bytes of a request body that may be under way to us.
+UPLOAD_WINDOW_BYTES = 256 * 1024
+#: A generator that never waits for anything is made to let others run after this many items.
+ITEMS_PER_TURN = 64
+
+Message = Any
+
+
+class Work:
+    """The frames of one request, as its handler sees them.
+
+    Attributes:
+        connection: whom to answer.
+        number: of the request on that connection.
+        envelope: everything about it.
+        body: what came with the request itself.
+        finished: the final frame was sent.
+    """
+
+    __slots__ = (
+        "_disconnected",
+        "_in_turn",
+        "_parts",
+        "_room",
+        "_start",
+        "_started",
+        "_state",
+        "_upload_used",
+        "_wake",
+        "_window",
+        "body",
+        "connection",
+        "envelope",
+        "finished",
+        "number",
+        "task",
+    )
+
+    def __init__(
+        self,
+        connection: ReplicaConnection,
+        number: int,
+        envelope: Envelope,
+        body: bytes | memoryview,
+    ) -> None:
+        self.connection = connection
+        self.number = number
+        self.envelope = envelope
+        self.body = body
+        self.task: asyncio.Task[None] | None = None
+        self.finished = False
+        self._window = envelope.credit_bytes
+        self._room: asyncio.Future[None] | None = None
+        self._in_turn = 0
+        self._start: HttpStart | None = None
+        self._started = False
+        self._disconnected = False
+        self._wake: asyncio.Future[None] | None = None
+        self._parts: deque[tuple[bytes, bool]] | None = None
+        self._upload_used = 0
+        self._state = 0
+
+    # -- from the caller --------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """The caller has gone or given up: stop the handler at its next await."""
+        self._disconnected = True
+        self._window = 1
+        self._wake_up()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self.task is not None:
+            self.task.cancel()
+
+    def grant(self, num_bytes: int) -> None:
+        """The reader has consumed that much."""
+        self._window += num_bytes
+        if self._window > 0 and self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def feed(self, data: bytes | memoryview, last: bool) -> None:
+        """A part of the request's body has come."""
+        if self._parts is None:
+            self._parts = deque()
+        self._parts.append((bytes(data), last))
+        self._wake_up()
+
+    # -- to the caller ----------------------------------------------------------------------
+
+    async def send_item(self, meta: bytes, body: bytes | memoryview) -> None:
+        """Send one item of a stream, as soon as its reader has room for it."""
+        if self._window <= 0:
+            await self._wait_room()
+        self._window -= len(body) + FRAME_COST_BYTES
+        self.connection.write(FrameKind.ITEM, self.number, meta, body)
+        self._in_turn += 1
+        if self._in_turn >= ITEMS_PER_TURN:
+            self._in_turn = 0
+            await asyncio.sleep(0)
+
+    async def _wait_room(self) -> None:
+        while self._window <= 0:
+            self._room = asyncio.get_running_loop().create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+
+    def finish(
+        self, kind: FrameKind, meta: bytes = b"", body: bytes | memoryview = b""
+    ) -> None:
+        """Send the final frame, once."""
+        if not self.finished:
+            self.finished = True
+            self.connection.finish(self.number, kind, meta, body)
+
+    @property
+    def response_started(self) -> bool:
+        """The head of the HTTP response has left."""
+        return self._started or self.finished
+
+    # -- ASGI ---------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """The `receive` of ASGI."""
+        if self._state == 0:
+            if not self.envelope.body_follows:
+                self._state = 2
+                body, self.body = self.body, b""
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
+            self._state = 1
+            self._upload_used = UPLOAD_WINDOW_BYTES
+            self._grant_upload()
+            if self.body:
+                body, self.body = self.body, b""
+                return {"type": "http.request", "body": bytes(body), "more_body": True}
+        if self._state == 1:
+            while not self._parts and not self._disconnected:
+                await self._wait_wake()
+            if self._parts:
+                data, last = self._parts.popleft()
+                self._upload_used += len(data) + FRAME_COST_BYTES
+                if last:
+                    self._state = 2
+                elif self._upload_used * 2 >= UPLOAD_WINDOW_BYTES:
+                    self._grant_upload()
+                return {"type": "http.request", "body": data, "more_body": not last}
+        while not self._disconnected and not self.finished:
+            await self._wait_wake()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """The `send` of ASGI."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
+            self._start = HttpStart(message["status"], headers)
+            return
+        if kind != "http.response.body":
+            raise RuntimeError(f"The ASGI app sent {kind!r}, which this server does not know")
+        if self._start is None:
+            raise RuntimeError("The ASGI app sent a body before `http.response.start`")
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        if not self._started:
+            meta = pack(self._start)
+            if not more:
+                self.finish(FrameKind.RESPONSE, meta, body)
+                self._wake_up()
+                return
+            self._started = True
+            self.connection.write(FrameKind.START, self.number, meta)
+        if body:
+            await self.send_item(b"", body)
+        if not more:
+            self.finish(FrameKind.END)
+            self._wake_up()
+
+    def _grant_upload(self) -> None:
+        self.connection.write(FrameKind.CREDIT, self.number, pack(self._upload_used))
+        self._upload_used = 0
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _wait_wake(self) -> None:
+        # Several readers may wait (an app that watches for the disconnect beside reading).
+        if self._wake is None or self._wake.done():
+            self._wake = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._wake)
