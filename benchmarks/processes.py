@@ -92,6 +92,9 @@ class Command:
         log: file that receives standard output and error.
         cwd: working directory.
         pass_fds: descriptors the child inherits.
+
+    Raises:
+        TargetError: there is no such command.
     """
 
     def __init__(
@@ -112,16 +115,19 @@ class Command:
         env[MARKER] = self._marker
         with log.open("ab") as output:
             self.started_at = time.perf_counter()
-            self._process = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=env,
-                cwd=cwd,
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    cwd=cwd,
+                    pass_fds=pass_fds,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise TargetError(f"`{self.argv[0]}` cannot be run: {error}") from error
 
     def require_alive(self) -> None:
         """Raise when the first process has ended.

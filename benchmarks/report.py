@@ -151,9 +151,12 @@ def _problems(
     return lines
 
 
-def _one_line(text: str, longest: int = 300) -> str:
+def _one_line(text: str, longest: int = 400) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    if len(line) <= longest:
+        return line
+    # The start says what failed and the end why: tracebacks and logs have their cause there.
+    return f"{line[: longest // 3]} … {line[-(2 * longest // 3) :]}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -111,6 +111,15 @@ def test_table_names_what_failed_in_one_line() -> None:
     assert "- http, mosec: pip failed\n" in table
 
 
+def test_table_keeps_the_end_of_a_long_failure() -> None:
+    found = outcomes("http", limit=[1.0], remora="`remora` exited " + "x" * 1000 + " port taken")
+    table = markdown([judge(one("http"), found)], found, {}, MACHINE)
+    line = next(line for line in table.splitlines() if line.startswith("- http"))
+    assert line.startswith("- http: `remora` exited")
+    assert line.endswith("port taken")
+    assert len(line) < 420
+
+
 def test_json_keeps_every_sample_and_error() -> None:
     found = outcomes("http", limit=[2.0, 4.0, 9.0], remora=[1.0, 2.0, 3.0], ray="no ray")
     data = json.loads(
