@@ -5,6 +5,7 @@
     │   └── NotSupportedYetError    right, but nothing here reads it yet: refused, never ignored
     ├── DeployError             an application could not be brought up
     │   ├── AppLoadError        the import path leads to nothing deployable
+    │   ├── CodeNotPicklableError   code or arguments cannot be sent to a replica
     │   ├── RouteTakenError     another application owns the route prefix
     │   └── ReplicaStartError   the user's constructor or first health check failed
     ├── RequestError            one request failed; has an HTTP status and says if a retry is safe
@@ -84,6 +85,17 @@ class DeployError(RemoraError, RuntimeError):
 
 class AppLoadError(DeployError):
     """The import path leads to nothing that can be deployed."""
+
+
+class CodeNotPicklableError(DeployError, TypeError):
+    """Code or constructor arguments cannot be sent to a replica."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        super().__init__(
+            f"{where} cannot be pickled and so cannot be sent to a replica: {reason}. Create it "
+            "in the constructor of your class (it runs in the replica) instead of outside."
+        )
 
 
 class RouteTakenError(DeployError):

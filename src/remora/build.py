@@ -1,0 +1,157 @@
+"""Turn a graph of bound applications into the `ApplicationSpec` that the controller takes.
+
+One pass: pickling the arguments of a node meets the nodes that it depends on, wherever they
+are nested; each is given a name, replaced by a handle, and pickled in its turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from remora.config import nearest
+from remora.deployment import Application, Deployment
+from remora.errors import ConfigError, RemoraError
+from remora.handle import DeploymentHandle
+from remora.pickling import dumps_call
+from remora.types import DEFAULT_APP_NAME
+from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
+
+_log = logging.getLogger("remora")
+
+#: Modules that are worth importing once, before replicas fork, and that are safe to.
+_PRELOADABLE = ("cloudpickle", "fastapi", "pydantic", "starlette")
+#: Set by `ingress` on the classes that it makes.
+INGRESS_MARK = "__remora_ingress__"
+
+
+def build(
+    target: Application,
+    name: str = DEFAULT_APP_NAME,
+    route_prefix: str | None = "/",
+    *,
+    code_version: str | None = None,
+    surroundings: Surroundings | None = None,
+) -> ApplicationSpec:
+    """Describe `target` and all that it depends on.
+
+    Args:
+        target: the root of the graph; it becomes the ingress.
+        name: name of the application.
+        route_prefix: where it is reachable over HTTP; None: nowhere.
+        code_version: the same for the same code; None: a new one, so that every run replaces
+            the replicas.
+        surroundings: where replicas import from; None: from where this process does.
+
+    Raises:
+        TypeError: `target` is no application.
+        RemoraError: empty name, or two deployments made by `ingress`.
+        ConfigError: a bad route prefix (a `ValueError`).
+        CodeNotPicklableError: code or arguments that cannot travel.
+    """
+    check_target(target)
+    if not name:
+        raise RemoraError("An application needs a name that is not empty.")
+    check_route_prefix(route_prefix)
+    version = code_version or uuid.uuid4().hex
+    names = {target: target._deployment.name}
+    waiting = deque([target])
+
+    def replace(node: Application) -> DeploymentHandle[Any]:
+        if node not in names:
+            names[node] = _new_name(node._deployment.name, set(names.values()))
+            waiting.append(node)
+        return DeploymentHandle(names[node], name)
+
+    specs = []
+    while waiting:
+        node = waiting.popleft()
+        code = dumps_call(node._deployment.func_or_class, node._args, node._kwargs, replace)
+        specs.append(
+            DeploymentSpec(
+                name=names[node], code=code, code_version=version, config=node._deployment.config
+            )
+        )
+    _check_one_ingress(names, name)
+    return ApplicationSpec(
+        name=name,
+        route_prefix=route_prefix,
+        ingress=names[target],
+        deployments=tuple(specs),
+        surroundings=surroundings or surroundings_of_this_process(),
+    )
+
+
+def _new_name(wanted: str, taken: set[str]) -> str:
+    if wanted not in taken:
+        return wanted
+    number = 1
+    while f"{wanted}_{number}" in taken:
+        number += 1
+    chosen = f"{wanted}_{number}"
+    _log.warning("Two deployments are named %r; one of them becomes %r.", wanted, chosen)
+    return chosen
+
+
+def _check_one_ingress(names: dict[Application, str], app_name: str) -> None:
+    found = [
+        name
+        for node, name in names.items()
+        if getattr(node._deployment.func_or_class, INGRESS_MARK, False)
+    ]
+    if len(found) > 1:
+        raise RemoraError(
+            f"Application {app_name!r} has {len(found)} deployments made with @ingress "
+            f"({', '.join(found)}); requests can enter at one only. Take @ingress off the others."
+        )
+
+
+def check_target(target: object) -> None:
+    """Refuse anything but an `Application`.
+
+    Raises:
+        TypeError: says what to do when a deployment was forgotten to be bound.
+    """
+    if isinstance(target, Application):
+        return
+    if isinstance(target, Deployment):
+        raise TypeError(
+            f"Deployment {target.name!r} is not bound yet: pass {target.name}.bind(...) instead"
+        )
+    raise TypeError(
+        f"An Application is needed, the result of .bind(), not {type(target).__name__} ({target!r})"
+    )
+
+
+def check_route_prefix(route_prefix: str | None) -> None:
+    """Refuse a prefix that no path can begin with.
+
+    Raises:
+        ConfigError: no leading `/`, a trailing one, or `{`/`}` in it (a `ValueError`).
+    """
+    if route_prefix is None:
+        return
+    if not isinstance(route_prefix, str):
+        raise ConfigError("route_prefix", route_prefix, "must be a str or None")
+    if not route_prefix.startswith("/"):
+        hint = nearest(route_prefix, [f"/{route_prefix}"])
+        raise ConfigError("route_prefix", route_prefix, f"must start with '/'.{hint}")
+    if route_prefix != "/" and route_prefix.endswith("/"):
+        raise ConfigError("route_prefix", route_prefix, "must not end with '/' unless it is '/'")
+    if "{" in route_prefix or "}" in route_prefix or " " in route_prefix:
+        raise ConfigError("route_prefix", route_prefix, "must not contain '{', '}' or blanks")
+
+
+def surroundings_of_this_process() -> Surroundings:
+    """Say where this process imports from, so that replicas find the same modules."""
+    cwd = str(Path.cwd())
+    installed = tuple({os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)})
+    paths = [os.path.abspath(path or cwd) for path in sys.path]  # noqa: PTH100 - keeps links
+    own = [p for p in paths if not os.path.realpath(p).startswith(installed)]
+    preload = tuple(module for module in _PRELOADABLE if module in sys.modules)
+    return Surroundings(sys_path=tuple(dict.fromkeys(own)), cwd=cwd, preload=preload)

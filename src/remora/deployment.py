@@ -1,0 +1,238 @@
+"""`@deployment`: give a class or function a name and options, and bind its arguments.
+
+Nothing in here starts anything: a `Deployment` is code plus options, an `Application` is a
+deployment plus the arguments of its constructor. `build.py` turns the graph of bound
+applications into what the controller understands.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NoReturn, Unpack, overload
+
+from remora import options as _options
+from remora.config import UNSET, BackpressureConfig, DeploymentConfig
+from remora.errors import NotSupportedYetError
+from remora.options import DeploymentOptions
+
+
+class Deployment:
+    """A class or function with a name and options. Made by `@deployment`, never by hand."""
+
+    __slots__ = ("_config", "_func_or_class", "_options")
+
+    _func_or_class: Callable[..., Any]
+    _options: DeploymentOptions
+    _config: DeploymentConfig
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise RuntimeError(
+            "A Deployment is not made by hand: put @deployment on a class or function, or call "
+            "deployment(...)(your_class)."
+        )
+
+    @classmethod
+    def _make(cls, func_or_class: Callable[..., Any], given: DeploymentOptions) -> Deployment:
+        if not callable(func_or_class):
+            raise TypeError(
+                f"@deployment goes on a class or function, not on {type(func_or_class).__name__} "
+                f"({func_or_class!r})"
+            )
+        if isinstance(func_or_class, Deployment):
+            raise TypeError(
+                f"{func_or_class.name!r} is a deployment already; use .options(...) to change it"
+            )
+        made = object.__new__(cls)
+        named: DeploymentOptions = given
+        if given.get("name") is None:
+            named = given.copy()
+            named["name"] = getattr(func_or_class, "__name__", type(func_or_class).__name__)
+        _options.check_deployment_name(named["name"])
+        _options.check_code_options(func_or_class, named)
+        made._func_or_class = func_or_class
+        made._options = named
+        made._config = _options.deployment_config(named)
+        return made
+
+    def options(
+        self,
+        func_or_class: Callable[..., Any] | None = None,
+        **options: Unpack[DeploymentOptions],
+    ) -> Deployment:
+        """Return a deployment with these options changed; this one stays as it is.
+
+        Args:
+            func_or_class: other code; None: the same.
+            options: as for `@deployment`. What is left out is inherited, a dict replaces the
+                old one as a whole.
+
+        Raises:
+            TypeError: unknown option, or a name that is no text.
+            ConfigError: a value that cannot be right.
+        """
+        _options.check_names(options, f"options() of deployment {self.name!r}")
+        merged = self._options.copy()
+        merged.update(options)
+        return Deployment._make(func_or_class or self._func_or_class, merged)
+
+    def bind(self, *args: Any, **kwargs: Any) -> Application:
+        """Fix the arguments of the constructor. Starts nothing.
+
+        An `Application` among them, also inside lists, dicts, tuples and other picklable
+        objects, reaches the constructor as a `DeploymentHandle`.
+
+        Raises:
+            ValueError: arguments for a function, which has no constructor.
+        """
+        if (args or kwargs) and not inspect.isclass(self._func_or_class):
+            raise ValueError(
+                f"bind() of deployment {self.name!r} takes no arguments: it is a function, and "
+                "only a class has a constructor to pass them to"
+            )
+        return Application(self, args, kwargs)
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse: what is deployed is called through a handle."""
+        raise RuntimeError(
+            f"Deployment {self.name!r} cannot be called like the class or function it is made "
+            f"of. Deploy it with run({self.name}.bind(...)), or use .func_or_class in a test."
+        )
+
+    def __repr__(self) -> str:
+        return f"Deployment(name={self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Deployment):
+            return NotImplemented
+        return self._func_or_class is other._func_or_class and self._options == other._options
+
+    __hash__ = object.__hash__
+
+    @property
+    def name(self) -> str:
+        """Unique inside one application."""
+        return self._options["name"]
+
+    @property
+    def version(self) -> None:
+        """Always None: every run gets a version of its own."""
+        return
+
+    @property
+    def func_or_class(self) -> Callable[..., Any]:
+        """What was decorated, for direct use in tests."""
+        return self._func_or_class
+
+    @property
+    def config(self) -> DeploymentConfig:
+        """All options, checked, with defaults filled in."""
+        return self._config
+
+    @property
+    def num_replicas(self) -> int:
+        """Target number of replicas."""
+        return self._config.num_replicas
+
+    @property
+    def user_config(self) -> Any:
+        """Handed to the class's `reconfigure`."""
+        return self._config.user_config
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Requests that one replica works on at a time."""
+        return self._config.max_ongoing_requests
+
+    @property
+    def max_queued_requests(self) -> int:
+        """Requests that may wait; -1: no limit."""
+        return self._config.max_queued_requests
+
+    @property
+    def backpressure_config(self) -> BackpressureConfig:
+        """How a full queue is answered."""
+        return self._config.backpressure_config
+
+    @property
+    def ray_actor_options(self) -> dict[str, Any]:
+        """Resources and environment as the user gave them."""
+        return dict(self._options.get("ray_actor_options") or {})
+
+    @property
+    def init_args(self) -> tuple[Any, ...]:
+        """Always empty: arguments belong to the `Application` that `bind` returns."""
+        return ()
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """Always empty: arguments belong to the `Application` that `bind` returns."""
+        return {}
+
+    @property
+    def logging_config(self) -> dict[str, Any] | None:
+        """Always None so far."""
+        return None
+
+    def set_logging_config(self, logging_config: dict[str, Any]) -> None:
+        """Refuse: no logging options for a single deployment yet."""
+        raise NotSupportedYetError("logging_config", logging_config)
+
+
+class Application:
+    """A deployment with bound arguments: a node of the graph, and what `run` takes."""
+
+    __slots__ = ("_args", "_deployment", "_kwargs")
+
+    def __init__(
+        self, deployment: Deployment, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._deployment = deployment
+        self._args = args
+        self._kwargs = kwargs
+
+    def __repr__(self) -> str:
+        return f"Application({self._deployment.name!r})"
+
+
+@overload
+def deployment(_func_or_class: Callable[..., Any], /) -> Deployment: ...
+
+
+@overload
+def deployment(
+    _func_or_class: Callable[..., Any], /, **options: Unpack[DeploymentOptions]
+) -> Deployment: ...
+
+
+@overload
+def deployment(
+    _func_or_class: None = None, /, **options: Unpack[DeploymentOptions]
+) -> Callable[[Callable[..., Any]], Deployment]: ...
+
+
+def deployment(
+    _func_or_class: Any = UNSET, /, **options: Unpack[DeploymentOptions]
+) -> Deployment | Callable[[Callable[..., Any]], Deployment]:
+    """Make a deployment of a class or function; with or without options.
+
+    Args:
+        _func_or_class: the class or function, when used without parentheses.
+        options: see `remora.options.DeploymentOptions` and `remora.config.DeploymentConfig`.
+
+    Raises:
+        TypeError: unknown option (the nearest name is in the message), or not a callable.
+        ConfigError: a value that cannot be right (a `ValueError`).
+    """
+    _options.check_names(options, "deployment()")
+    # Wrong values are reported at the line of the decorator, before the class body is looked at.
+    _options.deployment_config(options)
+    if "name" in options:
+        _options.check_deployment_name(options["name"])
+
+    def decorate(func_or_class: Callable[..., Any]) -> Deployment:
+        return Deployment._make(func_or_class, options)
+
+    if _func_or_class is UNSET or _func_or_class is None:
+        return decorate
+    return decorate(_func_or_class)

@@ -1,0 +1,27 @@
+"""The errors that users catch, under the module path that Ray Serve's users know."""
+
+from remora.errors import (
+    BackPressureError,
+    ConfigError,
+    DeployError,
+    DeploymentUnavailableError,
+    RayServeException,
+    RemoraError,
+    ReplicaDiedError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+
+__all__ = [
+    "BackPressureError",
+    "ConfigError",
+    "DeployError",
+    "DeploymentUnavailableError",
+    "RayServeException",
+    "RemoraError",
+    "ReplicaDiedError",
+    "ReplicaUnavailableError",
+    "RequestCancelledError",
+    "RequestTimeoutError",
+]

@@ -1,0 +1,359 @@
+"""`DeploymentHandle`: call the methods of a deployment from anywhere in the instance.
+
+A call from a running event loop is sent from that loop, and nothing crosses threads: the fast
+path. A call from a plain thread or script goes through one background loop of the process.
+
+Rules: no decision is taken here. Picking a replica, queueing, retries and deadlines are the
+router's; this module turns arguments into bytes and answers into values.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from asyncio import AbstractEventLoop
+from asyncio.events import _get_running_loop  # the public one raises, which is slow
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from remora.config import UNSET, nearest, require_number
+from remora.errors import ConfigError, NotSupportedYetError, RemoraError
+from remora.request_context import RequestContext, current, new_request_id
+from remora.response import (
+    DeploymentResponse,
+    DeploymentResponseGenerator,
+    FailedCall,
+    submit_later,
+    submit_now,
+)
+from remora.types import DEFAULT_APP_NAME, DeploymentID
+from remora.wire import values
+from remora.wire.messages import CallKind, Envelope
+
+if TYPE_CHECKING:
+    from remora.router.router import Router
+
+__all__ = ["DeploymentHandle", "DeploymentResponse", "DeploymentResponseGenerator"]
+
+_T = TypeVar("_T")
+
+_OPTIONS = (
+    "method_name",
+    "multiplexed_model_id",
+    "request_serialization",
+    "response_serialization",
+    "session_id",
+    "stream",
+    "timeout_s",
+)
+#: Accepted because Ray Serve's users pass them; each has only one meaning here.
+_NEUTRAL = ("_by_reference", "_prefer_local_routing", "_run_router_in_separate_loop")
+_SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
+#: Names of methods that Ray Serve's handles have and these do not have yet.
+_RESERVED = ("broadcast", "choose_replica", "dispatch")
+
+
+class _Generation:
+    """Counts the instances that this process has let go of: routers of older ones are stale."""
+
+    number = 0
+
+
+def forget_routers() -> None:
+    """Make every handle look its router up again, after this process has left an instance."""
+    _Generation.number += 1
+
+
+class DeploymentHandle(Generic[_T]):
+    """Calls one method of one deployment; attributes lead to its other methods.
+
+    Picklable: name, application and options travel, the connection is made on the other side.
+
+    Concurrency: may be used from any thread and any event loop.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_deployment",
+        "_generation",
+        "_loop",
+        "_methods",
+        "_model_id",
+        "_name",
+        "_router",
+        "_session_id",
+        "_stream",
+        "_timeout_s",
+        "method_name",
+    )
+
+    def __init__(
+        self,
+        deployment_name: str,
+        app_name: str = DEFAULT_APP_NAME,
+        *,
+        method_name: str = "__call__",
+        multiplexed_model_id: str = "",
+        session_id: str = "",
+        stream: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        self._deployment = DeploymentID(deployment_name, app_name)
+        self.method_name = method_name
+        self._model_id = multiplexed_model_id
+        self._session_id = session_id
+        self._stream = stream
+        self._timeout_s = timeout_s
+        #: Handles of other methods, made once: `handle.method` is written in every call.
+        self._methods: dict[str, DeploymentHandle[Any]] = {}
+        self._loop: AbstractEventLoop | None = None
+        self._router: Router | None = None
+        self._generation = -1
+
+    # ------------------------------------------------------------------------- introspection
+
+    @property
+    def deployment_name(self) -> str:
+        """Name of the deployment."""
+        return self._deployment.name
+
+    @property
+    def app_name(self) -> str:
+        """Name of the application that the deployment is in."""
+        return self._deployment.app_name
+
+    @property
+    def deployment_id(self) -> DeploymentID:
+        """Application and deployment."""
+        return self._deployment
+
+    @property
+    def is_initialized(self) -> bool:
+        """True once a call has found its router."""
+        return self._router is not None and self._generation == _Generation.number
+
+    def running_replicas_populated(self) -> bool:
+        """True once the router knows a replica."""
+        return self._router is not None and self.is_initialized and self._router.num_replicas > 0
+
+    def __repr__(self) -> str:
+        method = "" if self.method_name == "__call__" else f", method={self.method_name!r}"
+        return f"DeploymentHandle({self._deployment.name!r}, app={self.app_name!r}{method})"
+
+    # ------------------------------------------------------------------------------ variants
+
+    def options(self, **options: Any) -> DeploymentHandle[Any]:
+        """Return a handle with other options; this one stays as it is.
+
+        Args:
+            options: `method_name`; `multiplexed_model_id`: model that the replica should have;
+                `session_id`: calls of one session prefer one replica; `stream`: the method
+                yields many answers; `timeout_s`: seconds until the call is given up, at every
+                level below it.
+
+        Raises:
+            TypeError: unknown option, or a text option that is no text.
+            ConfigError: a value that cannot be right.
+        """
+        return DeploymentHandle(
+            self._deployment.name, self._deployment.app_name, **self._merged(options)
+        )
+
+    def _merged(self, options: dict[str, Any]) -> dict[str, Any]:
+        merged = self._state()
+        for name, value in options.items():
+            if name in _NEUTRAL:
+                continue
+            if name not in _OPTIONS:
+                raise TypeError(
+                    f"options() got an unexpected keyword argument {name!r}."
+                    f"{nearest(name, _OPTIONS)}"
+                )
+            if name in ("request_serialization", "response_serialization"):
+                _check_serialization(name, value)
+            elif value is not UNSET:
+                merged[name] = _checked(name, value)
+        return merged
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "method_name": self.method_name,
+            "multiplexed_model_id": self._model_id,
+            "session_id": self._session_id,
+            "stream": self._stream,
+            "timeout_s": self._timeout_s,
+        }
+
+    def __getattr__(self, name: str) -> DeploymentHandle[Any]:
+        # Reached only for names that the class does not have: the deployment's methods.
+        methods = self._methods
+        if name in methods:
+            return methods[name]
+        if (name.startswith("__") and name != "__call__") or name.startswith(("_ipython", "_repr")):
+            # Protocols of Python and of notebooks look for these; they are no methods to call.
+            raise AttributeError(name)
+        if name in _RESERVED:
+            raise AttributeError(f"DeploymentHandle.{name} is not supported by this version")
+        made = methods[name] = self.options(method_name=name)
+        return made
+
+    def __reduce__(self) -> Any:
+        return _restore, (self._deployment.name, self._deployment.app_name, self._state())
+
+    # ---------------------------------------------------------------------------------- calls
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method with these arguments; returns at once.
+
+        A `DeploymentResponse` among the arguments is replaced by its value before the call is
+        sent, without a detour over this process's code.
+
+        Returns:
+            A `DeploymentResponse`, or a `DeploymentResponseGenerator` with `stream=True`.
+
+        Cancellation: a call made inside a request is cancelled when that request is.
+        """
+        context = current.get()
+        envelope = self._envelope(context)
+        loop = _get_running_loop()
+        make: Any = DeploymentResponseGenerator if self._stream else DeploymentResponse
+        for value in args:
+            if isinstance(value, (DeploymentResponse, DeploymentResponseGenerator)):
+                return make(submit_later(self, loop, envelope, args, kwargs, context), envelope)
+        if kwargs:
+            for value in kwargs.values():
+                if isinstance(value, (DeploymentResponse, DeploymentResponseGenerator)):
+                    return make(submit_later(self, loop, envelope, args, kwargs, context), envelope)
+        try:
+            data, buffers = values.dumps((args, kwargs))
+        except Exception as error:  # noqa: BLE001 - border: the user's __reduce__ may raise anything
+            return make(FailedCall(error), envelope)
+        if buffers:
+            envelope.buffer_sizes, data = values.join(data, buffers)
+        if loop is None:
+            return make(submit_later(self, None, envelope, data, None, context), envelope)
+        router = self._router
+        if router is None or loop is not self._loop or self._generation != _Generation.number:
+            router = self._find_router(loop)
+        return make(submit_now(router, envelope, data, context), envelope)
+
+    def _envelope(self, context: RequestContext | None) -> Envelope:
+        timeout_s = self._timeout_s
+        deployment = self._deployment
+        if context is None:
+            request_id = new_request_id()
+            trace = ""
+        else:
+            request_id = context.request_id or new_request_id()
+            trace = context.trace_context
+            if context.deadline is not None:
+                left_s = max(0.0, context.deadline - time.monotonic())
+                timeout_s = left_s if timeout_s is None else min(left_s, timeout_s)
+        return Envelope(
+            request_id,
+            deployment.app_name,
+            deployment.name,
+            self.method_name,
+            CallKind.STREAM if self._stream else CallKind.UNARY,
+            timeout_s,
+            0,
+            False,
+            self._model_id,
+            self._session_id,
+            trace,
+        )
+
+    def _find_router(self, loop: AbstractEventLoop) -> Router:
+        """Look the router of a loop up, on that loop, and keep it for the next call."""
+        from remora.router.client import routing_client
+
+        client = routing_client(loop)
+        router = client.router(self._deployment)
+        self._loop, self._router, self._generation = loop, router, _Generation.number
+        return router
+
+    # ------------------------------------------------------------- names that Ray Serve has
+
+    def _init(self, **options: Any) -> None:
+        """Connect now instead of at the first call.
+
+        Raises:
+            RuntimeError: connected already.
+            TypeError: unknown option.
+        """
+        for name in options:
+            if name not in _NEUTRAL:
+                raise TypeError(
+                    f"_init() got an unexpected keyword argument {name!r}.{nearest(name, _NEUTRAL)}"
+                )
+        if self.is_initialized:
+            raise RuntimeError(f"{self!r} is connected already; _init works only once, before it.")
+        loop = _get_running_loop()
+        if loop is not None:
+            self._find_router(loop)
+            return
+        from remora.router.client import background_client
+
+        client = background_client()
+        found = threading.Event()
+
+        def find() -> None:
+            self._find_router(client.loop)
+            found.set()
+
+        client.loop.call_soon_threadsafe(find)
+        found.wait()
+
+    def shutdown(self) -> None:
+        """Let go of the router. It is shared with other handles, so it lives on for them."""
+        self._loop = self._router = None
+        self._generation = -1
+
+    async def shutdown_async(self) -> None:
+        """Let go of the router; the same as `shutdown`."""
+        self.shutdown()
+
+
+def _restore(name: str, app_name: str, state: dict[str, Any]) -> DeploymentHandle[Any]:
+    return DeploymentHandle(name, app_name, **state)
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name == "timeout_s":
+        if value is not None:
+            require_number(name, value, above=0)
+        return value
+    if name == "stream":
+        if not isinstance(value, bool):
+            raise TypeError(f"stream must be a bool, not {type(value).__name__} ({value!r})")
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__} ({value!r})")
+    if name == "method_name" and not value:
+        raise ConfigError(name, value, "must not be empty")
+    return value
+
+
+def _check_serialization(name: str, value: Any) -> None:
+    if value not in _SERIALIZATIONS:
+        raise ConfigError(name, value, f"one of {', '.join(_SERIALIZATIONS)}")
+    if value not in ("cloudpickle", "pickle"):
+        raise NotSupportedYetError(name, value, "values travel by pickle; leave it out")
+
+
+def handle_to_current_app(deployment_name: str, app_name: str | None) -> DeploymentHandle[Any]:
+    """Make a handle; without an application's name, to a deployment of the current one.
+
+    Raises:
+        RemoraError: no name was given, and this is no replica.
+    """
+    if app_name is None:
+        from remora.context import replica_context_or_none
+
+        context = replica_context_or_none()
+        if context is None:
+            raise RemoraError(
+                "get_deployment_handle() needs app_name outside a deployment: there is no "
+                "current application here"
+            )
+        app_name = context.app_name
+    return DeploymentHandle(deployment_name, app_name)
