@@ -23,6 +23,7 @@ help:
 
 # The stamps are older than the files they depend on only when something changed.
 LIGHT := $(VENV)/.stamp-light
+QUICK := $(VENV)/.stamp-quickstart
 DEV   := $(VENV)/.stamp-dev
 
 setup: $(DEV)
@@ -41,12 +42,17 @@ $(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
+$(QUICK): $(LIGHT)
+	@echo "Installing what the quickstart serves (scikit-learn) into $(VENV)"
+	@$(PIP) install -q -c constraints.txt -e '.[quickstart]'
+	@touch $@
+
 $(DEV): $(LIGHT)
 	@echo "Installing what tests, checks and examples need into $(VENV) (once, some minutes)"
 	@$(PIP) install -q -c constraints.txt -e '.[dev,examples]'
 	@touch $@
 
-run: $(LIGHT)
+run: $(QUICK)
 	@$(BIN)/python scripts/quickstart.py
 
 test: $(DEV)

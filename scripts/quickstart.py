@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "quickstart"
-TARGET = "server:app"
+TARGET = "serve:app"
 PORT = 8000
 #: Seconds. A first start compiles bytecode; a machine under load takes several.
 START_LIMIT_S = 60.0
