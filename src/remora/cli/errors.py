@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 
 _OUR_CODE = str(Path(__file__).resolve().parent.parent)
-_IMPORT_MACHINERY = str(Path(__import__("importlib").__file__).parent)
+_IMPORT_MACHINERY = str(Path(str(importlib.__file__)).parent)
 
 
 class CommandError(Exception):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import rich_click as click
 
-from remora.cli.errors import INTERRUPTED_STATUS, CommandError
+from remora.cli.errors import FAILED_STATUS, INTERRUPTED_STATUS, CommandError
+from remora.errors import RemoraError
 
 _PORT = click.IntRange(0, 65535)
 
@@ -84,7 +86,7 @@ def run(
 @click.option("--http-port", type=_PORT, help="Port; 0 takes a free one.  [default: 8000]")
 def start(http_host: str | None, http_port: int | None) -> None:
     """Start an empty instance in the background, and return when it is up."""
-    from remora.cli.instance import start_instance
+    from remora.cli.lifecycle import start_instance
 
     start_instance(http_host, http_port)
 
@@ -104,7 +106,7 @@ def status(name: str | None, as_json: bool, watch: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def shutdown(yes: bool) -> None:
     """Stop the instance: finish ongoing requests, then end every process of it."""
-    from remora.cli.instance import stop_instance
+    from remora.cli.lifecycle import stop_instance
 
     stop_instance(ask=not yes)
 
@@ -117,20 +119,25 @@ def version() -> None:
     click.echo(__version__)
 
 
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+    sys.exit(status)
+
+
 def main() -> None:
     """Run the command line, and end the process with its exit status."""
     try:
-        cli.main(prog_name="remora", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without standalone mode, `--help` comes back as the status 0 rather than as an exit.
+        sys.exit(cli.main(prog_name="remora", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except CommandError as error:
         if error.user_traceback:
             click.echo(error.user_traceback, err=True)
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
-        sys.exit(error.status)
+        _fail(error.message, error.status)
+    except RemoraError as error:
+        _fail(error.message, FAILED_STATUS)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED_STATUS)

@@ -75,8 +75,8 @@ class Narrator(Protocol):
 class PlainNarrator:
     """One line per change, for logs and pipes."""
 
-    def __init__(self) -> None:
-        self._last: ApplicationStatus | None = None
+    def __init__(self, last: ApplicationStatus | None = None) -> None:
+        self._last = last
 
     def show(self, status: ApplicationStatus) -> None:
         """Print what changed since the last call."""

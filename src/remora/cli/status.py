@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from remora.cli.errors import CommandError, did_you_mean
-from remora.cli.instance import require_instance
+from remora.cli.instance import require_owner
 from remora.control.client import ControlClient
 from remora.home import Home
 from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 _COLOURS = {
     "RUNNING": "green",
@@ -99,11 +101,9 @@ def _process_text(name: str, pid: int, state: str, restarts: int) -> str:
     return f"{text} ({restarts} restarts)" if restarts else text
 
 
-def _add_application(table: object, application: ApplicationStatus) -> None:
-    from rich.table import Table
+def _add_application(table: Table, application: ApplicationStatus) -> None:
     from rich.text import Text
 
-    assert isinstance(table, Table)
     route = application.route_prefix or "-"
     state = Text(application.status, style=_COLOURS.get(application.status, "red"))
     table.add_row(Text(application.name, style="bold"), route, "", state, "", "")
@@ -119,7 +119,7 @@ def _add_application(table: object, application: ApplicationStatus) -> None:
         )
 
 
-def _notes(application: ApplicationStatus) -> list[Text]:  # type: ignore[name-defined]  # noqa: F821
+def _notes(application: ApplicationStatus) -> list[Text]:
     from rich.text import Text
 
     messages = [(application.name, application.message)]
@@ -136,7 +136,7 @@ def _notes(application: ApplicationStatus) -> list[Text]:  # type: ignore[name-d
 def show_status(name: str | None, *, as_json: bool, watch: bool) -> None:
     """Print the status of the instance in this state folder."""
     home = Home.locate()
-    require_instance(home)
+    require_owner(home)
     if not watch:
         _print(select(asyncio.run(_once(home)), name), as_json=as_json)
         return

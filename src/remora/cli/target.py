@@ -122,7 +122,7 @@ def _kind(value: object) -> str:
     return (
         f"the class {value.__name__}"
         if inspect.isclass(value)
-        else f"of type {type(value).__name__}"
+        else f"an object of type {type(value).__name__}"
     )
 
 

@@ -1,0 +1,54 @@
+"""`remora run --reload`: notices edits and imports the user's code afresh.
+
+Rules: watches files and forgets modules; deploying is the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import sysconfig
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+#: Folders inside the watched one whose files are not the user's code.
+_NOT_CODE = ("site-packages", "dist-packages")
+
+
+def modules_below(folder: Path) -> list[str]:
+    """Return the imported modules whose files lie below `folder`.
+
+    Installed packages are left out, also those of a virtual environment inside of `folder`:
+    importing them twice in one process breaks many of them.
+    """
+    standard = Path(sysconfig.get_path("stdlib"))
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or name == "__main__" or name.partition(".")[0] == "remora":
+            continue
+        path = Path(file)
+        if not path.is_relative_to(folder) or path.is_relative_to(standard):
+            continue
+        if not any(part in _NOT_CODE for part in path.parts):
+            found.append(name)
+    return found
+
+
+def forget_modules(folder: Path) -> None:
+    """Make the next import of anything below `folder` read its file again."""
+    for name in modules_below(folder):
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+async def edits(folder: Path, stop: asyncio.Event) -> AsyncGenerator[list[str], None]:
+    """Yield the names of changed Python files, relative to `folder`, until `stop` is set.
+
+    Edits that come close together, as editors make them, are one.
+    """
+    from watchfiles import PythonFilter, awatch
+
+    async for changes in awatch(folder, watch_filter=PythonFilter(), stop_event=stop):
+        yield sorted({str(Path(path).relative_to(folder)) for _, path in changes})

@@ -1,0 +1,53 @@
+"""`remora run`: serve one application until Ctrl-C, or start it and leave it running.
+
+Theory of operation: the supervisor is started first and comes up while this process imports the
+user's module. What this command started, it ends: a whole instance when none ran before, its
+application alone otherwise.
+
+Rules: this module imports only what starting the supervisor needs; the rest comes after that.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora.cli.errors import UsageError
+from remora.cli.instance import Instance
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line of `remora run` says; None: left open there."""
+
+    target: str
+    arguments: tuple[str, ...]
+    host: str | None
+    port: int | None
+    app_dir: Path
+    name: str
+    route_prefix: str
+    reload: bool
+    blocking: bool
+
+
+def run_application(options: RunOptions) -> None:
+    """Serve the application that `options` describe, and end the process when that is over.
+
+    Raises:
+        CommandError: it cannot be served; whatever was started for it has been ended.
+    """
+    from remora.cli.target import parse_arguments, parse_target
+
+    if options.reload and not options.blocking:
+        raise UsageError(
+            "--reload stays and watches, --non-blocking returns: leave one of them out."
+        )
+    target = parse_target(options.target)
+    arguments = parse_arguments(options.arguments)
+    with Instance.begin(options.host, options.port, bound=options.blocking) as instance:
+        from remora.cli.serving import serve
+
+        status = serve(options, target, arguments, instance)
+    sys.exit(status)

@@ -1,0 +1,175 @@
+"""The middle of `remora run`: deploy, stay, deploy again after an edit, end.
+
+Exit status: 0 after Ctrl-C or SIGTERM once the application served; 130 when interrupted before
+that, or a second time while it stopped.
+
+Concurrency: one event loop, in the main thread. Importing the user's module blocks it, on
+purpose: such modules expect the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from remora.build import build
+from remora.cli.errors import INTERRUPTED_STATUS, CommandError
+from remora.cli.instance import Instance
+from remora.cli.progress import SETTLED, PlainNarrator, failure_text, narrator
+from remora.cli.reload import edits, forget_modules
+from remora.cli.run import RunOptions
+from remora.cli.target import Target, load
+from remora.wire.control import ApplicationSpec, ApplicationStatus
+
+T = TypeVar("T")
+
+
+def say(line: str) -> None:
+    """Tell something that is no result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def serve(
+    options: RunOptions, target: Target, arguments: Mapping[str, str], instance: Instance
+) -> int:
+    """Serve until interrupted, or until ready; return the exit status.
+
+    Raises:
+        CommandError: the application could not be loaded or deployed.
+    """
+
+    def describe() -> ApplicationSpec:
+        application = load(target, arguments, options.app_dir)
+        return build(application, options.name, options.route_prefix)
+
+    # Outside of the event loop: Ctrl-C interrupts a slow import like any other code.
+    spec = describe()
+    url = instance.wait_ready()
+    return asyncio.run(_Run(options, instance, describe, url).serve(spec))
+
+
+class _Interrupts:
+    """Counts Ctrl-C and SIGTERM: the first asks to finish, the second to stop at once."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._count)
+
+    def _count(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `work` returns, or None when `event` comes first; `work` is cancelled then."""
+    task = asyncio.ensure_future(work)
+    waiter = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        waiter.cancel()
+        task.cancel()
+        # Whatever it ends with now, the interruption is what counts.
+        await asyncio.wait((task,))
+
+
+class _Run:
+    """One `remora run`, from the first deploy to the end."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        instance: Instance,
+        describe: Callable[[], ApplicationSpec],
+        url: str,
+    ) -> None:
+        self._options = options
+        self._instance = instance
+        self._describe = describe
+        self._url = url
+
+    async def serve(self, spec: ApplicationSpec) -> int:
+        """Deploy, stay for as long as asked, end; return the exit status."""
+        interrupts = _Interrupts()
+        status = await _unless(interrupts.first, self._first_deploy(spec))
+        if status is None:
+            say("Interrupted before the application was ready.")
+            return INTERRUPTED_STATUS
+        if not self._options.blocking:
+            return 0
+        await _unless(interrupts.first, self._stay(status, interrupts.first))
+        say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
+        ended = await _unless(interrupts.second, self._instance.finish(self._options.name))
+        return INTERRUPTED_STATUS if ended is None else 0
+
+    async def _first_deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
+        status = await self._deploy(spec)
+        print(ready_line(status, self._url), flush=True)
+        return status
+
+    async def _deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
+        """Deploy and follow until it serves.
+
+        Raises:
+            CommandError: it will not serve.
+        """
+        told = narrator()
+        last: ApplicationStatus | None = None
+        try:
+            async with aclosing(self._instance.deploy(spec)) as statuses:
+                async for last in statuses:
+                    told.show(last)
+                    if last.status in SETTLED:
+                        break
+        finally:
+            told.close()
+        if last is None or last.status not in SETTLED:
+            raise CommandError("The instance ended while the application was starting.")
+        if last.status != "RUNNING":
+            raise CommandError(
+                f"Application {last.name!r} could not be deployed.",
+                user_traceback=failure_text(last),
+            )
+        return last
+
+    async def _stay(self, status: ApplicationStatus, stop: asyncio.Event) -> None:
+        """Tell what changes, and deploy again after edits, until cancelled."""
+        told = PlainNarrator(status)
+        async with asyncio.TaskGroup() as group:
+            if self._options.reload:
+                group.create_task(self._follow_edits(stop))
+            async with aclosing(self._instance.watch()) as statuses:
+                async for now in statuses:
+                    if application := now.applications.get(self._options.name):
+                        told.show(application)
+        raise CommandError(f"The instance ended by itself; see {self._instance.home.logs}.")
+
+    async def _follow_edits(self, stop: asyncio.Event) -> None:
+        folder = self._options.app_dir
+        say(f"Watching {folder} for edits.")
+        async with aclosing(edits(folder, stop)) as changes:
+            async for files in changes:
+                say(f"{', '.join(files)} changed: deploying again.")
+                forget_modules(folder)
+                try:
+                    await self._deploy(self._describe())
+                except CommandError as error:
+                    say(error.user_traceback or error.message)
+                    say("The version before this edit keeps serving.")
+                else:
+                    say("The edited version serves.")
+
+
+def ready_line(status: ApplicationStatus, url: str) -> str:
+    """Say where the application is. Pure."""
+    if not url or status.route_prefix is None:
+        return f"Application {status.name!r} is ready."
+    path = "/" if status.route_prefix == "/" else status.route_prefix
+    return f"Application {status.name!r} is ready at {url.rstrip('/')}{path}"

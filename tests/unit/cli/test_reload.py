@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from remora.cli.reload import edits, forget_modules, modules_below
+
+
+def test_an_edited_module_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "edited_module_a.py"
+    file.write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.import_module("edited_module_a").VALUE == 1
+    file.write_text("VALUE = 'another length'\n")
+    forget_modules(tmp_path)
+    assert importlib.import_module("edited_module_a").VALUE == "another length"
+    forget_modules(tmp_path)
+    assert "edited_module_a" not in sys.modules
+
+
+def test_forgets_nothing_outside_of_the_folder(tmp_path: Path) -> None:
+    assert modules_below(tmp_path) == []
+
+
+def test_never_forgets_installed_packages_nor_remora() -> None:
+    everywhere = modules_below(Path("/"))
+    assert not any(name.partition(".")[0] in {"remora", "pytest", "asyncio"} for name in everywhere)
+
+
+@pytest.mark.slow
+async def test_yields_the_files_that_changed(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    # The watch begins some time after it is asked for: edit until it notices.
+    async with aclosing(edits(tmp_path, stop)) as changes:
+        first = asyncio.ensure_future(anext(changes))
+        count = 0
+        async with asyncio.timeout(10):
+            while not first.done():
+                count += 1
+                (tmp_path / "server.py").write_text(f"VALUE = {count}\n")
+                (tmp_path / "notes.txt").write_text(f"{count}\n")
+                await asyncio.wait([first], timeout=0.1)
+        assert first.result() == ["server.py"]
+        stop.set()
