@@ -55,7 +55,7 @@ def main() -> int:
     url = f"http://127.0.0.1:{PORT}/"
     answer = wait_for_answer(url, server)
     if answer is not None:
-        print(f"\n  $ curl {url}\n  {answer}\n\nCtrl-C ends it.", flush=True)
+        print(f"\n  $ curl {url}\n  {answer}\n\nTry it at {url}docs. Ctrl-C ends it.", flush=True)
     return server.wait()
 
 
