@@ -52,6 +52,7 @@ def main() -> int:
     server = subprocess.Popen(command)
     # Ctrl-C reaches both processes; the server decides when it is done, and this one waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: server.send_signal(number))
     url = f"http://127.0.0.1:{PORT}/"
     answer = wait_for_answer(url, server)
     if answer is not None:
