@@ -39,7 +39,7 @@ $(BIN)/python:
 
 $(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Remora into $(VENV)"
-	@$(PIP) install -q -c constraints.txt -e '.[quickstart]'
+	@$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
 $(QUICK): $(LIGHT)
