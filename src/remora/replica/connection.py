@@ -90,6 +90,8 @@ class ReplicaConnection(ServerConnection):
             self.write(_REJECT, number, load=min(replica.ongoing, MAX_LOAD))
             return
         replica.ongoing += 1
+        if replica.ongoing == 1:
+            replica.watchdog.arm()
         create_task = replica.loop.create_task
         if kind is CallKind.UNARY:
             task = create_task(replica.requests.unary(self, number, envelope, body))

@@ -16,6 +16,7 @@ from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
 from remora.replica.requests import RequestRunner
 from remora.replica.user_code import UserCode, user_traceback
+from remora.replica.watchdog import LoopWatchdog
 from remora.transport.control import ControlHandler
 from remora.wire.codec import pack, unpack
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
@@ -46,6 +47,7 @@ class Replica:
         self.spec: ReplicaSpec | None = None
         self.threads = ThreadPoolExecutor(1)
         self.requests = RequestRunner(self)
+        self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
         self.stopped = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,6 +100,7 @@ class Replica:
         code, self.code = self.code, None
         if code is not None:
             await code.destroy()
+        self.watchdog.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.stopped.set()
 
@@ -127,6 +130,7 @@ class Replica:
         # What exists now lives as long as the process: collecting it again is wasted time.
         gc.collect()
         gc.freeze()
+        self.watchdog.start()
         self.turns_away = False
         return ReplicaReady(pid=os.getpid(), docs_path=self.code.docs_path)
 
