@@ -38,21 +38,6 @@ def http_options(host: str | None, port: int | None) -> HTTPOptions:
     )
 
 
-def require_owner(home: Home) -> Owner:
-    """Return who holds the state folder.
-
-    Raises:
-        CommandError: no instance runs there.
-    """
-    owner = find_owner(home)
-    if owner is None:
-        raise CommandError(
-            f"No instance runs in {home.root}. `remora run module:app` or `remora start` starts "
-            "one; the environment variable REMORA_HOME names another folder."
-        )
-    return owner
-
-
 async def wait_gone(pid: int) -> None:
     """Wait until a process has ended, which need not be a child of this one."""
     import asyncio
@@ -108,6 +93,22 @@ class Instance:
             )
         return cls(home, None, owner)
 
+    @classmethod
+    def find(cls) -> Self:
+        """Find the instance of this state folder.
+
+        Raises:
+            CommandError: none runs there.
+        """
+        home = Home.locate()
+        owner = find_owner(home)
+        if owner is None:
+            raise CommandError(
+                f"No instance runs in {home.root}. `remora run module:app` or `remora start` "
+                "starts one; the environment variable REMORA_HOME names another folder."
+            )
+        return cls(home, None, owner)
+
     def __enter__(self) -> Self:
         return self
 
@@ -148,12 +149,23 @@ class Instance:
         assert self._owner is not None
         return self._owner.pid
 
+    async def status(self) -> InstanceStatus:
+        """Return what the controller knows.
+
+        Raises:
+            ConnectionLostError: the controller went away.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.status()
+
     async def deploy(self, spec: ApplicationSpec) -> AsyncGenerator[ApplicationStatus, None]:
         """Deploy an application and yield its status, from this deploy on, at every change."""
         from remora.control.client import ControlClient
 
+        before = (await self.status()).applications.get(spec.name)
         async with ControlClient(self.home) as client:
-            before = (await client.status()).applications.get(spec.name)
             await client.deploy([spec])
         revision = 0 if before is None else before.revision
         async with aclosing(self.watch()) as statuses:

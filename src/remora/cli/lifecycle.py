@@ -25,17 +25,12 @@ def start_instance(host: str | None, port: int | None) -> None:
     with Instance.begin(host, port, bound=False) as instance:
         url = instance.wait_ready()
         # The sockets take connections; an answer shows that the controller works.
-        asyncio.run(_ask(instance.home))
+        asyncio.run(instance.status())
     if not instance.joined:
         click.echo(f"Remora runs in {instance.home.root} (pid {instance.pid}).")
         click.echo(f"It serves {url or 'no HTTP'}. `remora shutdown -y` ends it.")
     else:
         click.echo(f"Remora runs in {instance.home.root} already (pid {instance.pid}), at {url}.")
-
-
-async def _ask(home: Home) -> None:
-    async with ControlClient(home) as client:
-        await client.status()
 
 
 def stop_instance(*, ask: bool) -> None:

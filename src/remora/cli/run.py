@@ -32,6 +32,19 @@ class RunOptions:
     blocking: bool
 
 
+def _check_route_prefix(route_prefix: str) -> None:
+    if route_prefix == "/":
+        # By far the most frequent: no import for it.
+        return
+    from remora.build import check_route_prefix
+    from remora.errors import ConfigError
+
+    try:
+        check_route_prefix(route_prefix)
+    except ConfigError as error:
+        raise UsageError(error.message) from None
+
+
 def run_application(options: RunOptions) -> None:
     """Serve the application that `options` describe, and end the process when that is over.
 
@@ -44,6 +57,7 @@ def run_application(options: RunOptions) -> None:
         raise UsageError(
             "--reload stays and watches, --non-blocking returns: leave one of them out."
         )
+    _check_route_prefix(options.route_prefix)
     target = parse_target(options.target)
     arguments = parse_arguments(options.arguments)
     with Instance.begin(options.host, options.port, bound=options.blocking) as instance:

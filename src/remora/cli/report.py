@@ -1,0 +1,125 @@
+"""What `remora status` shows, laid out. Rules: pure functions from a status to text and tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remora.cli.errors import CommandError, did_you_mean
+from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+_COLOURS = {
+    "RUNNING": "green",
+    "HEALTHY": "green",
+    "DEPLOYING": "cyan",
+    "UPDATING": "cyan",
+    "UPSCALING": "cyan",
+    "DOWNSCALING": "cyan",
+    "DELETING": "yellow",
+}
+
+
+def select(status: InstanceStatus, name: str | None) -> InstanceStatus:
+    """Keep one application only, or all with None. Pure.
+
+    Raises:
+        CommandError: there is no application of that name.
+    """
+    if name is None:
+        return status
+    if name not in status.applications:
+        known = ", ".join(sorted(status.applications)) or "none is deployed"
+        raise CommandError(
+            f"There is no application {name!r} (deployed: {known})."
+            f"{did_you_mean(name, status.applications)}"
+        )
+    return msgspec.structs.replace(status, applications={name: status.applications[name]})
+
+
+def states_text(deployment: DeploymentStatus) -> str:
+    """Say how many replicas are in which state. Pure."""
+    running = deployment.replica_states.get("RUNNING", 0)
+    others = [
+        f"{count} {state.lower()}"
+        for state, count in sorted(deployment.replica_states.items())
+        if state != "RUNNING" and count
+    ]
+    return ", ".join([f"{running}/{deployment.target_num_replicas} running", *others])
+
+
+def render(status: InstanceStatus) -> RenderableType:
+    """Lay the status out as a table. Pure."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    processes = ", ".join(
+        [f"supervisor {status.supervisor_pid}", f"controller {status.controller_pid}"]
+        + [_process_text(p.name, p.pid, p.status, p.restarts) for p in status.proxies]
+    )
+    head = Text.assemble(
+        ("Remora ", "bold"),
+        status.http_url or "without HTTP",
+        ("\nfolder ", "dim"),
+        status.home,
+        ("\npids   ", "dim"),
+        processes,
+    )
+    if not status.applications:
+        return Group(head, Text("\nNo application is deployed."))
+    table = Table(
+        show_edge=False, pad_edge=False, box=None, header_style="dim", padding=(0, 2, 0, 0)
+    )
+    for title in ("application", "route", "deployment", "status", "replicas", "pids"):
+        table.add_column(title, overflow="fold")
+    notes: list[Text] = []
+    for application in status.applications.values():
+        _add_application(table, application)
+        notes += _notes(application)
+    return Group(head, Text(), table, *notes)
+
+
+def _process_text(name: str, pid: int, state: str, restarts: int) -> str:
+    text = f"{name} {pid}"
+    if state != "HEALTHY":
+        text += f" {state.lower()}"
+    return f"{text} ({restarts} restarts)" if restarts else text
+
+
+def _add_application(table: Table, application: ApplicationStatus) -> None:
+    from rich.text import Text
+
+    # Texts, not strings: a name in square brackets is no markup.
+    route = Text(application.route_prefix or "-")
+    state = Text(application.status, style=_COLOURS.get(application.status, "red"))
+    table.add_row(Text(application.name, style="bold"), route, "", state, "", "")
+    for deployment in application.deployments.values():
+        pids = [str(r.pid) for r in deployment.replicas if r.pid is not None]
+        table.add_row(
+            "",
+            "",
+            Text(deployment.name),
+            Text(deployment.status, style=_COLOURS.get(deployment.status, "red")),
+            states_text(deployment),
+            " ".join(pids),
+        )
+
+
+def _notes(application: ApplicationStatus) -> list[Text]:
+    from rich.text import Text
+
+    messages = [(application.name, application.message)]
+    messages += [
+        (f"{application.name}/{d.name}", d.message) for d in application.deployments.values()
+    ]
+    told: list[Text] = []
+    for name, message in messages:
+        if message.strip():
+            told.append(Text.assemble(("\n" + name + ": ", "bold"), message.strip()))
+    return told

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from remora.cli.errors import CommandError
+from remora.cli.report import render, select, states_text
+from remora.wire.control import (
+    ApplicationStatus,
+    DeploymentStatus,
+    InstanceStatus,
+    ProcessView,
+    ReplicaStatus,
+)
+
+
+def deployment(name: str, status: str = "HEALTHY", message: str = "") -> DeploymentStatus:
+    return DeploymentStatus(
+        name=name,
+        status=status,
+        status_trigger="CONFIG_UPDATE_COMPLETED",
+        message=message,
+        target_num_replicas=2,
+        replica_states={"RUNNING": 1, "STARTING": 1, "DRAINING": 0},
+        replicas=(
+            ReplicaStatus(replica_id=f"default/{name}#a", state="RUNNING", pid=4001),
+            ReplicaStatus(replica_id=f"default/{name}#b", state="PENDING"),
+        ),
+    )
+
+
+def instance(*names: str, message: str = "", restarts: int = 0) -> InstanceStatus:
+    return InstanceStatus(
+        home="/somewhere",
+        http_url="http://127.0.0.1:8000",
+        controller_pid=2,
+        supervisor_pid=1,
+        proxies=(ProcessView(name="proxy", pid=3, status="HEALTHY", restarts=restarts),),
+        applications={
+            name: ApplicationStatus(
+                name=name,
+                status="RUNNING",
+                message=message,
+                route_prefix=f"/{name}",
+                last_deployed_time_s=0.0,
+                deployments={"Model": deployment("Model")},
+            )
+            for name in names
+        },
+    )
+
+
+def drawn(status: InstanceStatus) -> str:
+    console = Console(width=120, file=None, record=True, quiet=False)
+    with console.capture() as capture:
+        console.print(render(status))
+    return capture.get()
+
+
+def test_selects_one_application() -> None:
+    status = instance("chat", "search")
+    assert list(select(status, "chat").applications) == ["chat"]
+    assert select(status, None) is status
+
+
+def test_an_unknown_application_is_an_error_that_names_the_known() -> None:
+    with pytest.raises(CommandError) as caught:
+        select(instance("chat", "search"), "chatt")
+    assert "deployed: chat, search" in caught.value.message
+    assert "Did you mean 'chat'?" in caught.value.message
+
+
+def test_without_applications_says_so() -> None:
+    with pytest.raises(CommandError, match="none is deployed"):
+        select(instance(), "chat")
+    assert "No application is deployed" in drawn(instance())
+
+
+def test_states_name_only_what_there_is() -> None:
+    assert states_text(deployment("Model")) == "1/2 running, 1 starting"
+
+
+def test_shows_applications_deployments_processes_and_pids() -> None:
+    text = drawn(instance("chat", restarts=2))
+    for part in (
+        "http://127.0.0.1:8000",
+        "/somewhere",
+        "supervisor 1, controller 2, proxy 3 (2 restarts)",
+        "chat",
+        "/chat",
+        "Model",
+        "1/2 running, 1 starting",
+        "4001",
+    ):
+        assert part in text
+
+
+def test_messages_come_below_the_table_as_they_are() -> None:
+    text = drawn(instance("chat", message="Traceback [bold]not markup[/bold]"))
+    assert "Traceback [bold]not markup[/bold]" in text
