@@ -1,5 +1,120 @@
-"""Model serving in Python: runs alone on one machine, fast, loses no request."""
+"""Model serving in Python: runs alone on one machine, fast, loses no request.
+
+Names are loaded when they are first used, so that `import remora` costs next to nothing.
+"""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from remora.api import (
+        RunTarget,
+        delete,
+        get_app_handle,
+        get_deployment_handle,
+        get_replica_context,
+        run,
+        run_many,
+        shutdown,
+        shutdown_async,
+        start,
+        status,
+    )
+    from remora.deployment import Application, Deployment, deployment
+    from remora.handle import DeploymentHandle
+    from remora.ingress import ingress
+    from remora.response import DeploymentResponse, DeploymentResponseGenerator
+
+#: Where each public name lives.
+_HOMES = {
+    "Application": "deployment",
+    "Deployment": "deployment",
+    "DeploymentHandle": "handle",
+    "DeploymentResponse": "response",
+    "DeploymentResponseGenerator": "response",
+    "RunTarget": "api",
+    "delete": "api",
+    "deployment": "deployment",
+    "get_app_handle": "api",
+    "get_deployment_handle": "api",
+    "get_replica_context": "api",
+    "ingress": "ingress",
+    "run": "api",
+    "run_many": "api",
+    "shutdown": "api",
+    "shutdown_async": "api",
+    "start": "api",
+    "status": "api",
+}
+
+__all__ = [
+    "Application",
+    "Deployment",
+    "DeploymentHandle",
+    "DeploymentResponse",
+    "DeploymentResponseGenerator",
+    "RunTarget",
+    "__version__",
+    "delete",
+    "deployment",
+    "get_app_handle",
+    "get_deployment_handle",
+    "get_replica_context",
+    "ingress",
+    "run",
+    "run_many",
+    "shutdown",
+    "shutdown_async",
+    "start",
+    "status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'remora' has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(f"remora.{home}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Lets two functions share their names with the modules that they live in.
+
+    Whoever imports the module `remora.deployment` makes Python set it as an attribute of the
+    package, where users expect the decorator. A property of the type comes before that.
+    """
+
+    @property
+    def deployment(self) -> Any:
+        from remora.deployment import deployment
+
+        return deployment
+
+    @deployment.setter
+    def deployment(self, _: ModuleType) -> None:
+        """Ignore the module."""
+
+    @property
+    def ingress(self) -> Any:
+        from remora.ingress import ingress
+
+        return ingress
+
+    @ingress.setter
+    def ingress(self, _: ModuleType) -> None:
+        """Ignore the module."""
+
+
+sys.modules[__name__].__class__ = _Package

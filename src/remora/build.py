@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remora.config import nearest
-from remora.deployment import Application, Deployment
+from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.pickling import dumps_call
@@ -26,8 +26,6 @@ _log = logging.getLogger("remora")
 
 #: Modules that are worth importing once, before replicas fork, and that are safe to.
 _PRELOADABLE = ("cloudpickle", "fastapi", "pydantic", "starlette")
-#: Set by `ingress` on the classes that it makes.
-INGRESS_MARK = "__remora_ingress__"
 
 
 def build(

@@ -16,6 +16,9 @@ from remora.config import UNSET, BackpressureConfig, DeploymentConfig
 from remora.errors import NotSupportedYetError
 from remora.options import DeploymentOptions
 
+#: Set by `ingress` on the classes that it makes.
+INGRESS_MARK = "__remora_ingress__"
+
 
 class Deployment:
     """A class or function with a name and options. Made by `@deployment`, never by hand."""

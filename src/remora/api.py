@@ -1,0 +1,421 @@
+"""The functions that users call: run, start, status, delete, shutdown, and handle look-up.
+
+A script that calls `run` joins the instance that runs in its state folder (`REMORA_HOME`), or
+launches one that ends with the script. All functions may be called with or without a running
+event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from remora import instance as _instance
+from remora.build import build, check_route_prefix, check_target
+from remora.config import HTTPOptions, ProxyLocation, nearest
+from remora.config import http_options as _http_options
+from remora.config import proxy_location as _location
+from remora.context import ReplicaContext, get_replica_context
+from remora.deployment import Application
+from remora.errors import ConfigError, InstanceError, NotSupportedYetError, RemoraError
+from remora.handle import DeploymentHandle, handle_to_current_app
+from remora.home import Home
+from remora.schema import ServeStatus, serve_status
+from remora.types import DEFAULT_APP_NAME
+
+if TYPE_CHECKING:
+    from remora.router.client import RoutingClient
+
+__all__ = [
+    "ReplicaContext",
+    "RunTarget",
+    "begin_start",
+    "delete",
+    "get_app_handle",
+    "get_deployment_handle",
+    "get_replica_context",
+    "run",
+    "run_many",
+    "shutdown",
+    "shutdown_async",
+    "start",
+    "status",
+]
+
+_log = logging.getLogger("remora")
+
+#: Seconds that `delete` waits for an application to be gone.
+DELETE_LIMIT_S = 60.0
+#: Handles from `get_*_handle` that are kept, as in Ray Serve.
+MAX_CACHED_HANDLES = 100
+#: Seconds for a running application to show up in this process's routing snapshot.
+_SNAPSHOT_LIMIT_S = 5.0
+_LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
+_START = (
+    "proxy_location",
+    "http_options",
+    "grpc_options",
+    "logging_config",
+    "tracing_config",
+    "controller_options",
+)
+
+_handles: dict[tuple[str, str], DeploymentHandle[Any]] = {}
+
+
+@dataclass(frozen=True)
+class RunTarget:
+    """One application for `run_many`.
+
+    Attributes:
+        target: the result of `.bind()`.
+        name: of the application.
+        route_prefix: where it is reachable over HTTP; None: nowhere.
+        logging_config: not supported yet.
+        external_scaler_enabled: not supported yet.
+    """
+
+    target: Application
+    name: str = DEFAULT_APP_NAME
+    route_prefix: str | None = "/"
+    logging_config: dict[str, Any] | None = None
+    external_scaler_enabled: bool = False
+
+
+def run(
+    target: Application,
+    blocking: bool = False,
+    name: str = DEFAULT_APP_NAME,
+    route_prefix: str | None = "/",
+    logging_config: dict[str, Any] | None = None,
+    _local_testing_mode: bool = False,
+    external_scaler_enabled: bool = False,
+    controller_options: dict[str, Any] | None = None,
+) -> DeploymentHandle[Any]:
+    """Deploy an application, wait until it runs, and return a handle to its ingress.
+
+    Args:
+        target: the result of `.bind()`.
+        blocking: stay until Ctrl-C, then end what this call started.
+        name: of the application; one of the same name is replaced.
+        route_prefix: where it is reachable over HTTP; None: nowhere.
+        logging_config: not supported yet.
+        external_scaler_enabled: not supported yet.
+        controller_options: not supported yet.
+
+    Raises:
+        TypeError: `target` is no application.
+        ConfigError: a bad route prefix, or an option that is not supported yet.
+        DeployError: it cannot be brought up (a `RuntimeError`); holds the user's traceback.
+        InstanceError: no instance could be started.
+    """
+    one = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)
+    return run_many(
+        [one],
+        blocking=blocking,
+        _local_testing_mode=_local_testing_mode,
+        controller_options=controller_options,
+    )[0]
+
+
+def run_many(
+    targets: Sequence[RunTarget],
+    blocking: bool = False,
+    wait_for_ingress_deployment_creation: bool = True,
+    wait_for_applications_running: bool = True,
+    _local_testing_mode: bool = False,
+    controller_options: dict[str, Any] | None = None,
+) -> list[DeploymentHandle[Any]]:
+    """Deploy several applications at once; handles come back in the order of the targets.
+
+    Args:
+        targets: the applications.
+        blocking: stay until Ctrl-C, then end what this call started.
+        wait_for_ingress_deployment_creation: accepted; a deploy that was accepted is created.
+        wait_for_applications_running: False: return as soon as the deploy is accepted.
+        controller_options: not supported yet.
+
+    Raises:
+        ValueError: no targets, or two of the same name.
+        Exception: as `run`.
+    """
+    del wait_for_ingress_deployment_creation  # true as soon as the controller has accepted
+    _refuse("_local_testing_mode", _local_testing_mode, "run() starts quickly enough for tests")
+    _refuse("controller_options", controller_options)
+    _check_targets(targets)
+    instance = _instance.begin()
+    # The instance comes up while the code is pickled.
+    specs = [build(one.target, one.name, one.route_prefix) for one in targets]
+    instance.deploy(specs, wait=wait_for_applications_running)
+    url = instance.wait_ready()
+    for spec in specs:
+        where = f" at {url}{spec.route_prefix}" if url and spec.route_prefix else ""
+        _log.info("Application %r runs%s.", spec.name, where)
+    if blocking:
+        _stay(instance, [spec.name for spec in specs])
+    return [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
+
+
+def _check_targets(targets: Sequence[RunTarget]) -> None:
+    if not targets:
+        raise ValueError("No applications provided.")
+    names = [one.name for one in targets]
+    for one in targets:
+        check_target(one.target)
+        if not one.name:
+            raise RemoraError("An application needs a name that is not empty.")
+        if names.count(one.name) > 1:
+            raise ConfigError("name", one.name, "is the name of two applications of this call")
+        check_route_prefix(one.route_prefix)
+        _refuse("logging_config", one.logging_config)
+        _refuse("external_scaler_enabled", one.external_scaler_enabled)
+
+
+def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
+    if value:
+        raise NotSupportedYetError(field, value, advice)
+
+
+def _stay(instance: _instance.Instance, names: list[str]) -> None:
+    """Wait for Ctrl-C (or for the instance to end), then end what was started."""
+    try:
+        while not instance.wait_gone(1.0):
+            pass
+        _log.error("The instance in %s has ended.", instance.home.root)
+    except KeyboardInterrupt:
+        if instance.launched is not None:
+            shutdown()
+        else:
+            # It ran before this script: only what the script deployed goes.
+            instance.delete(names, DELETE_LIMIT_S)
+
+
+def start(
+    proxy_location: ProxyLocation | str | None = None,
+    http_options: HTTPOptions | dict[str, Any] | None = None,
+    grpc_options: Any = None,
+    logging_config: Any = None,
+    tracing_config: Any = None,
+    controller_options: Any = None,
+    **unknown: Any,
+) -> None:
+    """Start an instance with these options; on a running one, check that they are its own.
+
+    Args:
+        proxy_location: `Disabled` means no HTTP; the others mean the same on one machine.
+        http_options: of the front door.
+        grpc_options: not supported yet.
+        logging_config: not supported yet.
+        tracing_config: not supported yet.
+        controller_options: not supported yet.
+        unknown: refused.
+
+    Raises:
+        ValueError: an option of old versions.
+        TypeError: an unknown option.
+        ConfigError: a value that cannot be right, or differs from the running instance's.
+        InstanceError: the instance cannot come up (port taken, folder not writable).
+    """
+    pending = begin_start(
+        http_options=http_options,
+        proxy_location=proxy_location,
+        grpc_options=grpc_options,
+        logging_config=logging_config,
+        tracing_config=tracing_config,
+        controller_options=controller_options,
+        **unknown,
+    )
+    pending.wait()
+
+
+class PendingStart:
+    """An instance that is coming up."""
+
+    def __init__(self, instance: _instance.Instance) -> None:
+        self._instance = instance
+
+    def wait(self) -> str:
+        """Wait until it is up; return the URL of its front door, empty without one.
+
+        Raises:
+            InstanceError: it cannot come up; says why and what to do.
+        """
+        return self._instance.wait_ready()
+
+
+def begin_start(
+    home: Home | None = None,
+    http_options: HTTPOptions | dict[str, Any] | None = None,
+    proxy_location: ProxyLocation | str | None = None,
+    **others: Any,
+) -> PendingStart:
+    """Start an instance as `start` does, but leave the waiting to `PendingStart.wait`.
+
+    Args:
+        home: state folder; None: the usual one.
+        http_options: of the front door.
+        proxy_location: see `start`.
+        others: as `start`.
+
+    Raises:
+        Exception: as `start`.
+    """
+    for name, value in others.items():
+        if name in _LEGACY_START:
+            raise ValueError(f"{name} is not an option any more; use http_options instead")
+        if name not in _START:
+            raise TypeError(
+                f"start() got an unexpected keyword argument {name!r}.{nearest(name, _START)}"
+            )
+        _refuse(name, value)
+    http = _http_options(http_options)
+    if _location(proxy_location) is ProxyLocation.Disabled:
+        import msgspec
+
+        http = msgspec.structs.replace(http, host=None)
+    asked = http_options is not None or proxy_location is not None
+    return PendingStart(_instance.begin(http if asked else None, home))
+
+
+def shutdown() -> None:
+    """End the instance that this process uses, with all applications. Without one: nothing.
+
+    Ongoing requests finish first, for as long as `graceful_shutdown_timeout_s` allows.
+    """
+    _handles.clear()
+    if not _instance.end_current():
+        _log.info("No instance runs: nothing to shut down.")
+
+
+async def shutdown_async() -> None:
+    """Do what `shutdown` does, without blocking the event loop."""
+    await asyncio.to_thread(shutdown)
+
+
+def delete(name: str, _blocking: bool = True) -> None:
+    """Delete an application; one that does not exist is gone already.
+
+    Args:
+        name: of the application.
+        _blocking: wait up to 60 s until it is gone.
+
+    Raises:
+        InstanceError: no instance runs.
+        TimeoutError: it is not gone after 60 s; it still will be.
+    """
+    _instance.require_instance().delete([name], DELETE_LIMIT_S if _blocking else None)
+
+
+def status() -> ServeStatus:
+    """How proxies and applications are; empty when no instance runs."""
+    instance = _instance.current_instance()
+    if instance is None:
+        return ServeStatus()
+    return serve_status(instance.ask(lambda client: client.status()))
+
+
+def get_app_handle(name: str) -> DeploymentHandle[Any]:
+    """Return a handle to the ingress of an application.
+
+    Raises:
+        RemoraError: there is no such application, or no instance.
+    """
+    instance = _instance.require_instance()
+    ingress = _known_ingress(name)
+    if ingress is None:
+        known = instance.ask(lambda client: client.status()).applications
+        if name not in known:
+            raise RemoraError(
+                f"Application {name!r} does not exist.{nearest(name, known)} "
+                f"There {'are' if known else 'is'}: {', '.join(sorted(known)) or 'none'}."
+            )
+        ingress = _awaited_ingress(name)
+    return _cached(DeploymentHandle(ingress, name))
+
+
+def get_deployment_handle(
+    deployment_name: str, app_name: str | None = None, _check_exists: bool = True
+) -> DeploymentHandle[Any]:
+    """Return a handle to any deployment.
+
+    Args:
+        deployment_name: of the deployment.
+        app_name: of its application; None: that of the replica that this code runs in.
+
+    Raises:
+        RemoraError: no `app_name` outside a deployment, or no instance.
+        KeyError: there is no such deployment.
+    """
+    handle = handle_to_current_app(deployment_name, app_name)
+    if _check_exists and (deployment_name, handle.app_name) not in _handles:
+        report = _instance.require_instance().ask(lambda client: client.status())
+        app = report.applications.get(handle.app_name)
+        if app is None or deployment_name not in app.deployments:
+            known = sorted(
+                f"{a.name}/{d}" for a in report.applications.values() for d in a.deployments
+            )
+            raise KeyError(
+                f"Deployment {handle.app_name}/{deployment_name} does not exist; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
+    return _cached(handle)
+
+
+def _cached(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    key = (handle.deployment_name, handle.app_name)
+    if key not in _handles and len(_handles) >= MAX_CACHED_HANDLES:
+        gone = random.choice(tuple(_handles))
+        del _handles[gone]
+        _log.warning("More than %d handles; %s/%s was dropped.", MAX_CACHED_HANDLES, *gone[::-1])
+    return _handles.setdefault(key, handle)
+
+
+# ---------------------------------------------------------------------- the routing snapshot
+
+
+def _known_ingress(app_name: str) -> str | None:
+    """Read the ingress from this loop's snapshot, if it is there: no round trip in a replica."""
+    from remora.router.client import routing_client
+
+    try:
+        client = routing_client(asyncio.get_running_loop())
+    except (RuntimeError, InstanceError):
+        return None
+    app = client.snapshot.apps.get(app_name)
+    return app.ingress if app is not None else None
+
+
+def _awaited_ingress(app_name: str) -> str:
+    """Wait until the background client's snapshot names a running application."""
+    from remora.router.client import background_client
+
+    client = background_client()
+    waiting = asyncio.run_coroutine_threadsafe(_wait_app(client, app_name), client.loop)
+    try:
+        return waiting.result(_SNAPSHOT_LIMIT_S)
+    except TimeoutError:
+        waiting.cancel()
+        raise RemoraError(
+            f"Application {app_name!r} is not routed yet after {_SNAPSHOT_LIMIT_S:g}s; "
+            "`remora status` shows how far it is."
+        ) from None
+
+
+async def _wait_app(client: RoutingClient, app_name: str) -> str:
+    changed = asyncio.Event()
+
+    def on_change(_: object) -> None:
+        changed.set()
+
+    client.on_change.append(on_change)
+    try:
+        while (app := client.snapshot.apps.get(app_name)) is None:
+            await changed.wait()
+            changed.clear()
+        return app.ingress
+    finally:
+        client.on_change.remove(on_change)
