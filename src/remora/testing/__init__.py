@@ -1,1 +1,13 @@
-"""Fakes, a virtual clock and contract suites, for this project's tests and for those of its users."""
+"""Fakes for tests of what is built on Remora, and of Remora itself.
+
+FakeEngine     an engine in memory: processes start, crash and fail as a test says
+FakeReplicas   what answers at the addresses of a FakeEngine's processes
+FakeClock      a clock that moves when it is told to
+virtual_time   runs a coroutine on a loop whose time jumps to the next timer
+"""
+
+from remora.testing.clock import FakeClock
+from remora.testing.fake_engine import FakeEngine
+from remora.testing.fake_replicas import FakeReplicas
+
+__all__ = ["FakeClock", "FakeEngine", "FakeReplicas"]

@@ -1,0 +1,159 @@
+"""The controller's methods, as its clients call them (`wire/control.py` lists them).
+
+Rules: unpacks, asks the controller, packs. Code stays opaque bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+from remora.control.controller import Controller
+from remora.core import events as ev
+from remora.core.status import report
+from remora.errors import EngineError
+from remora.transport.control import ControlHandler
+from remora.wire.codec import pack, unpack
+from remora.wire.control import (
+    Ack,
+    ApplicationSpec,
+    DeleteRequest,
+    DeployRequest,
+    InstanceStatus,
+    ProcessView,
+    Subscription,
+)
+
+
+class Admin:
+    """Answers for one controller."""
+
+    def __init__(self, controller: Controller, *, home: str, http_url: str = "") -> None:
+        """Make the methods.
+
+        Args:
+            controller: who decides.
+            home: the instance's folder, for status.
+            http_url: of the front door, for status; empty without one.
+        """
+        self._controller = controller
+        self._home = home
+        self._http_url = http_url
+
+    @property
+    def handlers(self) -> Mapping[str, ControlHandler]:
+        """The methods by name."""
+        return {
+            "deploy": self._deploy,
+            "delete": self._delete,
+            "shutdown": self._shutdown,
+            "status": self._status,
+            "watch": self._watch,
+            "subscribe": self._subscribe,
+            "ack": self._ack,
+        }
+
+    async def status(self) -> InstanceStatus:
+        """Compute the status of the instance."""
+        controller = self._controller
+        try:
+            processes = await controller.engine.system_processes()
+        except EngineError:
+            # The instance is ending: what is known without the engine is still worth telling.
+            processes = []
+        supervisor = next((each.pid for each in processes if each.name == "supervisor"), 0)
+        return InstanceStatus(
+            home=self._home,
+            http_url=self._http_url,
+            controller_pid=os.getpid(),
+            supervisor_pid=supervisor,
+            proxies=tuple(
+                ProcessView(
+                    name=each.name,
+                    pid=each.pid,
+                    status="HEALTHY" if each.pid else "STARTING",
+                    restarts=each.restarts,
+                )
+                for each in processes
+                if each.name.startswith("proxy")
+            ),
+            applications=report(controller.state, controller.now()),
+        )
+
+    async def _deploy(self, body: bytes) -> bytes:
+        request = unpack(body, DeployRequest)
+        await self._controller.ready.wait()
+        keys: list[str] = []
+        try:
+            applications = [await self._stored(app, keys) for app in request.applications]
+            await self._controller.request(ev.DeployRequested(applications=tuple(applications)))
+        finally:
+            self._controller.code.unpin(keys)
+        return b""
+
+    async def _stored(self, app: ApplicationSpec, keys: list[str]) -> ev.ApplicationRequest:
+        """Put the code of an application into the store; its keys go to `keys`."""
+        deployments = []
+        for deployment in app.deployments:
+            try:
+                keys.append(await self._controller.code.put(deployment.code))
+            except EngineError as error:
+                raise EngineError(
+                    f"Refused: the code of {app.name}/{deployment.name} ({len(deployment.code)} "
+                    f"bytes) could not be saved; nothing changed. {error}"
+                ) from error
+            deployments.append(
+                ev.DeploymentRequest(
+                    name=deployment.name,
+                    code_key=keys[-1],
+                    code_version=deployment.code_version,
+                    config=deployment.config,
+                )
+            )
+        return ev.ApplicationRequest(
+            name=app.name,
+            route_prefix=app.route_prefix,
+            ingress=app.ingress,
+            deployments=tuple(deployments),
+            surroundings=app.surroundings,
+        )
+
+    async def _delete(self, body: bytes) -> bytes:
+        request = unpack(body, DeleteRequest)
+        await self._controller.request(ev.DeleteRequested(names=request.names))
+        return b""
+
+    async def _shutdown(self, _body: bytes) -> bytes:
+        await self._controller.request(ev.ShutdownRequested())
+        return b""
+
+    async def _status(self, _body: bytes) -> bytes:
+        await self._controller.ready.wait()
+        return pack(await self.status())
+
+    async def _watch(self, _body: bytes) -> AsyncIterator[bytes]:
+        controller = self._controller
+        await controller.ready.wait()
+        changed = controller.watch()
+        told = None
+        try:
+            while True:
+                changed.clear()
+                status = await self.status()
+                if status != told:
+                    told = status
+                    yield pack(status)
+                await changed.wait()
+        finally:
+            controller.unwatch(changed)
+
+    async def _subscribe(self, body: bytes) -> AsyncIterator[bytes]:
+        subscription = unpack(body, Subscription)
+        async with aclosing(self._controller.publisher.subscribe(subscription)) as changes:
+            async for change in changes:
+                yield pack(change)
+
+    async def _ack(self, body: bytes) -> bytes:
+        self._controller.publisher.ack(unpack(body, Ack))
+        return b""

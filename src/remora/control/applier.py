@@ -1,0 +1,281 @@
+"""Does what `reconcile.step` decided; what comes of it is posted as events.
+
+Theory of operation: every action is a task of its own, so one slow replica delays nobody and
+the tick never waits. For one replica there are two lanes: engine commands, which keep their
+order, and one call at a time over its connection, where a later call takes the place of an
+earlier one (a drain does not wait for a health check that hangs).
+
+Rules: decides nothing. Every call ends in exactly one event, unless a later call took its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from remora.control.replica_link import Connect, ReplicaLink
+from remora.core import actions as act
+from remora.core import events as ev
+from remora.engine.base import Engine, ProcessSpec
+from remora.errors import ConnectionLostError, RemoraError
+from remora.types import DeploymentID, ReplicaID, Seconds
+from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+
+_log = logging.getLogger("remora.controller")
+
+REPLICA_ENTRYPOINT = "remora.replica.main:main"
+#: A `reconfigure` may load a model; one that takes longer than this is taken for stuck.
+RECONFIGURE_LIMIT_S: Seconds = 600.0
+#: Between the end of the destructor and the end of its process.
+_EXIT_S: Seconds = 0.5
+
+
+@dataclass
+class _Lane:
+    """What is under way with one replica."""
+
+    link: ReplicaLink | None = None
+    call: asyncio.Task[None] | None = None
+    command: asyncio.Task[None] | None = None
+
+
+class Applier:
+    """The hands of the controller."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        connect: Connect,
+        load_code: Callable[[str], Awaitable[bytes]],
+        post: Callable[[ev.AnyEvent], None],
+    ) -> None:
+        """Make an applier.
+
+        Args:
+            engine: starts and stops processes.
+            connect: opens a link to a replica.
+            load_code: reads the code of a deployment by its key.
+            post: takes the events.
+        """
+        self._engine = engine
+        self._connect = connect
+        self._load_code = load_code
+        self._post = post
+        self._lanes: dict[ReplicaID, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def apply(self, actions: Iterable[act.Action]) -> None:
+        """Begin all actions, in order. Never blocks, never raises."""
+        for action in actions:
+            match action:
+                case act.StartProcess():
+                    self._command(action.replica_id, self._start(action))
+                case act.KillProcess():
+                    self._cancel_call(action.replica_id)
+                    self._command(action.replica_id, self._kill(action.replica_id))
+                case act.EndInstance():
+                    self._spawn(self._guard("end the instance", self._engine.shutdown()))
+                case act.InitializeReplica():
+                    self._call(action.replica_id, self._initialize(action))
+                case act.CheckHealth():
+                    self._call(action.replica_id, self._check_health(action))
+                case act.Reconfigure():
+                    self._call(action.replica_id, self._reconfigure(action))
+                case act.DrainReplica():
+                    self._call(action.replica_id, self._drain(action))
+                case act.StopReplica():
+                    self._call(action.replica_id, self._stop(action))
+
+    def forget(self, replica_id: ReplicaID) -> None:
+        """Its process is gone: end what is under way with it."""
+        lane = self._lanes.pop(replica_id, None)
+        if lane is None:
+            return
+        if lane.call is not None:
+            lane.call.cancel()
+        if lane.link is not None:
+            lane.link.close()
+
+    async def close(self) -> None:
+        """End everything; processes and replicas stay as they are."""
+        for replica_id in list(self._lanes):
+            self.forget(replica_id)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # ---------------------------------------------------------------------------------- lanes
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _lane(self, replica_id: ReplicaID) -> _Lane:
+        return self._lanes.setdefault(replica_id, _Lane())
+
+    def _cancel_call(self, replica_id: ReplicaID) -> None:
+        lane = self._lanes.get(replica_id)
+        if lane is not None and lane.call is not None:
+            lane.call.cancel()
+
+    def _call(self, replica_id: ReplicaID, work: Coroutine[Any, Any, None]) -> None:
+        self._cancel_call(replica_id)
+        self._lane(replica_id).call = self._spawn(work)
+
+    def _command(self, replica_id: ReplicaID, work: Coroutine[Any, Any, None]) -> None:
+        lane = self._lane(replica_id)
+        before = lane.command
+
+        async def in_order() -> None:
+            if before is not None and not before.done():
+                await asyncio.wait([before])
+            await work
+
+        lane.command = self._spawn(in_order())
+
+    async def _link(self, replica_id: ReplicaID, address: str) -> ReplicaLink:
+        lane = self._lane(replica_id)
+        if lane.link is None or not lane.link.is_open:
+            lane.link = await self._connect(address)
+        return lane.link
+
+    async def _guard(self, what: str, command: Coroutine[Any, Any, None]) -> None:
+        try:
+            await command
+        except RemoraError as error:
+            # The border to the engine: its events, or the next step, show what came of it.
+            _log.warning("The engine could not %s: %s", what, error)
+
+    # ------------------------------------------------------------------------------ commands
+
+    async def _start(self, action: act.StartProcess) -> None:
+        deployment = DeploymentID(action.deployment, action.app_name)
+        spec = ProcessSpec(
+            process_id=action.replica_id,
+            entrypoint=REPLICA_ENTRYPOINT,
+            title=f"remora: replica {action.replica_id}",
+            args={"application": action.app_name, "deployment": action.deployment},
+            env=action.env,
+            node_id=action.node_id,
+            preload=action.preload,
+        )
+        try:
+            await self._engine.start_process(spec)
+        except RemoraError as error:
+            _log.warning("A replica of %s could not be started: %s", deployment, error)
+            reason = f"could not start: {error}"
+            self._post(ev.ProcessExited(replica_id=action.replica_id, reason=reason))
+
+    async def _kill(self, replica_id: ReplicaID) -> None:
+        await self._guard(f"kill {replica_id}", self._engine.kill_process(replica_id))
+        if self._lanes.get(replica_id, _Lane()).link is None:
+            # It may never have existed, so no exit will come that clears this up.
+            self._lanes.pop(replica_id, None)
+
+    # --------------------------------------------------------------------------------- calls
+
+    async def _initialize(self, action: act.InitializeReplica) -> None:
+        replica_id = action.replica_id
+        try:
+            code = await self._load_code(action.code_key)
+            link = await self._link(replica_id, action.address)
+            spec = ReplicaSpec(
+                replica_id=replica_id,
+                application=action.app_name,
+                deployment=action.deployment,
+                code=code,
+                code_version=action.code_version,
+                config=action.config,
+                surroundings=action.surroundings,
+                route_prefix=action.route_prefix,
+                rank=action.rank,
+                ingress=action.ingress,
+            )
+            ready = await link.call("initialize", spec, ReplicaReady)
+        except ConnectionLostError as error:
+            self._lost(replica_id, "initialize", error)
+        except Exception as error:  # noqa: BLE001 - border: the user's constructor
+            self._post(ev.ReplicaStartFailed(replica_id=replica_id, traceback=told(error)))
+        else:
+            docs_path = ready.docs_path if ready is not None else ""
+            self._post(ev.ReplicaReady(replica_id=replica_id, docs_path=docs_path))
+
+    async def _check_health(self, action: act.CheckHealth) -> None:
+        replica_id = action.replica_id
+        limit = asyncio.timeout(action.timeout_s)
+        try:
+            link = await self._link(replica_id, action.address)
+            async with limit:
+                await link.call("check_health")
+        except ConnectionLostError as error:
+            self._lost(replica_id, "check_health", error)
+        except Exception as error:  # noqa: BLE001 - border: the user's health check
+            # The user's check may raise a TimeoutError of its own: that is an answer.
+            late = isinstance(error, TimeoutError) and limit.expired()
+            problem = f"no answer within {action.timeout_s:g} s" if late else told(error)
+            self._post(ev.HealthChecked(replica_id=replica_id, error=problem, timed_out=late))
+        else:
+            self._post(ev.HealthChecked(replica_id=replica_id))
+
+    async def _reconfigure(self, action: act.Reconfigure) -> None:
+        replica_id = action.replica_id
+        problem = ""
+        try:
+            link = await self._link(replica_id, action.address)
+            body = ReplicaReconfigure(config=action.config)
+            await link.call("reconfigure", body, timeout_s=RECONFIGURE_LIMIT_S)
+        except ConnectionLostError as error:
+            self._lost(replica_id, "reconfigure", error)
+            return
+        except Exception as error:  # noqa: BLE001 - border: the user's `reconfigure`
+            problem = told(error)
+        self._post(
+            ev.Reconfigured(replica_id=replica_id, config_key=action.config_key, error=problem)
+        )
+
+    async def _drain(self, action: act.DrainReplica) -> None:
+        replica_id = action.replica_id
+        try:
+            link = await self._link(replica_id, action.address)
+            await link.call("drain")
+        except ConnectionLostError as error:
+            self._lost(replica_id, "drain", error)
+        except Exception as error:  # noqa: BLE001 - border: a replica that cannot drain is stopped
+            _log.warning("Replica %s did not drain: %s", replica_id, error)
+            self._post(ev.ReplicaIdle(replica_id=replica_id))
+        else:
+            self._post(ev.ReplicaIdle(replica_id=replica_id))
+
+    async def _stop(self, action: act.StopReplica) -> None:
+        """Run the destructor, then end the process, also when nobody answers there."""
+        replica_id = action.replica_id
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + action.timeout_s
+        if action.address and action.timeout_s > 0:
+            try:
+                async with asyncio.timeout(action.timeout_s):
+                    link = await self._link(replica_id, action.address)
+                    await link.call("stop")
+            except (ConnectionLostError, TimeoutError):
+                pass
+            except Exception as error:  # noqa: BLE001 - border: the user's destructor
+                _log.warning("The destructor of replica %s failed: %s", replica_id, told(error))
+        left_s = max(deadline - loop.time(), _EXIT_S if action.timeout_s > 0 else 0.0)
+        await self._guard(f"stop {replica_id}", self._engine.stop_process(replica_id, left_s))
+
+    def _lost(self, replica_id: ReplicaID, call: str, error: ConnectionLostError) -> None:
+        self._post(ev.CallLost(replica_id=replica_id, call=call, reason=str(error)))
+
+
+def told(error: BaseException) -> str:
+    """Say what a replica raised, with its traceback where it sent one."""
+    text = str(error)
+    if not isinstance(error, RemoraError):
+        text = f"{type(error).__name__}: {text}"
+    return "\n".join([text, *getattr(error, "__notes__", ())])

@@ -1,0 +1,218 @@
+"""The controller's memory in the engine's store: state, code, and the log of what happened.
+
+Keys: `state` (the durable part, small, written whole), `code/<sha256>` (what replicas are made
+of, megabytes, written once), `log/<number>` (what was observed, in pieces, for explaining).
+
+Rules: this is the only module that knows the keys and that deals with what older versions wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable
+
+import msgspec
+
+from remora.core.events import LogEntry
+from remora.core.state import (
+    ControllerState,
+    StateUnreadableError,
+    decode,
+    encode,
+)
+from remora.engine.base import Engine
+from remora.errors import EngineError
+
+_log = logging.getLogger("remora.controller")
+
+_STATE = "state"
+_CODE = "code/"
+_LOG = "log/"
+#: Enough for hours of a quiet instance and for every step of the last incident.
+KEPT_LOG_ENTRIES = 4000
+#: Entries per key.
+_PIECE = 500
+
+
+class StateFile:
+    """The durable part of the state, written when it changed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._saved = b""
+
+    async def load(self, unix_s: float) -> ControllerState:
+        """Read the state; one that cannot be read is kept aside and an empty one takes its place.
+
+        Raises:
+            EngineError: the store itself cannot be read.
+        """
+        data = await self._engine.get(_STATE)
+        if data is None:
+            return ControllerState()
+        try:
+            state = decode(data)
+        except StateUnreadableError as error:
+            aside = f"{_STATE}-unreadable-{int(unix_s)}"
+            await self._engine.put(aside, data)
+            await self._engine.delete(_STATE)
+            _log.warning(
+                "%s It is kept under the key %r of the store; this instance begins without "
+                "applications: deploy them again.",
+                error,
+                aside,
+            )
+            return ControllerState()
+        self._saved = encode(state, with_event_id=False)
+        return state
+
+    async def save(self, state: ControllerState) -> None:
+        """Write the state if it changed.
+
+        Raises:
+            EngineError: it could not be written; what was written before is still there.
+        """
+        content = encode(state, with_event_id=False)
+        if content == self._saved:
+            return
+        await self._engine.put(_STATE, encode(state))
+        self._saved = content
+
+
+class CodeStore:
+    """What replicas are made of, by hash: equal code is kept once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: set[str] = set()
+        self._at_hand: dict[str, bytes] = {}
+        #: Keys of requests that are not decided yet.
+        self._pinned: Counter[str] = Counter()
+
+    async def load(self) -> None:
+        """Find out what is there.
+
+        Raises:
+            EngineError: the store cannot be read.
+        """
+        self._known = set(await self._engine.keys(_CODE))
+
+    async def put(self, code: bytes) -> str:
+        """Keep `code` and pin it; `unpin` its key once a state refers to it, or will not.
+
+        Raises:
+            EngineError: it could not be written.
+        """
+        key = _CODE + hashlib.sha256(code).hexdigest()
+        self._pinned[key] += 1
+        try:
+            if key not in self._known:
+                await self._engine.put(key, code)
+                self._known.add(key)
+        except EngineError:
+            self.unpin([key])
+            raise
+        self._at_hand[key] = code
+        return key
+
+    def unpin(self, keys: Iterable[str]) -> None:
+        """End a request's hold on these keys."""
+        self._pinned.subtract(keys)
+        self._pinned += Counter()
+
+    async def get(self, key: str) -> bytes:
+        """Read code.
+
+        Raises:
+            EngineError: it is not there, or cannot be read.
+        """
+        code = self._at_hand.get(key)
+        if code is None:
+            code = await self._engine.get(key)
+        if code is None:
+            raise EngineError(f"The code {key} is missing from the store: deploy again.")
+        self._at_hand[key] = code
+        return code
+
+    async def sweep(self, needed: set[str]) -> None:
+        """Delete what neither a state nor a pending request refers to.
+
+        Raises:
+            EngineError: the store cannot be written; the next sweep tries again.
+        """
+        for key in list(self._at_hand):
+            if key not in needed and not self._pinned[key]:
+                del self._at_hand[key]
+        for key in self._known - needed - set(self._pinned):
+            await self._engine.delete(key)
+            self._known.discard(key)
+
+
+class EventLog:
+    """What the controller observed, the last few thousand ticks of it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        #: Keys of full pieces, oldest first.
+        self._full: deque[str] = deque()
+        #: The piece that is being filled; rewritten as a whole.
+        self._piece: list[LogEntry] = []
+        self._number = 0
+        self._dirty = False
+
+    async def load(self) -> None:
+        """Find out which pieces there are; a new one is begun after them.
+
+        Raises:
+            EngineError: the store cannot be read.
+        """
+        self._full = deque(await self._engine.keys(_LOG))
+        if self._full:
+            self._number = int(self._full[-1].removeprefix(_LOG)) + 1
+
+    def append(self, entry: LogEntry) -> None:
+        """Add an entry; `flush` writes it."""
+        self._piece.append(entry)
+        self._dirty = True
+        # A disk that stays full must not fill the memory.
+        del self._piece[:-KEPT_LOG_ENTRIES]
+
+    @property
+    def is_due(self) -> bool:
+        """Enough has come together to write it without waiting for a quiet moment."""
+        return len(self._piece) >= _PIECE
+
+    async def flush(self) -> None:
+        """Write what was added, and drop the oldest.
+
+        Raises:
+            EngineError: it could not be written; the next flush tries again.
+        """
+        if not self._dirty:
+            return
+        key = f"{_LOG}{self._number:012d}"
+        count = len(self._piece)
+        await self._engine.put(key, msgspec.msgpack.encode(self._piece))
+        self._dirty = len(self._piece) > count
+        if count < _PIECE:
+            return
+        del self._piece[:count]
+        self._full.append(key)
+        self._number += 1
+        while len(self._full) > KEPT_LOG_ENTRIES // _PIECE:
+            await self._engine.delete(self._full.popleft())
+
+    async def read(self) -> list[LogEntry]:
+        """Read everything that is kept, oldest first.
+
+        Raises:
+            EngineError: the store cannot be read.
+        """
+        entries: list[LogEntry] = []
+        for key in self._full:
+            data = await self._engine.get(key)
+            if data is not None:
+                entries += msgspec.msgpack.decode(data, type=list[LogEntry])
+        return entries + self._piece

@@ -1,0 +1,157 @@
+"""How other processes talk to the controller: the public API, the command line, the admin API.
+
+A controller that restarts is waited for: its socket stays, held by the engine, so a connection
+is made at once and answered when the new one is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar
+
+from remora.errors import ConnectionLostError, InstanceError
+from remora.home import Home
+from remora.transport.channel import Channel, connect
+from remora.transport.control import call_control, stream_control
+from remora.types import Seconds
+from remora.wire.control import (
+    ApplicationSpec,
+    DeleteRequest,
+    DeployRequest,
+    InstanceStatus,
+)
+
+T = TypeVar("T")
+
+#: How long a controller may take to come back; it needs well under a second.
+RECONNECT_S: Seconds = 10.0
+_BETWEEN_TRIES_S: Seconds = 0.05
+
+
+class ControlClient:
+    """The controller of one instance, from outside.
+
+    Concurrency: one event loop. Use it as `async with ControlClient(home) as client`.
+    """
+
+    def __init__(self, home: Home, *, reconnect_s: Seconds = RECONNECT_S) -> None:
+        """Make a client; it connects when it is first used.
+
+        Args:
+            home: the instance.
+            reconnect_s: how long to wait for a controller that restarts, >= 0.
+        """
+        self._home = home
+        self._reconnect_s = reconnect_s
+        self._channel: Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    async def deploy(self, applications: Iterable[ApplicationSpec]) -> None:
+        """Deploy applications; returns when they are accepted and saved.
+
+        Deploying the same thing again changes nothing, so a controller that restarts meanwhile
+        is asked again.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+            RemoraError: refused; nothing has changed.
+        """
+        request = DeployRequest(tuple(applications))
+        await self._again(lambda channel: call_control(channel, "deploy", request))
+
+    async def delete(self, names: Iterable[str]) -> None:
+        """Begin to delete applications; `watch` tells when they are gone.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+        """
+        request = DeleteRequest(tuple(names))
+        await self._again(lambda channel: call_control(channel, "delete", request))
+
+    async def shutdown(self) -> None:
+        """Begin to delete everything and to end the instance.
+
+        Raises:
+            InstanceError: no instance.
+        """
+        await self._again(lambda channel: call_control(channel, "shutdown"))
+
+    async def status(self) -> InstanceStatus:
+        """Ask how everything is.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+        """
+        return await self._again(
+            lambda channel: call_control(channel, "status", None, InstanceStatus)
+        )
+
+    async def watch(self) -> AsyncIterator[InstanceStatus]:
+        """Yield the status now and after every change; goes on after a controller restart.
+
+        Raises:
+            InstanceError: no instance, or it has ended.
+        """
+        while True:
+            channel = await self._connected()
+            try:
+                async with aclosing(
+                    stream_control(channel, "watch", None, InstanceStatus)  # type: ignore[type-var]
+                ) as statuses:
+                    async for status in statuses:
+                        yield status
+            except ConnectionLostError:
+                pass
+            self.close()
+
+    async def _again(self, call: Callable[[Channel], Awaitable[T]]) -> T:
+        """Make a call, and make it again while the controller restarts."""
+        deadline = asyncio.get_running_loop().time() + self._reconnect_s
+        while True:
+            channel = await self._connected()
+            try:
+                return await call(channel)
+            except ConnectionLostError as error:
+                self.close()
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise self._missing(str(error)) from error
+            await asyncio.sleep(_BETWEEN_TRIES_S)
+
+    async def _connected(self) -> Channel:
+        if self._channel is not None and self._channel.is_open:
+            return self._channel
+        # The engine holds the socket while a controller restarts: no file, no instance.
+        if not self._home.controller_socket.exists():
+            raise self._missing("there is no such socket")
+        address = f"unix:{self._home.controller_socket}"
+        try:
+            self._channel = await connect(address, name="control client")
+        except ConnectionLostError as error:
+            raise self._missing(str(error)) from error
+        return self._channel
+
+    def _missing(self, detail: str) -> InstanceError:
+        return InstanceError(
+            f"No instance answers at {self._home.controller_socket} ({detail}). Start one with "
+            "`remora start`, or with `remora.run(app)` in a script; REMORA_HOME says which folder "
+            "is meant."
+        )

@@ -1,0 +1,308 @@
+"""The controller's tick: observe, step, save, apply, publish. Nothing else happens in it.
+
+Theory of operation: whatever happens is posted to an inbox and wakes the loop. A tick drains
+the inbox, lets the pure `reconcile.step` decide, saves the state if it changed, hands the actions
+to the applier and the snapshot to the publisher. Requests of people take part one per tick, so
+that one that cannot be saved is refused alone and has changed nothing.
+
+Rules: no decision is made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from remora.control.applier import Applier
+from remora.control.checkpoint import CodeStore, EventLog, StateFile
+from remora.control.publisher import Publisher
+from remora.control.replica_link import Connect, connect_replica
+from remora.core import events as ev
+from remora.core import requests
+from remora.core.exposure import expose
+from remora.core.reconcile import Step, step
+from remora.core.state import ControllerState
+from remora.engine import base
+from remora.errors import EngineError, InstanceError, RemoraError
+from remora.types import ReplicaID, Seconds
+
+_log = logging.getLogger("remora.controller")
+
+#: Backs up the wake-ups that events and `Step.wake_at` give; nothing should depend on it.
+BACKUP_S: Seconds = 5.0
+
+
+@dataclass
+class _Inbox:
+    """What waits for the next tick."""
+
+    event: ev.AnyEvent
+    #: Where the requester waits; None: a fact that nobody waits for.
+    answer: asyncio.Future[None] | None = None
+
+
+class Controller:
+    """One instance's controller.
+
+    Concurrency: everything on one event loop.
+    """
+
+    def __init__(
+        self,
+        engine: base.Engine,
+        *,
+        connect: Connect = connect_replica,
+        unix: Callable[[], float] = time.time,
+        salt: str = "",
+    ) -> None:
+        """Make a controller; `run` starts it.
+
+        Args:
+            engine: connected by `run`.
+            connect: opens a link to a replica.
+            unix: tells the time of day, for people.
+            salt: makes the replica ids of a new state differ from those of earlier states.
+        """
+        self.engine = engine
+        self.code = CodeStore(engine)
+        self.log = EventLog(engine)
+        self.publisher = Publisher(self._on_acked)
+        self.state = ControllerState()
+        self._connect = connect
+        self._unix = unix
+        self._salt = salt
+        self._file = StateFile(engine)
+        self._applier = Applier(engine, connect, self.code.get, self.post)
+        self._inbox: list[_Inbox] = []
+        self._wake = asyncio.Event()
+        self._wake_at: Seconds | None = None
+        self._unsaved = False
+        self._logged_s: Seconds = 0.0
+        self._watchers: set[asyncio.Event] = set()
+        self.ready = asyncio.Event()
+
+    # ---------------------------------------------------------------------------------- inbox
+
+    def now(self) -> Seconds:
+        """The clock of all decisions."""
+        return asyncio.get_running_loop().time()
+
+    def post(self, event: ev.AnyEvent) -> None:
+        """Tell the controller what happened."""
+        self._inbox.append(_Inbox(event))
+        self._wake.set()
+
+    async def request(self, request: ev.Request) -> None:
+        """Ask for something; returns when it is accepted and saved.
+
+        Raises:
+            RemoraError: it is refused, and nothing has changed.
+        """
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox.append(_Inbox(request, answer))
+        self._wake.set()
+        await answer
+
+    def watch(self) -> asyncio.Event:
+        """An event that is set after every tick, until `unwatch`."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        return changed
+
+    def unwatch(self, changed: asyncio.Event) -> None:
+        """End a watch."""
+        self._watchers.discard(changed)
+
+    def _on_acked(self, version: int) -> None:
+        self.post(ev.RoutersAcked(version=version))
+
+    # ------------------------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Work until the engine goes away or the task is cancelled.
+
+        Raises:
+            EngineError: the engine cannot be reached, or its store cannot be read.
+        """
+        await self.engine.connect()
+        await self._load()
+        pump = asyncio.create_task(self._pump(), name="engine events")
+        inventory = asyncio.create_task(self._take_inventory(), name="inventory")
+        try:
+            while not pump.done():
+                await self.tick()
+                await self._pause(pump)
+            pump.result()
+        finally:
+            for task in (pump, inventory):
+                task.cancel()
+            await asyncio.wait([pump, inventory])
+            await self._applier.close()
+            self._refuse_rest()
+
+    async def _load(self) -> None:
+        self.state = await self._file.load(self._unix())
+        await self.code.load()
+        await self.log.load()
+        salt = f"{self._salt}-" if self._salt else ""
+        self._inbox.insert(0, _Inbox(ev.ControllerStarted(unix_s=self._unix(), salt=salt)))
+
+    async def _pump(self) -> None:
+        async for event in self.engine.events():
+            known = _from_engine(event)
+            if known is not None:
+                self.post(known)
+        self._wake.set()
+
+    async def _take_inventory(self) -> None:
+        """The engine answers in order: what was alive is reported before this answer."""
+        try:
+            await self.engine.system_processes()
+        except EngineError as error:
+            _log.warning("The engine gave no list of its processes: %s", error)
+        else:
+            self.post(ev.InventoryComplete())
+
+    async def _pause(self, pump: asyncio.Task[None]) -> None:
+        """Wait for something to happen or for the time that the last step named."""
+        if self._inbox or pump.done():
+            return
+        now = self.now()
+        wait_s = BACKUP_S if self._wake_at is None else min(BACKUP_S, self._wake_at - now)
+        try:
+            async with asyncio.timeout(max(0.0, wait_s)):
+                await self._wake.wait()
+        except TimeoutError:
+            await self._write_log()
+
+    def _refuse_rest(self) -> None:
+        for item in self._inbox:
+            if item.answer is not None and not item.answer.done():
+                item.answer.set_exception(InstanceError("The controller is ending."))
+        self._inbox.clear()
+
+    # ------------------------------------------------------------------------------------ tick
+
+    async def tick(self) -> None:
+        """Observe, step, save, apply, publish."""
+        self._wake.clear()
+        facts, asked = self._observe()
+        now = self.now()
+        decided = await self._save(self._step(facts, asked, now), facts, asked, now)
+        self.state = decided.state
+        self._wake_at = decided.wake_at
+        if self._unsaved:
+            self._wake_at = min(self._wake_at or now + BACKUP_S, now + BACKUP_S)
+        for fact in facts:
+            if isinstance(fact, ev.ProcessExited):
+                self._applier.forget(fact.replica_id)
+        self._applier.apply(decided.actions)
+        if asked is not None and asked.answer is not None and not asked.answer.done():
+            asked.answer.set_result(None)
+        if decided.state.hold_snapshot_until_s is None:
+            self.publisher.publish(expose(decided.state))
+        self.ready.set()
+        for changed in self._watchers:
+            changed.set()
+        await self._tidy()
+
+    def _observe(self) -> tuple[list[ev.AnyEvent], _Inbox | None]:
+        """Take facts up to the first request that may be accepted, and that request."""
+        facts: list[ev.AnyEvent] = []
+        number = self.state.last_event_id
+        while self._inbox:
+            item = self._inbox.pop(0)
+            number += 1
+            item.event = msgspec.structs.replace(item.event, event_id=number)
+            if item.answer is None:
+                facts.append(item.event)
+            elif not item.answer.cancelled():
+                return facts, item
+        return facts, None
+
+    def _step(self, facts: list[ev.AnyEvent], asked: _Inbox | None, now: Seconds) -> Step:
+        """Let the pure part decide; a request that may not be is refused before."""
+        if asked is None:
+            return step(self.state, tuple(facts), now)
+        # The facts may change whether the request can be granted.
+        before = step(self.state, tuple(facts), now).state if facts else self.state
+        request = asked.event
+        assert isinstance(request, ev.Request)
+        refusal = requests.check(before, request)
+        if refusal is not None:
+            assert asked.answer is not None
+            asked.answer.set_exception(refusal)
+            return step(self.state, tuple(facts), now)
+        return step(self.state, (*facts, request), now)
+
+    async def _save(
+        self, decided: Step, facts: list[ev.AnyEvent], asked: _Inbox | None, now: Seconds
+    ) -> Step:
+        """Save before anything irreversible; what cannot be saved is refused if it can be."""
+        accepted = asked is not None and asked.answer is not None and not asked.answer.done()
+        try:
+            await self._file.save(decided.state)
+            self._unsaved = False
+        except EngineError as error:
+            if accepted and asked is not None and asked.answer is not None:
+                asked.answer.set_exception(
+                    EngineError(f"Refused, because it could not be saved; nothing changed. {error}")
+                )
+                accepted = False
+                decided = step(self.state, tuple(facts), now)
+            if not self._unsaved:
+                _log.warning(
+                    "The state could not be saved. Everything keeps serving; a controller that "
+                    "restarts now knows less. %s",
+                    error,
+                )
+            self._unsaved = True
+        events = (*facts, asked.event) if accepted and asked is not None else tuple(facts)
+        if events:
+            self.log.append(ev.LogEntry(now, events))
+        return decided
+
+    async def _tidy(self) -> None:
+        """Drop code that nobody needs any more, and write the log when it is long."""
+        try:
+            await self.code.sweep(self.state.code_keys())
+        except EngineError as error:
+            _log.debug("Old code could not be deleted: %s", error)
+        if self.log.is_due or self.now() - self._logged_s > BACKUP_S:
+            await self._write_log()
+
+    async def _write_log(self) -> None:
+        self._logged_s = self.now()
+        try:
+            await self.log.flush()
+        except RemoraError as error:
+            _log.debug("The event log could not be written: %s", error)
+
+
+def _from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
+    """Say in the controller's words what the engine said; None: it concerns no replica."""
+    match event:
+        case base.ProcessStarted(process_id=process_id):
+            if "#" not in process_id:
+                return None
+            return ev.ProcessStarted(
+                replica_id=ReplicaID(process_id),
+                address=event.address,
+                pid=event.pid,
+                node_id=event.node_id,
+            )
+        case base.ProcessExited(process_id=process_id):
+            if "#" not in process_id:
+                return None
+            return ev.ProcessExited(replica_id=ReplicaID(process_id), reason=event.reason)
+        case base.NodeJoined(node=node):
+            return ev.NodeJoined(node_id=node.node_id, resources=dict(node.resources))
+        case base.NodeDraining(node_id=node_id):
+            return ev.NodeDraining(node_id=node_id)
+        case base.NodeLost(node_id=node_id):
+            return ev.NodeLost(node_id=node_id)

@@ -1,0 +1,88 @@
+"""The controller's process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import uvloop
+
+from remora.control.admin import Admin
+from remora.control.controller import Controller
+from remora.engine.base import Engine, ProcessContext
+from remora.errors import ConfigError, EngineError
+from remora.home import Home
+from remora.observe.logs import configure_logging
+from remora.transport.control import serve_control
+
+_log = logging.getLogger("remora.controller")
+
+
+def main(context: ProcessContext) -> None:
+    """Entry point of the controller's process."""
+    configure_logging(context.home, "controller")
+    uvloop.run(_serve(context))
+
+
+async def _serve(context: ProcessContext) -> None:
+    engine = await _engine(str(context.args.get("engine", "local")), context.home)
+    # Four characters tell the replicas of this state from those of a state that was lost.
+    controller = Controller(engine, salt=os.urandom(2).hex())
+    admin = Admin(
+        controller,
+        home=str(context.home.root),
+        http_url=str(context.args.get("http_url", "")),
+    )
+    server = await serve_control(context.sockets["control"], admin.handlers)
+    running = asyncio.create_task(controller.run(), name="controller")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    try:
+        await running
+        _log.warning("The engine has gone away; this controller ends.")
+    except asyncio.CancelledError:
+        _log.info("Told to end; replicas keep serving.")
+    finally:
+        server.close()
+        await engine.close()
+
+
+async def _engine(kind: str, home: Home) -> Engine:
+    """Make the engine that runs this instance, with a store that can be read.
+
+    Raises:
+        ConfigError: there is no such engine.
+        EngineError: its store cannot be read, and cannot be put aside.
+    """
+    if kind != "local":
+        raise ConfigError("engine", kind, "'local'")
+    from remora.engine.local.client import LocalEngine
+
+    engine = LocalEngine(home)
+    try:
+        await engine.keys("state")
+    except EngineError as error:
+        aside = _put_aside(home.database)
+        _log.warning(
+            "%s It is kept as %s; this instance begins without applications: deploy them again.",
+            error,
+            aside,
+        )
+        engine = LocalEngine(home)
+        await engine.keys("state")
+    return engine
+
+
+def _put_aside(database: Path) -> Path:
+    """Move an unreadable database out of the way, with its journals."""
+    aside = database.with_name(f"{database.name}.unreadable-{int(time.time())}")
+    for suffix in ("", "-wal", "-shm"):
+        found = database.with_name(database.name + suffix)
+        if found.exists():
+            found.rename(aside.with_name(aside.name + suffix))
+    return aside

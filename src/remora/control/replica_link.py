@@ -1,0 +1,77 @@
+"""Calls from the controller to its replicas: one connection each, opened when it is needed.
+
+Rules: knows methods and bodies, decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from remora.transport.channel import Channel, connect
+from remora.transport.control import call_control
+
+T = TypeVar("T")
+
+
+class ReplicaLink(Protocol):
+    """A connection to one replica."""
+
+    async def call(
+        self,
+        method: str,
+        body: msgspec.Struct | None = None,
+        reply: type[T] | None = None,
+        timeout_s: float | None = None,
+    ) -> T | None:
+        """Call a control method.
+
+        Raises:
+            ConnectionLostError: the replica is gone.
+            TimeoutError: no answer in time.
+            Exception: whatever the method raised.
+        """
+
+    @property
+    def is_open(self) -> bool:
+        """Calls can be made."""
+
+    def close(self) -> None:
+        """Let go of it; calls under way are lost."""
+
+
+#: Opens a link to an address; raises ConnectionLostError when nobody answers there.
+Connect = Callable[[str], Awaitable[ReplicaLink]]
+
+
+class ChannelLink:
+    """A link over the wire."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def call(
+        self,
+        method: str,
+        body: msgspec.Struct | None = None,
+        reply: type[T] | None = None,
+        timeout_s: float | None = None,
+    ) -> T | None:
+        """Call a control method."""
+        return await call_control(self._channel, method, body, reply, timeout_s)
+
+    @property
+    def is_open(self) -> bool:
+        """Calls can be made."""
+        return self._channel.is_open
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._channel.close()
+
+
+async def connect_replica(address: str) -> ReplicaLink:
+    """Open a link over the wire."""
+    return ChannelLink(await connect(address, name="controller"))

@@ -1,0 +1,188 @@
+"""Everything that the controller can learn, as values.
+
+The state of the controller is a function of these, in order: replaying the log gives the same
+state. Each event has an id, and a replica's story names the events that moved it.
+
+Rules: plain frozen values; only facts, no decisions.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from remora.config import DeploymentConfig
+from remora.types import NodeID, ReplicaID
+from remora.wire.control import Surroundings
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of all events."""
+
+    #: Grows by one with every event of an instance, over controller restarts too.
+    event_id: int = 0
+
+
+class ControllerStarted(Event, frozen=True, kw_only=True):
+    """A controller begins its work, with or without a state from before."""
+
+    unix_s: float
+    #: Makes replica ids of this state different from those of every other state.
+    salt: str = ""
+
+
+class InventoryComplete(Event, frozen=True, kw_only=True):
+    """The engine has reported every process that was alive when the controller connected."""
+
+
+class DeploymentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment of a deploy request; its code lies in the store."""
+
+    name: str
+    code_key: str
+    code_version: str
+    config: DeploymentConfig
+
+
+class ApplicationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One application of a deploy request."""
+
+    name: str
+    route_prefix: str | None
+    ingress: str
+    deployments: tuple[DeploymentRequest, ...]
+    surroundings: Surroundings = Surroundings()
+
+
+class DeployRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants these applications to look like this."""
+
+    applications: tuple[ApplicationRequest, ...]
+
+
+class DeleteRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants these applications to go."""
+
+    names: tuple[str, ...]
+
+
+class ShutdownRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the whole instance to end."""
+
+
+class ProcessStarted(Event, frozen=True, kw_only=True):
+    """A process exists and its address takes connections."""
+
+    replica_id: ReplicaID
+    address: str
+    pid: int
+    node_id: NodeID
+
+
+class ProcessExited(Event, frozen=True, kw_only=True):
+    """A process is gone, or could not be started."""
+
+    replica_id: ReplicaID
+    reason: str
+
+
+class NodeJoined(Event, frozen=True, kw_only=True):
+    """A node can take processes."""
+
+    node_id: NodeID
+    resources: dict[str, float]
+
+
+class NodeDraining(Event, frozen=True, kw_only=True):
+    """A node goes away soon: its replicas are replaced elsewhere."""
+
+    node_id: NodeID
+
+
+class NodeLost(Event, frozen=True, kw_only=True):
+    """A node is gone; the exits of its processes are reported as well."""
+
+    node_id: NodeID
+
+
+class ReplicaReady(Event, frozen=True, kw_only=True):
+    """A replica says that it is constructed, warm and healthy."""
+
+    replica_id: ReplicaID
+    docs_path: str = ""
+
+
+class ReplicaStartFailed(Event, frozen=True, kw_only=True):
+    """The user's constructor or first health check raised."""
+
+    replica_id: ReplicaID
+    traceback: str
+
+
+class HealthChecked(Event, frozen=True, kw_only=True):
+    """A health check has ended."""
+
+    replica_id: ReplicaID
+    #: What went wrong; empty: nothing.
+    error: str = ""
+    #: True: there was no answer in time.
+    timed_out: bool = False
+
+
+class Reconfigured(Event, frozen=True, kw_only=True):
+    """A replica has taken, or refused, new options."""
+
+    replica_id: ReplicaID
+    config_key: str
+    #: The user's traceback; empty: it worked.
+    error: str = ""
+
+
+class ReplicaIdle(Event, frozen=True, kw_only=True):
+    """A draining replica has ended its last request."""
+
+    replica_id: ReplicaID
+
+
+class CallLost(Event, frozen=True, kw_only=True):
+    """A call to a replica ended without an answer: its connection broke."""
+
+    replica_id: ReplicaID
+    call: str
+    reason: str = ""
+
+
+class RoutersAcked(Event, frozen=True, kw_only=True):
+    """Every connected router has applied at least this version of the snapshot."""
+
+    version: int
+
+
+AnyEvent = (
+    ControllerStarted
+    | InventoryComplete
+    | DeployRequested
+    | DeleteRequested
+    | ShutdownRequested
+    | ProcessStarted
+    | ProcessExited
+    | NodeJoined
+    | NodeDraining
+    | NodeLost
+    | ReplicaReady
+    | ReplicaStartFailed
+    | HealthChecked
+    | Reconfigured
+    | ReplicaIdle
+    | CallLost
+    | RoutersAcked
+)
+
+#: What a person asked for: checked before it is accepted, refused when it cannot be saved.
+Request = DeployRequested | DeleteRequested | ShutdownRequested
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """One tick of the controller: what it observed and when."""
+
+    now_s: float
+    events: tuple[AnyEvent, ...]

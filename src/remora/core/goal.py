@@ -1,0 +1,84 @@
+"""What a deployment is being brought to just now: its target, or what it falls back on.
+
+Rules: pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remora.core import restart
+from remora.core.replica_state import STAYING, Replica, ReplicaState
+from remora.core.state import Deployment, NodeView, Target
+from remora.types import NodeID
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where to go.
+
+    Attributes:
+        target: what new replicas are made of; None: start none and let none go.
+        fallen_back: the deploy has failed, and this is what worked before.
+    """
+
+    target: Target | None
+    fallen_back: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many replicas there should be."""
+        return self.target.config.num_replicas if self.target else 0
+
+
+def goal_of(deployment: Deployment) -> Goal:
+    """Choose between going on with the target and falling back. Pure."""
+    if has_failed(deployment):
+        return Goal(deployment.previous, fallen_back=True)
+    return Goal(deployment.target)
+
+
+def has_failed(deployment: Deployment) -> bool:
+    """Say whether the present target is given up until somebody deploys again. Pure."""
+    limit = restart.max_attempts(
+        deployment.target.config.max_constructor_retry_count,
+        deployment.target.config.num_replicas,
+    )
+    if deployment.failures < limit:
+        return False
+    target = deployment.target
+    decision = restart.decide(
+        deployment.failures,
+        limit,
+        0.0,
+        worked_before=deployment.worked,
+        some_run=any(
+            replica.config_key == target.config_key and is_current(replica, target, None)
+            for replica in deployment.in_state(ReplicaState.RUNNING)
+        ),
+    )
+    return isinstance(decision, restart.GiveUp)
+
+
+def is_current(replica: Replica, target: Target, nodes: dict[NodeID, NodeView] | None) -> bool:
+    """Say whether a replica may stay for `target`; its configuration can still be changed.
+
+    Pure. `nodes` is what the engine offers; None: places do not matter.
+    """
+    if replica.version != target.version or replica.broken:
+        return False
+    node = nodes.get(replica.node_id) if nodes is not None else None
+    return not (node and node.draining)
+
+
+def is_reached(deployment: Deployment, goal: Goal) -> bool:
+    """Say whether exactly the replicas of `goal` run, configured as it says. Pure."""
+    if goal.target is None:
+        return False
+    staying = deployment.in_state(*STAYING)
+    return len(staying) == goal.count and all(
+        replica.state is ReplicaState.RUNNING
+        and replica.config_key == goal.target.config_key
+        and is_current(replica, goal.target, None)
+        for replica in staying
+    )

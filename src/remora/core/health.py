@@ -1,0 +1,66 @@
+"""When to check a replica's health, and what to make of the answers.
+
+Rules: pure. Health is a verdict that leads to a change of state, not a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from remora.core.state import Activity
+from remora.types import Seconds
+
+#: Failures in a row that make a replica unhealthy (UH-03).
+MAX_FAILURES = 3
+#: How long after its time limit an answer may still come in before it counts as lost.
+LOST_ANSWER_S = 5.0
+
+
+class Verdict(StrEnum):
+    """What to do with a replica."""
+
+    #: Leave it.
+    FINE = "fine"
+    #: It answers, and says that it is not well: it may finish what it does.
+    UNHEALTHY = "unhealthy"
+    #: It does not answer at all.
+    HUNG = "hung"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and its reason."""
+
+    verdict: Verdict
+    reason: str = ""
+
+
+def due_at(activity: Activity, period_s: Seconds) -> Seconds:
+    """When the next check should begin. Pure."""
+    return activity.health_checked_s + period_s
+
+
+def record(activity: Activity, now: Seconds, *, error: str, timed_out: bool) -> Activity:
+    """Note the end of a health check. Pure."""
+    failed = bool(error) or timed_out
+    return msgspec.structs.replace(
+        activity,
+        health_checked_s=now,
+        health_failures=activity.health_failures + 1 if failed else 0,
+        health_error=(error or "no answer in time") if failed else "",
+        only_timeouts=(timed_out and activity.only_timeouts) if failed else True,
+    )
+
+
+def judge(activity: Activity) -> Judgement:
+    """Say what the checks so far mean.
+
+    Pure. Invariants: FINE below `MAX_FAILURES` failures in a row.
+    """
+    if activity.health_failures < MAX_FAILURES:
+        return Judgement(Verdict.FINE)
+    reason = f"{activity.health_failures} health checks in a row failed: {activity.health_error}"
+    return Judgement(Verdict.HUNG if activity.only_timeouts else Verdict.UNHEALTHY, reason)

@@ -1,0 +1,208 @@
+"""What one replica needs next, given its state, what is under way with it, and the time.
+
+Rules: pure. One call at a time per replica; how many replicas there should be is decided in
+`reconcile.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from remora.core import health
+from remora.core.actions import (
+    CheckHealth,
+    DrainReplica,
+    InitializeReplica,
+    KillProcess,
+    StartProcess,
+    StopReplica,
+)
+from remora.core.goal import goal_of
+from remora.core.intake import end_drain, note_crash, note_failure
+from remora.core.replica_state import Cause, Replica, ReplicaState
+from remora.core.state import Application, Deployment, Target
+from remora.core.workspace import Workspace
+from remora.types import Seconds
+
+#: An engine that says nothing about a process for so long has lost it. Pulling an image or an
+#: environment takes longer on some engines, but not without a process.
+START_PROCESS_S: Seconds = 60.0
+#: Routers acknowledge within milliseconds; one that does not is stuck, and its late requests
+#: are turned away by the replica, which loses nothing.
+ACK_LIMIT_S: Seconds = 2.0
+#: Beside what the destructor has, for the engine to report the exit.
+KILL_AFTER_S: Seconds = 1.0
+#: Between two kills of a process that does not go.
+KILL_AGAIN_S: Seconds = 5.0
+#: After this, status says that a replica is slow to initialise (MO-09).
+SLOW_START_S: Seconds = 30.0
+
+
+def advance(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+    """Do the next thing for one replica, or say when to look again."""
+    _STEPS[replica.state](work, app, deployment, replica)
+
+
+def _pending(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+    replica_id = replica.replica_id
+    if work.now >= replica.since_s + START_PROCESS_S:
+        detail = f"the engine reported no process for {START_PROCESS_S:g} s"
+        work.let_go(deployment, replica, detail)
+        message = f"Replica {replica_id} did not start: {detail}"
+        note_failure(work, app.name, deployment, replica.version, message)
+        return
+    work.wake(replica.since_s + START_PROCESS_S)
+    if work.activity(replica_id).call:
+        return
+    target = target_for(deployment, replica)
+    if target is None:
+        work.let_go(deployment, replica, "superseded")
+        return
+    env = dict(target.config.env_vars)
+    if replica.gpus:
+        env.setdefault("CUDA_VISIBLE_DEVICES", ",".join(str(gpu) for gpu in replica.gpus))
+    start = StartProcess(
+        replica_id=replica_id,
+        app_name=app.name,
+        deployment=deployment.name,
+        env=env,
+        node_id=replica.node_id,
+        preload=target.surroundings.preload,
+    )
+    work.call(start, replica_id, "start")
+
+
+def _starting(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+    replica_id = replica.replica_id
+    activity = work.activity(replica_id)
+    if work.now < replica.since_s + SLOW_START_S:
+        work.wake(replica.since_s + SLOW_START_S)
+    if activity.call:
+        return
+    if work.now < activity.not_before_s:
+        work.wake(activity.not_before_s)
+        return
+    target = target_for(deployment, replica)
+    if target is None:
+        if not replica.was_ready:
+            work.let_go(deployment, replica, "superseded")
+            return
+        # It has what it needs and only has to say that it is there.
+        target = deployment.target
+    if not activity.found:
+        work.update(replica_id, config_key=target.config_key)
+    initialize = InitializeReplica(
+        replica_id=replica_id,
+        address=replica.address,
+        app_name=app.name,
+        deployment=deployment.name,
+        code_key=target.code_key,
+        code_version=target.code_version,
+        config=target.config,
+        surroundings=target.surroundings,
+        route_prefix=target.route_prefix,
+        rank=replica.rank,
+        ingress=target.ingress,
+    )
+    work.call(initialize, replica_id, "initialize")
+
+
+def target_for(deployment: Deployment, replica: Replica) -> Target | None:
+    """Find what a replica was decided for; None: nobody wants that any more. Pure."""
+    goal = goal_of(deployment).target
+    if goal is not None and goal.version == replica.version:
+        return goal
+    for target in (deployment.target, deployment.previous):
+        if target is not None and target.version == replica.version:
+            return target
+    return None
+
+
+def _running(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+    replica_id = replica.replica_id
+    config = deployment.target.config
+    activity = work.activity(replica_id)
+    if activity.call == "check_health":
+        lost_at = activity.call_since_s + config.health_check_timeout_s + health.LOST_ANSWER_S
+        if work.now < lost_at:
+            work.wake(lost_at)
+            return
+        activity = health.record(activity, work.now, error="", timed_out=True)
+        work.state.activity[replica_id] = activity
+        activity = work.note(replica_id, call="")
+    judgement = health.judge(activity)
+    if judgement.verdict is not health.Verdict.FINE:
+        note_crash(work, app.name, deployment, f"Replica {replica_id}: {judgement.reason}")
+        if judgement.verdict is health.Verdict.HUNG:
+            grace_s = config.graceful_shutdown_timeout_s
+            work.stop(replica_id, Cause.HUNG, grace_s, judgement.reason)
+        else:
+            work.move(replica_id, Cause.LEAVE, judgement.reason)
+        return
+    if activity.call:
+        return
+    due_at = max(health.due_at(activity, config.health_check_period_s), activity.not_before_s)
+    if work.now < due_at:
+        work.wake(due_at)
+        return
+    check = CheckHealth(replica_id, replica.address, config.health_check_timeout_s)
+    work.call(check, replica_id, "check_health")
+    work.wake(work.now + config.health_check_timeout_s + health.LOST_ANSWER_S)
+
+
+def _draining(work: Workspace, _app: Application, deployment: Deployment, replica: Replica) -> None:
+    replica_id = replica.replica_id
+    activity = work.activity(replica_id)
+    deadline = replica.since_s + deployment.target.config.graceful_shutdown_timeout_s
+    if work.now >= deadline:
+        end_drain(work, replica_id, Cause.DRAIN_DEADLINE, "its ongoing requests took too long")
+        return
+    work.wake(deadline)
+    if activity.call:
+        return
+    left_at = activity.left_at_version
+    acked = left_at is not None and work.state.acked_version >= left_at
+    may_drain_at = max(
+        0.0 if acked else replica.since_s + ACK_LIMIT_S,
+        activity.not_before_s,
+    )
+    if work.now < may_drain_at:
+        work.wake(may_drain_at)
+        return
+    work.call(DrainReplica(replica_id, replica.address), replica_id, "drain")
+
+
+def _stopping(work: Workspace, _app: Application, deployment: Deployment, replica: Replica) -> None:
+    replica_id = replica.replica_id
+    activity = work.activity(replica_id)
+    if not activity.call:
+        if work.now < activity.not_before_s:
+            work.wake(activity.not_before_s)
+            return
+        # Found again after a controller restart, in the middle of it.
+        grace_s = deployment.target.config.graceful_shutdown_timeout_s
+        work.note(replica_id, stop_timeout_s=grace_s)
+        work.call(StopReplica(replica_id, replica.address, grace_s), replica_id, "stop")
+        activity = work.activity(replica_id)
+    kill_at = replica.since_s + activity.stop_timeout_s + KILL_AFTER_S
+    if activity.killed_s is not None:
+        kill_at = activity.killed_s + KILL_AGAIN_S
+    if work.now >= kill_at:
+        work.actions.append(KillProcess(replica_id))
+        work.note(replica_id, killed_s=work.now)
+        kill_at = work.now + KILL_AGAIN_S
+    work.wake(kill_at)
+
+
+def _stopped(_work: Workspace, _app: Application, _deployment: Deployment, _: Replica) -> None:
+    """Nothing follows."""
+
+
+_STEPS: dict[ReplicaState, Callable[[Workspace, Application, Deployment, Replica], None]] = {
+    ReplicaState.PENDING: _pending,
+    ReplicaState.STARTING: _starting,
+    ReplicaState.RUNNING: _running,
+    ReplicaState.DRAINING: _draining,
+    ReplicaState.STOPPING: _stopping,
+    ReplicaState.STOPPED: _stopped,
+}

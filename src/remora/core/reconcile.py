@@ -1,0 +1,292 @@
+"""The controller's decision: from a state and what happened to a new state and what to do.
+
+Theory of operation: take in the events, then compare what is with what should be, deployment by
+deployment (`goal`, `rollout`, `placement`), then give each replica its next thing
+(`lifecycle`). Every decision is made from the state alone, so a step that is repeated, late or
+missed does no harm: the next one finds what is still to do. Where time matters, the step says
+when it wants to be called again.
+
+Rules: pure; the state that comes in stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remora.core import placement, rollout
+from remora.core.actions import Action, EndInstance, Reconfigure
+from remora.core.events import AnyEvent, LogEntry
+from remora.core.exposure import expose
+from remora.core.goal import Goal, goal_of, is_current, is_reached
+from remora.core.intake import complete_inventory, take_in
+from remora.core.lifecycle import advance
+from remora.core.replica_state import LIVE, STAYING, Replica, ReplicaState
+from remora.core.state import Application, ControllerState, Deployment, Target
+from remora.core.workspace import Workspace
+from remora.types import DeploymentID, NodeID, ReplicaID, Seconds, replica_id
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step decided.
+
+    Attributes:
+        actions: in the order in which they are to begin.
+        wake_at: when to step again even if nothing happens; None: no need.
+    """
+
+    state: ControllerState
+    actions: tuple[Action, ...]
+    wake_at: Seconds | None
+
+
+def step(state: ControllerState, events: tuple[AnyEvent, ...], now: Seconds) -> Step:
+    """Take in `events` and decide what to do.
+
+    Pure. Invariants: without events a second step at the same time has no actions; at most one
+    call per replica is under way; replaying the events gives the same state.
+    """
+    work = Workspace(state, now)
+    for event in events:
+        take_in(work, event)
+    _end_hold(work)
+    # One decision can make another one due (a crash wants a replacement, a replacement a
+    # process). A replica changes its state a few times at most, so this ends.
+    before = -1
+    while work.num_decisions != before:
+        before = work.num_decisions
+        _decide(work)
+    _number_snapshot(state, work)
+    _end_instance(work)
+    return Step(work.state, tuple(work.actions), work.wake_at)
+
+
+def _decide(work: Workspace) -> None:
+    for app, deployment, replica in work.state.replicas():
+        advance(work, app, deployment, replica)
+    if work.state.hold_snapshot_until_s is None:
+        for app in _by_name(work.state.applications):
+            _reconcile_application(work, app)
+    for app in _by_name(work.state.applications):
+        _note_completion(app)
+        _prune(work, app)
+
+
+def replay(state: ControllerState, log: list[LogEntry]) -> ControllerState:
+    """Repeat what a controller observed; its actions are done already. Pure."""
+    for entry in log:
+        state = step(state, entry.events, entry.now_s).state
+    return state
+
+
+def _by_name(applications: dict[str, Application]) -> list[Application]:
+    return [applications[name] for name in sorted(applications)]
+
+
+def _end_hold(work: Workspace) -> None:
+    """After a restart: wait until it is known which replicas are still there."""
+    state = work.state
+    if state.hold_snapshot_until_s is None:
+        return
+    late = work.now >= state.hold_snapshot_until_s
+    if late:
+        complete_inventory(work)
+    unanswered = any(
+        replica.was_ready and replica.state is ReplicaState.STARTING
+        for _, _, replica in state.replicas()
+    )
+    if late or (state.inventory_complete and not unanswered):
+        state.hold_snapshot_until_s = None
+    else:
+        work.wake(state.hold_snapshot_until_s)
+
+
+# ---------------------------------------------------------------------------------- applications
+
+
+def _reconcile_application(work: Workspace, app: Application) -> None:
+    if app.deleting:
+        _take_down(work, app)
+        return
+    staying = [deployment for deployment in app.deployments.values() if not deployment.removed]
+    for deployment in sorted(staying, key=lambda deployment: deployment.name):
+        _reconcile_deployment(work, app, deployment)
+    # What the new version no longer has is still called by the old one.
+    if all(is_reached(deployment, goal_of(deployment)) for deployment in staying):
+        for deployment in app.deployments.values():
+            if deployment.removed:
+                _empty(work, deployment, "no longer part of the application")
+
+
+def _take_down(work: Workspace, app: Application) -> None:
+    """Take the ingress first: what it still works on may need the others."""
+    ingress = app.deployments.get(app.ingress)
+    if ingress is not None:
+        _empty(work, ingress, "the application is being deleted")
+        if ingress.in_state(ReplicaState.RUNNING, ReplicaState.DRAINING):
+            return
+    for deployment in app.deployments.values():
+        _empty(work, deployment, "the application is being deleted")
+
+
+def _empty(work: Workspace, deployment: Deployment, why: str) -> None:
+    for replica in deployment.in_state(*STAYING):
+        work.let_go(deployment, replica, why)
+
+
+def _note_completion(app: Application) -> None:
+    for deployment in app.deployments.values():
+        goal = goal_of(deployment)
+        if not goal.fallen_back and is_reached(deployment, goal):
+            deployment.completed = deployment.worked = True
+            deployment.previous = None
+
+
+def _prune(work: Workspace, app: Application) -> None:
+    for name, deployment in list(app.deployments.items()):
+        if (app.deleting or deployment.removed) and not deployment.replicas:
+            del app.deployments[name]
+            work.state.pacing.pop(DeploymentID(name, app.name), None)
+    if app.deleting and not app.deployments:
+        del work.state.applications[app.name]
+
+
+# ----------------------------------------------------------------------------------- deployments
+
+
+def _reconcile_deployment(work: Workspace, app: Application, deployment: Deployment) -> None:
+    goal = goal_of(deployment)
+    if goal.target is None:
+        # Failed, with nothing to fall back on: whatever runs goes on.
+        for replica in deployment.in_state(ReplicaState.PENDING, ReplicaState.STARTING):
+            work.let_go(deployment, replica, "the deploy has failed")
+        return
+    limits = rollout.bounds(goal.target.config, goal.count)
+    members = [
+        rollout.Member(
+            replica.replica_id,
+            replica.state,
+            is_current(replica, goal.target, work.state.nodes),
+            replica.rank,
+        )
+        for replica in deployment.in_state(*STAYING, ReplicaState.DRAINING)
+    ]
+    plan = rollout.plan(members, goal.count, limits)
+    for gone in (*plan.cancel, *plan.drain):
+        work.let_go(deployment, deployment.replicas[gone], plan.reason)
+    _start(work, app, deployment, goal.target, plan.start)
+    _reconfigure(work, deployment, goal, limits.batch)
+
+
+def _start(
+    work: Workspace, app: Application, deployment: Deployment, target: Target, count: int
+) -> None:
+    pacing = work.pacing(app.name, deployment)
+    if count and work.now < pacing.retry_at_s:
+        work.wake(pacing.retry_at_s)
+        return
+    requests = []
+    for offset in range(count):
+        suffix = f"{work.state.salt}{work.state.next_replica + offset:x}"
+        new_id = replica_id(DeploymentID(deployment.name, app.name), suffix)
+        requests.append(placement.Request(new_id, target.config.resources))
+    placed = placement.assign(requests, _capacities(work.state)) if requests else None
+    assigned = placed.assigned if placed else {}
+    unplaced = list(placed.unplaced.values()) if placed else []
+    if unplaced or pacing.num_unplaced:
+        reason = unplaced[0] if unplaced else ""
+        work.pace(app.name, deployment, unplaced=reason, num_unplaced=len(unplaced))
+    for new_id, place in assigned.items():
+        replica = Replica(
+            replica_id=new_id,
+            version=target.version,
+            config_key=target.config_key,
+            node_id=place.node_id,
+            resources=target.config.resources,
+            gpus=place.gpus,
+            rank=_free_rank(deployment),
+            since_s=work.now,
+        )
+        work.add(app, deployment, replica)
+    if assigned:
+        # An id is never used twice, also not the ones that found no place.
+        work.state.next_replica += count
+
+
+def _free_rank(deployment: Deployment) -> int:
+    taken = {replica.rank for replica in deployment.replicas.values()}
+    return next(rank for rank in range(len(taken) + 1) if rank not in taken)
+
+
+def _capacities(state: ControllerState) -> list[placement.Capacity]:
+    capacities: dict[NodeID, placement.Capacity] = {
+        node_id: placement.Capacity(node_id, dict(node.resources), draining=node.draining)
+        for node_id, node in state.nodes.items()
+    }
+    for _, _, replica in state.replicas():
+        node = capacities.get(replica.node_id)
+        if node is not None and replica.state in LIVE:
+            capacities[replica.node_id] = placement.take(node, replica.resources, replica.gpus)
+    return list(capacities.values())
+
+
+def _reconfigure(work: Workspace, deployment: Deployment, goal: Goal, batch: int) -> None:
+    """Hand new options to running replicas, some at a time, and stop when they are refused."""
+    target = goal.target
+    if target is None or (deployment.failures and not goal.fallen_back):
+        return
+    running = deployment.in_state(ReplicaState.RUNNING)
+    calls = {replica.replica_id: work.activity(replica.replica_id).call for replica in running}
+    room = batch - sum(call == "reconfigure" for call in calls.values())
+    for replica in running:
+        if room <= 0:
+            break
+        current = is_current(replica, target, None)
+        if replica.config_key == target.config_key or not current or _busy(work, replica):
+            continue
+        reconfigure = Reconfigure(
+            replica.replica_id,
+            replica.address,
+            target.config,
+            target.config_key,
+        )
+        work.call(reconfigure, replica.replica_id, "reconfigure")
+        room -= 1
+
+
+def _busy(work: Workspace, replica: Replica) -> bool:
+    activity = work.activity(replica.replica_id)
+    if work.now < activity.not_before_s:
+        work.wake(activity.not_before_s)
+        return True
+    return bool(activity.call)
+
+
+# ------------------------------------------------------------------------------------ the instance
+
+
+def _number_snapshot(before: ControllerState, work: Workspace) -> None:
+    """Give the snapshot a new version when its content changed, and note who left with it."""
+    state = work.state
+    old, new = expose(before), expose(state)
+    if (old.apps, old.deployments) != (new.apps, new.deployments):
+        state.snapshot_version += 1
+    for _, _, replica in state.replicas():
+        activity = work.activity(replica.replica_id)
+        if replica.state is ReplicaState.DRAINING and activity.left_at_version is None:
+            work.note(replica.replica_id, left_at_version=state.snapshot_version)
+
+
+def _end_instance(work: Workspace) -> None:
+    state = work.state
+    if state.shutting_down and not state.applications and not state.end_sent:
+        work.actions.append(EndInstance())
+        state.end_sent = True
+
+
+def story_of(state: ControllerState, wanted: ReplicaID) -> Replica | None:
+    """Find a replica, living or stopped, to tell its story. Pure."""
+    for _, _, replica in state.replicas():
+        if replica.replica_id == wanted:
+            return replica
+    return next((gone for gone in state.stopped if gone.replica_id == wanted), None)

@@ -1,0 +1,68 @@
+"""Whether a request may be accepted at all: what is refused changes nothing.
+
+Rules: pure; the answer is the error to raise, or None.
+"""
+
+from __future__ import annotations
+
+from remora.core import events as ev
+from remora.core.state import ControllerState
+from remora.errors import ConfigError, InstanceError, RemoraError, RouteTakenError
+
+
+def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
+    """Say why a request must be refused; None: it may be accepted. Pure."""
+    if not isinstance(request, ev.DeployRequested):
+        return None
+    if state.shutting_down:
+        return InstanceError("The instance is shutting down and takes no deploys any more.")
+    names = [app.name for app in request.applications]
+    for name in names:
+        if not name:
+            return ConfigError("name", name, "an application needs a name")
+        if names.count(name) > 1:
+            return ConfigError("name", name, "an application may occur once in a deploy")
+    for app in request.applications:
+        if error := _check_application(app):
+            return error
+    return _check_routes(state, request)
+
+
+def _check_application(app: ev.ApplicationRequest) -> RemoraError | None:
+    names = [deployment.name for deployment in app.deployments]
+    for name in names:
+        if not name or "#" in name:
+            return ConfigError("name", name, f"a deployment of {app.name} needs a name without '#'")
+        if names.count(name) > 1:
+            return ConfigError("name", name, f"a deployment may occur once in {app.name}")
+    if app.ingress not in names:
+        return ConfigError("ingress", app.ingress, f"one of the deployments of {app.name}: {names}")
+    prefix = app.route_prefix
+    if prefix is None:
+        return None
+    if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
+        return ConfigError("route_prefix", prefix, "it begins with '/' and does not end with one")
+    if "{" in prefix or "}" in prefix:
+        return ConfigError("route_prefix", prefix, "it may not have wildcards")
+    return None
+
+
+def _check_routes(state: ControllerState, request: ev.DeployRequested) -> RemoraError | None:
+    """Every route prefix has one owner among the applications that live on."""
+    redeployed = {app.name for app in request.applications}
+    owners = {
+        app.route_prefix: name
+        for name, app in state.applications.items()
+        if app.route_prefix is not None and not app.deleting and name not in redeployed
+    }
+    for app in request.applications:
+        if app.route_prefix is None:
+            continue
+        owner = owners.setdefault(app.route_prefix, app.name)
+        if owner != app.name:
+            return RouteTakenError(
+                f"Application {app.name!r} was not deployed: route prefix {app.route_prefix!r} "
+                f"belongs to application {owner!r}. Choose another route_prefix, or delete "
+                f"{owner!r} first."
+            )
+    return None

@@ -1,0 +1,88 @@
+"""When a deployment may start replicas again after failures, and when it gives up.
+
+Rules: pure. Waiting and giving up belong to the deployment: a replica never comes back, another
+one takes its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remora.types import Seconds
+
+#: The first retry is all but immediate: most failures of a first deploy are typing errors, and
+#: their author waits in front of the screen.
+FIRST_DELAY_S = 0.1
+#: Kubernetes stops at 300 s; a model server that could be back is missed sooner.
+MAX_DELAY_S = 30.0
+#: Attempts per target replica, whatever `max_constructor_retry_count` says (EV-08).
+MAX_ATTEMPTS_PER_REPLICA = 3
+#: Crashes that are this old say nothing about the next one.
+CRASH_WINDOW_S = 60.0
+#: Crashes inside the window that are answered at once: one bad request should cost nothing.
+FREE_CRASHES = 2
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Start again, not before `at_s`."""
+
+    at_s: Seconds
+    reason: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Start no more until somebody deploys again."""
+
+    reason: str
+
+
+def max_attempts(max_constructor_retry_count: int, target: int) -> int:
+    """Failed starts in a row after which a deploy that never worked has failed. Pure."""
+    return max(1, min(max_constructor_retry_count, MAX_ATTEMPTS_PER_REPLICA * target))
+
+
+def delay_s(failures: int) -> Seconds:
+    """How long to wait after so many failures in a row.
+
+    Pure. Invariants: 0 for none; never shrinks as failures grow; at most `MAX_DELAY_S`.
+    """
+    if failures <= 0:
+        return 0.0
+    # The exponent is bounded because 2.0**1024 overflows.
+    return float(min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 30), MAX_DELAY_S))
+
+
+def decide(
+    failures: int, limit: int, now: Seconds, *, worked_before: bool, some_run: bool
+) -> Retry | GiveUp:
+    """Answer one more failed start.
+
+    Args:
+        failures: failed starts in a row, this one included, >= 1.
+        limit: what `max_attempts` says.
+        now: the present.
+        worked_before: this target was complete once: whatever is wrong now may pass.
+        some_run: a replica of this target runs, so its code can start.
+
+    Pure.
+    """
+    if failures >= limit and not worked_before and not some_run:
+        return GiveUp(f"failed to start {failures} times in a row")
+    wait_s = delay_s(failures)
+    return Retry(now + wait_s, f"failed start {failures}: next one in {wait_s:g} s")
+
+
+def after_crash(
+    crashes_s: tuple[Seconds, ...], now: Seconds
+) -> tuple[tuple[Seconds, ...], Seconds]:
+    """Answer the crash of a running replica, at `now`.
+
+    Returns:
+        The crashes still worth remembering, this one included, and when to start the next.
+
+    Pure.
+    """
+    recent = (*(at for at in crashes_s if now - at < CRASH_WINDOW_S), now)[-20:]
+    return recent, now + delay_s(len(recent) - FREE_CRASHES)

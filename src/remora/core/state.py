@@ -1,0 +1,381 @@
+"""What the controller knows: applications, their deployments, their replicas, the nodes.
+
+Theory of operation: the durable part (applications and everything below them) is saved and
+survives the controller. The volatile part (`activity`, `pacing`, `nodes`, acknowledgements) is
+what a new controller learns again: calls under way, timers, what the engine offers. Status is
+nowhere in here; it is computed (`status.py`).
+
+Rules: pure data. `reconcile.step` works on a copy; nobody else changes a state.
+`validate` states what must always hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from remora.config import DeploymentConfig
+from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
+from remora.errors import InternalError, RemoraError
+from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
+from remora.wire.control import Surroundings
+
+#: Raised when a saved state of before cannot be read as it is any more.
+SCHEMA_VERSION = 1
+
+#: Stopped replicas kept for their story.
+KEPT_STOPPED = 50
+
+#: Options that only the controller or the routers read: changing them touches no replica.
+_CONTROLLER_ONLY = frozenset(
+    {
+        "num_replicas",
+        "max_queued_requests",
+        "health_check_period_s",
+        "health_check_timeout_s",
+        "max_constructor_retry_count",
+        "rolling_update_percentage",
+        "max_surge_percent",
+        "backpressure_config",
+        "idempotent",
+        "autoscaling_config",
+    }
+)
+#: Options that a process is born with: changing them needs a new replica.
+_BORN_WITH = ("resources", "env_vars")
+
+
+class StateUnreadableError(RemoraError):
+    """A saved state cannot be read."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment should be."""
+
+    code_key: str
+    code_version: str
+    config: DeploymentConfig
+    surroundings: Surroundings
+    #: Route prefix of the application; empty: none.
+    route_prefix: str
+    #: This deployment is the application's ingress.
+    ingress: bool
+    #: The application's revision that brought it.
+    revision: int
+    #: Differs: a new replica is needed.
+    version: str
+    #: Differs: `reconfigure` is enough.
+    config_key: str
+
+
+def make_target(
+    *,
+    code_key: str,
+    code_version: str,
+    config: DeploymentConfig,
+    surroundings: Surroundings,
+    route_prefix: str,
+    ingress: bool,
+    revision: int,
+) -> Target:
+    """Describe a target and tell what of it needs a restart, and what a reconfiguration. Pure."""
+    options = msgspec.to_builtins(config)
+    born_with = [options.get(name) for name in _BORN_WITH]
+    heavy = [code_version, surroundings.sys_path, surroundings.cwd, ingress, born_with]
+    light = {
+        name: value
+        for name, value in options.items()
+        if name not in _CONTROLLER_ONLY and name not in _BORN_WITH
+    }
+    return Target(
+        code_key=code_key,
+        code_version=code_version,
+        config=config,
+        surroundings=surroundings,
+        route_prefix=route_prefix,
+        ingress=ingress,
+        revision=revision,
+        version=_digest(heavy),
+        config_key=_digest(light),
+    )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
+
+
+class Deployment(msgspec.Struct, kw_only=True):
+    """One deployment of an application."""
+
+    name: str
+    target: Target
+    #: The last target that was reached, while the present one is not: what to fall back on.
+    previous: Target | None = None
+    #: The present target was reached once.
+    completed: bool = False
+    #: Its version and configuration were: whatever fails now may pass, so nobody gives up.
+    worked: bool = False
+    #: What the present target changed: `deploy`, `scale_up` or `scale_down`.
+    change: str = "deploy"
+    #: The application does not name it any more; it goes when the others are complete.
+    removed: bool = False
+    #: Failed starts of the present target in a row.
+    failures: int = 0
+    #: The user's traceback of the last failed start or reconfiguration.
+    last_failure: str = ""
+    replicas: dict[ReplicaID, Replica] = {}
+
+    def in_state(self, *states: ReplicaState) -> list[Replica]:
+        """Replicas in one of `states`, oldest first."""
+        return [replica for replica in self.replicas.values() if replica.state in states]
+
+
+class Application(msgspec.Struct, kw_only=True):
+    """One application."""
+
+    name: str
+    route_prefix: str | None
+    ingress: str
+    revision: int
+    last_deployed_unix_s: float
+    #: Being taken down; its routes are gone already.
+    deleting: bool = False
+    #: Path of the API docs, as its ingress reported it.
+    docs_path: str = ""
+    deployments: dict[str, Deployment] = {}
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """A node as the engine reported it."""
+
+    resources: dict[str, float]
+    draining: bool = False
+
+
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
+    """What is under way with one replica; volatile."""
+
+    #: The call under way: `start`, `initialize`, `check_health`, `reconfigure`, `drain`, `stop`.
+    call: str = ""
+    call_since_s: Seconds = 0.0
+    #: No new call before this.
+    not_before_s: Seconds = 0.0
+    #: When the last health check ended.
+    health_checked_s: Seconds = 0.0
+    #: Failed health checks in a row, and how the last one failed.
+    health_failures: int = 0
+    health_error: str = ""
+    #: Every one of those failures was a timeout.
+    only_timeouts: bool = True
+    #: The first snapshot that it is not in any more; None: not published yet.
+    left_at_version: int | None = None
+    #: How long its destructor may take.
+    stop_timeout_s: Seconds = 0.0
+    #: When it was last killed.
+    killed_s: Seconds | None = None
+    #: Found again after a controller restart: configured already.
+    found: bool = False
+    #: The engine said that its process is there.
+    reported: bool = False
+
+
+class Pacing(msgspec.Struct, frozen=True, kw_only=True):
+    """When a deployment may start replicas again, and why it waits; volatile."""
+
+    retry_at_s: Seconds = 0.0
+    #: Recent crashes of running replicas, oldest first.
+    crashes_s: tuple[Seconds, ...] = ()
+    last_crash: str = ""
+    #: Why replicas found no place; empty: they did.
+    unplaced: str = ""
+    num_unplaced: int = 0
+
+
+class ControllerState(msgspec.Struct, kw_only=True):
+    """Everything, at one moment."""
+
+    applications: dict[str, Application] = {}
+    shutting_down: bool = False
+    #: Part of every replica id of this state.
+    salt: str = ""
+    next_replica: int = 1
+    last_event_id: int = 0
+    #: Version of the routing snapshot; grows when its content changes.
+    snapshot_version: int = 0
+    # ---- volatile
+    #: Unix time minus `now`.
+    unix_offset_s: float = 0.0
+    nodes: dict[NodeID, NodeView] = {}
+    activity: dict[ReplicaID, Activity] = {}
+    pacing: dict[DeploymentID, Pacing] = {}
+    #: Latest ones last, at most `KEPT_STOPPED`.
+    stopped: tuple[Replica, ...] = ()
+    acked_version: int = 0
+    #: The engine's report of what is alive is complete.
+    inventory_complete: bool = True
+    #: After a restart nothing is published before every found replica answered, or this time.
+    hold_snapshot_until_s: Seconds | None = None
+    end_sent: bool = False
+
+    def copy(self) -> ControllerState:
+        """Copy as deep as `reconcile.step` writes."""
+        replace = msgspec.structs.replace
+        applications = {
+            name: replace(
+                app,
+                deployments={
+                    key: replace(deployment, replicas=dict(deployment.replicas))
+                    for key, deployment in app.deployments.items()
+                },
+            )
+            for name, app in self.applications.items()
+        }
+        return replace(
+            self,
+            applications=applications,
+            nodes=dict(self.nodes),
+            activity=dict(self.activity),
+            pacing=dict(self.pacing),
+        )
+
+    def replicas(self) -> list[tuple[Application, Deployment, Replica]]:
+        """Every replica that is not STOPPED, with where it belongs."""
+        return [
+            (app, deployment, replica)
+            for app in self.applications.values()
+            for deployment in app.deployments.values()
+            for replica in deployment.replicas.values()
+        ]
+
+    def code_keys(self) -> set[str]:
+        """Keys of all code that a replica may still be started from."""
+        return {
+            target.code_key
+            for app in self.applications.values()
+            for deployment in app.deployments.values()
+            for target in (deployment.target, deployment.previous)
+            if target is not None
+        }
+
+
+class _Saved(msgspec.Struct, kw_only=True):
+    """The durable part, as it is written."""
+
+    schema: int
+    applications: dict[str, Application]
+    shutting_down: bool
+    salt: str
+    next_replica: int
+    snapshot_version: int
+    #: Last, because it alone does not make a new state worth saving.
+    last_event_id: int
+
+
+class _SavedSchema(msgspec.Struct):
+    """Only the number, readable whatever the rest looks like."""
+
+    schema: int
+
+
+def encode(state: ControllerState, *, with_event_id: bool = True) -> bytes:
+    """Write the durable part. Pure."""
+    return msgspec.msgpack.encode(
+        _Saved(
+            schema=SCHEMA_VERSION,
+            applications=state.applications,
+            shutting_down=state.shutting_down,
+            salt=state.salt,
+            next_replica=state.next_replica,
+            snapshot_version=state.snapshot_version,
+            last_event_id=state.last_event_id if with_event_id else 0,
+        )
+    )
+
+
+def decode(data: bytes) -> ControllerState:
+    """Read the durable part; the volatile part is empty. Pure.
+
+    Raises:
+        StateUnreadableError: damaged, or written by a newer version.
+    """
+    try:
+        schema = msgspec.msgpack.decode(data, type=_SavedSchema).schema
+        if schema != SCHEMA_VERSION:
+            raise StateUnreadableError(
+                f"The saved state has schema {schema}, and this version reads {SCHEMA_VERSION}."
+            )
+        saved = msgspec.msgpack.decode(data, type=_Saved)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StateUnreadableError(f"The saved state is damaged: {error}") from error
+    state = ControllerState(
+        applications=saved.applications,
+        shutting_down=saved.shutting_down,
+        salt=saved.salt,
+        next_replica=saved.next_replica,
+        snapshot_version=saved.snapshot_version,
+        last_event_id=saved.last_event_id,
+    )
+    try:
+        validate(state)
+    except InternalError as error:
+        raise StateUnreadableError(f"The saved state contradicts itself: {error}") from error
+    return state
+
+
+def validate(state: ControllerState) -> None:
+    """Check everything that must hold between two steps.
+
+    Raises:
+        InternalError: something does not hold; the message says what.
+    """
+    seen: set[ReplicaID] = set()
+    prefixes: dict[str, str] = {}
+    for name, app in state.applications.items():
+        _require(name == app.name, f"application {app.name} is filed under {name}")
+        if app.route_prefix is not None and not app.deleting:
+            other = prefixes.setdefault(app.route_prefix, name)
+            _require(other == name, f"{name} and {other} share route prefix {app.route_prefix}")
+        for key, deployment in app.deployments.items():
+            _require(key == deployment.name, f"deployment {deployment.name} is filed under {key}")
+            _require(
+                not (deployment.completed and deployment.previous),
+                f"{name}/{key} is complete and yet has something to fall back on",
+            )
+            _validate_replicas(name, deployment, seen)
+    for replica_id in state.activity:
+        _require(replica_id in seen, f"{replica_id} is gone, and yet something is under way")
+    for stopped in state.stopped:
+        _require(stopped.state in TERMINAL, f"{stopped.replica_id} is {stopped.state} in the past")
+        _require(stopped.replica_id not in seen, f"{stopped.replica_id} lives and is in the past")
+    _validate_gpus(state)
+
+
+def _validate_replicas(app: str, deployment: Deployment, seen: set[ReplicaID]) -> None:
+    ranks: set[int] = set()
+    for replica_id, replica in deployment.replicas.items():
+        _require(replica_id == replica.replica_id, f"{replica.replica_id} is filed as {replica_id}")
+        _require(replica_id not in seen, f"{replica_id} exists twice")
+        seen.add(replica_id)
+        belongs = f"{DeploymentID(deployment.name, app)}#"
+        _require(replica_id.startswith(belongs), f"{replica_id} is in {belongs[:-1]}")
+        _require(replica.state in LIVE, f"{replica_id} is {replica.state} among the living")
+        _require(replica.rank not in ranks, f"rank {replica.rank} of {deployment.name} is doubled")
+        ranks.add(replica.rank)
+        if replica.state is ReplicaState.RUNNING:
+            _require(bool(replica.address), f"{replica_id} is RUNNING without an address")
+
+
+def _validate_gpus(state: ControllerState) -> None:
+    used: dict[tuple[NodeID, int], float] = {}
+    for _, _, replica in state.replicas():
+        amount = replica.resources.get("GPU", 0.0)
+        for gpu in replica.gpus:
+            where = replica.node_id, gpu
+            used[where] = used.get(where, 0.0) + min(amount, 1.0)
+            _require(used[where] <= 1.0 + 1e-9, f"GPU {gpu} of {replica.node_id} is overbooked")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise InternalError(f"The controller's state is wrong: {otherwise}.")

@@ -1,0 +1,198 @@
+"""What people get to see: status of deployments and applications, computed from the state.
+
+Rules: pure; nothing in here is ever stored, so there are no transitions of status to get wrong.
+Names of statuses and triggers are those that Ray Serve's users and their tools know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from remora.core import restart
+from remora.core.goal import goal_of, has_failed, is_current
+from remora.core.lifecycle import SLOW_START_S
+from remora.core.replica_state import Replica, ReplicaState
+from remora.core.state import Application, ControllerState, Deployment, Pacing
+from remora.types import DeploymentID, Seconds
+from remora.wire.control import ApplicationStatus, DeploymentStatus, ReplicaStatus
+
+#: Worst first (MO-02).
+_RANKING = (
+    ("DEPLOY_FAILED", ("DEPLOY_FAILED",)),
+    ("UNHEALTHY", ("UNHEALTHY",)),
+    ("DEPLOYING", ("UPDATING", "UPSCALING", "DOWNSCALING")),
+)
+#: What a target that was not reached yet, and one that was, looks like (MO-07).
+_UNDER_WAY = {"deploy": "UPDATING", "scale_up": "UPSCALING", "scale_down": "DOWNSCALING"}
+_DONE = {
+    "deploy": "CONFIG_UPDATE_COMPLETED",
+    "scale_up": "UPSCALE_COMPLETED",
+    "scale_down": "DOWNSCALE_COMPLETED",
+}
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    status: str
+    trigger: str
+    message: str = ""
+
+
+def report(state: ControllerState, now: Seconds) -> dict[str, ApplicationStatus]:
+    """Compute the status of everything. Pure."""
+    return {name: _application(state, app, now) for name, app in sorted(state.applications.items())}
+
+
+def _application(state: ControllerState, app: Application, now: Seconds) -> ApplicationStatus:
+    deployments = {
+        name: _deployment(state, app, deployment, now)
+        for name, deployment in sorted(app.deployments.items())
+    }
+    # What the application no longer has does not make it worse.
+    counting = [
+        deployments[name] for name, deployment in app.deployments.items() if not deployment.removed
+    ]
+    status = "DELETING" if app.deleting else "RUNNING"
+    if not app.deleting:
+        found = {deployment.status for deployment in counting}
+        status = next((name for name, those in _RANKING if found & set(those)), status)
+    return ApplicationStatus(
+        name=app.name,
+        status=status,
+        message=_application_message(status, counting),
+        route_prefix=app.route_prefix,
+        last_deployed_time_s=app.last_deployed_unix_s,
+        deployments=deployments,
+        revision=app.revision,
+    )
+
+
+def _application_message(status: str, deployments: list[DeploymentStatus]) -> str:
+    """Say what is wrong, or what is awaited; an application that runs needs no words."""
+    if status == "DELETING":
+        return "The application is being deleted."
+    relevant = next((those for name, those in _RANKING if name == status), ())
+    return "\n".join(
+        f"Deployment {deployment.name!r}: {deployment.message}"
+        for deployment in deployments
+        if deployment.status in relevant and deployment.message
+    )
+
+
+def _deployment(
+    state: ControllerState, app: Application, deployment: Deployment, now: Seconds
+) -> DeploymentStatus:
+    pacing = state.pacing.get(DeploymentID(deployment.name, app.name)) or Pacing()
+    found_again = state.hold_snapshot_until_s is not None
+    verdict = _judge(app, deployment, pacing, now, found_again=found_again)
+    replicas = list(deployment.replicas.values())
+    return DeploymentStatus(
+        name=deployment.name,
+        status=verdict.status,
+        status_trigger=verdict.trigger,
+        message=verdict.message,
+        target_num_replicas=0 if app.deleting else deployment.target.config.num_replicas,
+        replica_states=dict(Counter(str(replica.state) for replica in replicas)),
+        replicas=tuple(_replica(deployment, replica) for replica in replicas),
+    )
+
+
+def _replica(deployment: Deployment, replica: Replica) -> ReplicaStatus:
+    versions = {
+        target.version: target.code_version
+        for target in (deployment.previous, deployment.target)
+        if target is not None
+    }
+    return ReplicaStatus(
+        replica_id=replica.replica_id,
+        state=str(replica.state),
+        pid=replica.pid,
+        code_version=versions.get(replica.version, ""),
+        started_at_unix_s=replica.started_at_unix_s,
+    )
+
+
+def _judge(
+    app: Application, deployment: Deployment, pacing: Pacing, now: Seconds, *, found_again: bool
+) -> _Verdict:
+    if app.deleting or deployment.removed:
+        return _Verdict("UPDATING", "DELETING", "The deployment is being deleted.")
+    if has_failed(deployment):
+        return _Verdict("DEPLOY_FAILED", "REPLICA_STARTUP_FAILED", _failed_message(deployment))
+    running = sum(_runs(deployment, replica, found_again) for replica in _values(deployment))
+    target = deployment.target.config.num_replicas
+    trouble = _trouble(deployment, pacing, now)
+    if not deployment.completed:
+        progress = f"{running} of {target} replicas are up and running."
+        return _Verdict(
+            _UNDER_WAY[deployment.change],
+            "CONFIG_UPDATE_STARTED",
+            " ".join([progress, *trouble]),
+        )
+    if running < target:
+        trigger = "REPLICA_STARTUP_FAILED" if deployment.failures else "HEALTH_CHECK_FAILED"
+        shortage = f"{running} of {target} replicas run."
+        crash = [pacing.last_crash] if pacing.last_crash else []
+        return _Verdict("UNHEALTHY", trigger, " ".join([shortage, *crash, *trouble]))
+    return _Verdict("HEALTHY", _DONE[deployment.change])
+
+
+def _values(deployment: Deployment) -> list[Replica]:
+    return list(deployment.replicas.values())
+
+
+def _runs(deployment: Deployment, replica: Replica, found_again: bool) -> bool:
+    """Say whether a replica counts as running for the present target."""
+    if not is_current(replica, deployment.target, None):
+        return False
+    if found_again and replica.was_ready and replica.state is ReplicaState.STARTING:
+        return True
+    return replica.state is ReplicaState.RUNNING
+
+
+def _failed_message(deployment: Deployment) -> str:
+    """Say how often it failed, what serves instead, what to do, and why it failed (MO-08)."""
+    previous = goal_of(deployment).target
+    instead = (
+        f"The version before goes on serving with {previous.config.num_replicas} replica(s). "
+        if previous is not None
+        else ""
+    )
+    return (
+        f"The deployment failed to start {deployment.failures} times in a row and is not tried "
+        f"again. {instead}Fix the cause and deploy again. The last failure was:\n"
+        f"{deployment.last_failure}"
+    )
+
+
+def _trouble(deployment: Deployment, pacing: Pacing, now: Seconds) -> list[str]:
+    """List what keeps a deployment from its target."""
+    trouble = []
+    if pacing.num_unplaced:
+        trouble.append(f"{pacing.num_unplaced} replica(s) find no place: {pacing.unplaced}.")
+    slow = [
+        now - replica.since_s
+        for replica in deployment.in_state(ReplicaState.STARTING)
+        if now - replica.since_s >= SLOW_START_S
+    ]
+    if slow:
+        trouble.append(
+            f"{len(slow)} replica(s) are slow to initialise: the slowest has taken over "
+            f"{int(max(slow) // SLOW_START_S * SLOW_START_S)} s so far. Its constructor may "
+            "download or load something large, or wait for something that does not come."
+        )
+    if deployment.failures:
+        config = deployment.target.config
+        limit = restart.max_attempts(config.max_constructor_retry_count, config.num_replicas)
+        left = max(0, limit - deployment.failures)
+        outlook = (
+            f"{left} more attempt(s) follow"
+            if left and not deployment.worked
+            else f"it is tried again, every {restart.MAX_DELAY_S:g} s at the latest"
+        )
+        trouble.append(
+            f"A replica failed to start ({deployment.failures} times in a row; {outlook}):\n"
+            f"{deployment.last_failure}"
+        )
+    return trouble

@@ -1,0 +1,175 @@
+"""What answers at the addresses of a FakeEngine's processes: replicas without user code.
+
+A test says how they behave: how long a construction takes, whose constructor raises, which one
+does not answer any more, how long ongoing requests take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from remora.errors import ConnectionLostError, MethodNotFoundError, ReplicaStartError
+from remora.testing.fake_engine import FakeEngine
+from remora.types import Seconds
+from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+
+T = TypeVar("T")
+
+
+@dataclass
+class FakeReplica:
+    """One replica's process, from inside."""
+
+    process_id: str
+    pid: int
+    spec: ReplicaSpec | None = None
+    is_ready: bool = False
+    #: Turned away by a drain.
+    is_draining: bool = False
+    #: It answers nothing any more.
+    is_hung: bool = False
+    #: What its health check raises; None: it is well.
+    sickness: Exception | None = None
+    #: How long its ongoing requests still take when it is told to drain.
+    work_s: Seconds = 0.0
+    #: Methods that were called, in order.
+    calls: list[str] = field(default_factory=list)
+    configs: list[Any] = field(default_factory=list)
+
+
+class FakeReplicas:
+    """All replicas of a FakeEngine.
+
+    Attributes:
+        construct_s: how long a constructor takes.
+        fail_construct: a replica for which it gives a text has a constructor that raises it.
+        fail_reconfigure: the same for `reconfigure`.
+        by_id: every replica that was reached, gone ones too.
+    """
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.construct_s: Seconds | Callable[[ReplicaSpec], Seconds] = 0.01
+        self.fail_construct: Callable[[ReplicaSpec], str] = lambda _spec: ""
+        self.fail_reconfigure: Callable[[ReplicaReconfigure], str] = lambda _change: ""
+        self.by_id: dict[str, FakeReplica] = {}
+        self._engine = engine
+        self._links: dict[str, list[_FakeLink]] = {}
+        engine.on_exit.append(self._on_exit)
+
+    @property
+    def serving(self) -> list[FakeReplica]:
+        """Replicas that are alive, ready and not draining."""
+        return [
+            replica
+            for process_id in self._engine.processes
+            if (replica := self.by_id.get(process_id)) is not None
+            and replica.is_ready
+            and not replica.is_draining
+        ]
+
+    async def connect(self, address: str) -> _FakeLink:
+        """Open a link.
+
+        Raises:
+            ConnectionLostError: no process has this address.
+        """
+        for process_id, process in self._engine.processes.items():
+            if process.address == address and process.is_up:
+                replica = self.by_id.setdefault(process_id, FakeReplica(process_id, process.pid))
+                link = _FakeLink(self, replica)
+                self._links.setdefault(process_id, []).append(link)
+                return link
+        raise ConnectionLostError(f"Nothing answers at {address}")
+
+    def lose_connections(self, process_id: str) -> None:
+        """Break every connection to a replica, which lives on."""
+        for link in self._links.pop(process_id, []):
+            link.close()
+
+    def _on_exit(self, process_id: str) -> None:
+        self.lose_connections(process_id)
+
+    async def answer(self, replica: FakeReplica, method: str, body: Any) -> Any:
+        """Do what a replica does when `method` is called."""
+        replica.calls.append(method)
+        if replica.is_hung:
+            await asyncio.get_running_loop().create_future()
+        match method:
+            case "initialize":
+                return await self._initialize(replica, body)
+            case "check_health":
+                if replica.sickness is not None:
+                    raise replica.sickness
+            case "reconfigure":
+                if text := self.fail_reconfigure(body):
+                    raise ReplicaStartError(text)
+                replica.configs.append(body.config.user_config)
+            case "drain":
+                replica.is_draining = True
+                await asyncio.sleep(replica.work_s)
+            case "stop":
+                replica.is_ready = False
+                await self._engine.stop_process(replica.process_id, 1.0)
+            case unknown:
+                raise MethodNotFoundError(f"No control method {unknown!r}")
+        return None
+
+    async def _initialize(self, replica: FakeReplica, spec: ReplicaSpec) -> ReplicaReady:
+        if not replica.is_ready:
+            replica.spec = spec
+            delay_s = self.construct_s
+            await asyncio.sleep(delay_s if isinstance(delay_s, (int, float)) else delay_s(spec))
+            if text := self.fail_construct(spec):
+                raise ReplicaStartError(text)
+            replica.is_ready = True
+            replica.configs.append(spec.config.user_config)
+        return ReplicaReady(pid=replica.pid)
+
+
+class _FakeLink:
+    """A connection to one fake replica."""
+
+    def __init__(self, replicas: FakeReplicas, replica: FakeReplica) -> None:
+        self._replicas = replicas
+        self._replica = replica
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Calls can be made."""
+        return not self._is_closed
+
+    async def call(
+        self,
+        method: str,
+        body: msgspec.Struct | None = None,
+        reply: type[T] | None = None,
+        timeout_s: float | None = None,
+    ) -> T | None:
+        """Call a method; it is lost when the link closes before the answer."""
+        if self._is_closed:
+            raise ConnectionLostError(f"The connection to {self._replica.process_id} is closed")
+        work = asyncio.ensure_future(self._replicas.answer(self._replica, method, body))
+        self._calls.add(work)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.wait([work])
+            if work.cancelled():
+                raise ConnectionLostError(f"The connection to {self._replica.process_id} was lost")
+            found = work.result()
+            return found if reply is None or isinstance(found, reply) else None
+        finally:
+            self._calls.discard(work)
+            work.cancel()
+
+    def close(self) -> None:
+        """Break it."""
+        self._is_closed = True
+        for work in self._calls:
+            work.cancel()
