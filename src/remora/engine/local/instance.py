@@ -1,0 +1,239 @@
+"""Taking possession of a state folder: its lock, its leftovers, its sockets.
+
+Everything that can be wrong with a folder, an address or a port is found here, before any process
+is started, and said in one sentence that ends with what to do.
+
+Rules: standard library and the lowest layer of the package only; the supervisor imports this.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora.engine.local import linux
+from remora.errors import InstanceError
+from remora.home import Home
+
+#: Connections that wait in the kernel while a proxy restarts. The kernel lowers it to its own
+#: limit (`net.core.somaxconn`, 4096 on current kernels).
+_HTTP_BACKLOG = 4096
+#: The same for connections between our own processes.
+BACKLOG = 1024
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a state folder.
+
+    Attributes:
+        pid: of its supervisor.
+        token: marks its processes.
+        http_url: of its front door; empty without HTTP.
+        bound: True: ends with the program that started it.
+    """
+
+    pid: int
+    token: str
+    http_url: str = ""
+    bound: bool = False
+
+
+class Claim:
+    """The lock on a state folder, held for as long as this object is open.
+
+    The lock is the kernel's, on an open file: it is free the moment its holder is gone, however
+    it went. The file tells others who that is; its text means nothing without the lock.
+    """
+
+    def __init__(self, home: Home, fd: int, previous: Owner | None) -> None:
+        self.home = home
+        self.previous = previous
+        self.fd = fd
+
+    @classmethod
+    def take(cls, home: Home) -> Claim:
+        """Lock the folder of `home`, which is made if need be.
+
+        Raises:
+            InstanceError: another instance has it, or it cannot be written.
+        """
+        try:
+            home.make()
+            fd = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise folder_error(home, error) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = _read_owner(fd)
+            os.close(fd)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise folder_error(home, error) from None
+            raise _taken(home, owner) from None
+        return cls(home, fd, _read_owner(fd))
+
+    def write_owner(self, owner: Owner | None) -> None:
+        """Tell others who holds the folder; None: nobody any more.
+
+        Raises:
+            InstanceError: the disk is full.
+        """
+        text = b"" if owner is None else json.dumps(owner.__dict__).encode()
+        try:
+            os.ftruncate(self.fd, 0)
+            if os.pwrite(self.fd, text, 0) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise folder_error(self.home, error) from None
+
+    def clean(self) -> list[str]:
+        """Remove what an instance that was killed left here: processes and sockets.
+
+        Returns:
+            What was found, in words.
+        """
+        found = []
+        if self.previous is not None and (pids := linux.members(self.previous.token, ())):
+            found.append(f"processes of an instance that was killed: {pids}")
+            if stuck := linux.kill_members(self.previous.token, (), timeout_s=2.0):
+                found.append(f"processes that cannot be killed: {stuck}")
+        remove_sockets(self.home)
+        return found
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self.fd)
+
+
+def remove_sockets(home: Home) -> None:
+    """Remove every socket file of an instance that is not running."""
+    for path in home.sockets.glob("*.sock"):
+        path.unlink(missing_ok=True)
+
+
+def _read_owner(fd: int) -> Owner | None:
+    try:
+        value = json.loads(os.pread(fd, 4096, 0))
+        return Owner(int(value["pid"]), str(value["token"]), value["http_url"], value["bound"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # Empty after an orderly end; half a line after a full disk.
+        return None
+
+
+def find_owner(home: Home) -> Owner | None:
+    """Find the running instance of a state folder; None: there is none."""
+    try:
+        fd = os.open(home.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _read_owner(fd)
+    finally:
+        os.close(fd)
+    return None
+
+
+def _taken(home: Home, owner: Owner | None) -> InstanceError:
+    who = "another process" if owner is None else f"pid {owner.pid}"
+    serving = f" and serves {owner.http_url}" if owner and owner.http_url else ""
+    return InstanceError(
+        f"An instance of Remora runs in {home.root} already: {who} holds it{serving}. "
+        "End it with `remora shutdown -y`, or give this one a folder of its own with the "
+        "environment variable REMORA_HOME."
+    )
+
+
+def folder_error(home: Home, error: OSError) -> InstanceError:
+    """Say why a state folder cannot be used."""
+    cause = error.strerror or str(error)
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        cause = "something on its path is a file, not a folder"
+    return InstanceError(
+        f"Cannot use the state folder {home.root}: {cause}. Make it writable and see that its "
+        "disk has room, or set the environment variable REMORA_HOME to another folder."
+    )
+
+
+def listen_unix(path: Path, backlog: int = BACKLOG) -> socket.socket:
+    """Listen on a Unix socket; a file that an earlier process left there is replaced."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def listen_http(host: str, port: int) -> socket.socket:
+    """Listen for HTTP.
+
+    Raises:
+        InstanceError: the address cannot be listened on; says why and what to do.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise _host_error(host, port, error) from None
+    try:
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _host_error(host, port, error) from None
+    try:
+        # A port that an earlier instance has just left is usable at once.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_HTTP_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _address_error(host, port, error) from None
+    return listener
+
+
+def _host_error(host: str, port: int, error: Exception) -> InstanceError:
+    return InstanceError(
+        f"Cannot listen on {host}:{port}: {error}. Name an address of this machine with --host "
+        "(http_options host=...): 127.0.0.1 for this machine alone, 0.0.0.0 for every network."
+    )
+
+
+def _address_error(host: str, port: int, error: Exception) -> InstanceError:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        owner = linux.listener_on(port)
+        return InstanceError(
+            f"Cannot listen on {host}:{port}: the port is in use{f' by {owner}' if owner else ''}. "
+            "Choose another one with --port (http_options port=...; 0 picks a free one), "
+            "or stop that process."
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return InstanceError(
+            f"Cannot listen on {host}:{port}: this user may not use that port. Choose one of "
+            "1024 or higher with --port (http_options port=...)."
+        )
+    if isinstance(error, OverflowError):
+        return InstanceError(f"Cannot listen on {host}:{port}: a port is a number from 0 to 65535.")
+    return _host_error(host, port, error)
+
+
+def http_url(listener: socket.socket | None) -> str:
+    """Return a URL that opens the front door from this machine; empty without one."""
+    if listener is None:
+        return ""
+    name: Any = listener.getsockname()
+    host, port = str(name[0]), int(name[1])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

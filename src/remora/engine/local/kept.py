@@ -1,0 +1,92 @@
+"""The processes that an instance always has: controller and proxies.
+
+Rules: pure; when a process is started again is decided here, starting it is the supervisor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from remora.engine.local.processes import Process, crashes_in_row, restart_delay_s
+from remora.engine.local.protocol import Message
+from remora.home import Home
+
+CONTROLLER = "controller"
+_PROXY = "proxy-"
+
+
+@dataclass
+class Kept:
+    """A process that is started again whenever it ends.
+
+    Attributes:
+        request: the fork message, the same for every start.
+        crashes: ends in a row.
+        restarts: starts after the first one.
+        restart_at: when it is to be started; None: it is there.
+    """
+
+    request: Message
+    crashes: int = 0
+    restarts: int = 0
+    restart_at: float | None = None
+
+    def ended(self, process: Process, now: float) -> float:
+        """Plan the next start; returns the seconds until then."""
+        self.crashes = crashes_in_row(self.crashes, process.up_since, now)
+        self.restarts += 1
+        delay_s = restart_delay_s(self.crashes)
+        self.restart_at = now + delay_s
+        return delay_s
+
+
+def is_proxy(process_id: str) -> bool:
+    """Tell a proxy by its id. Pure."""
+    return process_id.startswith(_PROXY) and "/" not in process_id
+
+
+def system_requests(
+    home: Home,
+    http: Mapping[str, Any],
+    *,
+    http_url: str,
+    supervisor_pid: int,
+    controller: str,
+    proxy: str,
+) -> list[Message]:
+    """Describe the controller and the proxies. Pure.
+
+    The controller comes first: the first application waits for it before it needs a proxy.
+    """
+    requests: list[Message] = [
+        {
+            "op": "fork",
+            "id": CONTROLLER,
+            "entrypoint": controller,
+            "title": "remora: controller",
+            "sockets": ["control"],
+            "address": f"unix:{home.controller_socket}",
+            "args": {
+                "engine": "local",
+                "http": dict(http),
+                "http_url": http_url,
+                "supervisor_pid": supervisor_pid,
+            },
+        }
+    ]
+    if not http_url:
+        return requests
+    return requests + [
+        {
+            "op": "fork",
+            "id": f"{_PROXY}{number}",
+            "entrypoint": proxy,
+            "title": "remora: proxy",
+            "sockets": ["http"],
+            "address": http_url,
+            "args": {"http": dict(http), "http_url": http_url, "name": f"{_PROXY}{number}"},
+        }
+        for number in range(1, int(http.get("num_proxies", 1)) + 1)
+    ]

@@ -1,0 +1,272 @@
+"""Starting an instance of the embedded engine, from a program or a command line.
+
+`launch` returns as soon as the supervisor's process exists, so that the caller imports the user's
+code meanwhile; `Launch.wait_ready` says how it went.
+
+A *bound* instance belongs to the program that started it: it holds one end of a pipe, and when
+that end closes, because the program ended or was killed, the instance ends. The other kind stays
+until it is told to end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import signal
+import sys
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from remora.config import HTTPOptions
+from remora.engine.local import linux
+from remora.engine.local.instance import Owner, find_owner, folder_error
+from remora.errors import InstanceError
+from remora.home import Home
+
+__all__ = ["EntryPoints", "Launch", "Owner", "Ready", "end", "find_owner", "launch"]
+
+#: Where the output of an instance goes that no terminal belongs to.
+LOG_NAME = "instance.log"
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
+
+
+@dataclass(frozen=True)
+class EntryPoints:
+    """What the processes of an instance run besides replicas."""
+
+    controller: str = "remora.control.main:main"
+    proxy: str = "remora.proxy.main:main"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An instance that is up.
+
+    Attributes:
+        pid: of its supervisor.
+        http_url: of its front door; empty without HTTP.
+    """
+
+    pid: int
+    http_url: str
+
+
+class Launch:
+    """A supervisor that was started by this program."""
+
+    def __init__(self, home: Home, pid: int, ready_fd: int, owner_fd: int | None) -> None:
+        self.home = home
+        self.pid = pid
+        self._ready_fd = ready_fd
+        self._owner_fd = owner_fd
+        self._pidfd = os.pidfd_open(pid)
+        self._result: Ready | InstanceError | None = None
+        me = weakref.ref(self)
+        # A child that this program forks must not keep the instance alive after it.
+        os.register_at_fork(after_in_child=lambda: _let_go(me()))
+
+    def wait_ready(self, timeout_s: float = 10.0) -> Ready:
+        """Wait until the instance is up: its sockets take connections.
+
+        Raises:
+            InstanceError: it cannot be; says why and what to do.
+        """
+        if self._result is None:
+            self._result = self._read_result(timeout_s)
+        if isinstance(self._result, InstanceError):
+            raise self._result
+        return self._result
+
+    def _read_result(self, timeout_s: float) -> Ready | InstanceError:
+        line = b""
+        deadline = time.monotonic() + timeout_s
+        while _readable(self._ready_fd, deadline - time.monotonic()):
+            data = os.read(self._ready_fd, 65536)
+            line += data
+            if not data or data.endswith(b"\n"):
+                break
+        else:
+            raise InstanceError(
+                f"The supervisor (pid {self.pid}) of {self.home.root} did not come up within "
+                f"{timeout_s:g} s. Is the machine very busy, or the folder on a slow disk?"
+            )
+        if not line.endswith(b"\n"):
+            return InstanceError(
+                f"The supervisor (pid {self.pid}) of {self.home.root} ended before it was up. "
+                f"What it printed is above, or in {self.home.logs / LOG_NAME}."
+            )
+        message = json.loads(line)
+        if "error" in message:
+            return InstanceError(message["error"])
+        return Ready(self.pid, message["ready"])
+
+    def end(self, timeout_s: float = 10.0) -> None:
+        """Ask the instance to end in good order, and wait for it; kill it after `timeout_s`."""
+        _end_pidfd(self._pidfd, self.pid, timeout_s)
+        self._reap()
+        self.release()
+
+    def wait_gone(self, timeout_s: float) -> bool:
+        """Wait until the supervisor has ended; False: it has not within `timeout_s`."""
+        gone = _readable(self._pidfd, timeout_s)
+        if gone:
+            self._reap()
+        return gone
+
+    def _reap(self) -> None:
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+
+    def release(self) -> None:
+        """Let go: a bound instance ends, another one stays."""
+        for name in ("_ready_fd", "_owner_fd", "_pidfd"):
+            fd = getattr(self, name)
+            if fd is not None and fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+def _let_go(launched: Launch | None) -> None:
+    if launched is not None:
+        launched.release()
+
+
+def _readable(fd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))
+
+
+def launch(
+    home: Home,
+    http: HTTPOptions,
+    bound: bool,
+    *,
+    entry_points: EntryPoints = EntryPoints(),
+    grace_s: float = 5.0,
+) -> Launch:
+    """Start the supervisor of an instance, and return at once.
+
+    Args:
+        home: state folder of the instance.
+        http: the front door; with `host=None` there is none.
+        bound: True: the instance ends with this program, and its output is this program's.
+            False: it stays, and its output goes to `logs/instance.log`.
+        entry_points: what to run as controller and proxy.
+        grace_s: seconds that the instance has to end when it is asked to.
+
+    Raises:
+        InstanceError: the state folder cannot be written, or no process can be started.
+    """
+    if not sys.executable:
+        raise InstanceError(
+            "This program does not know its Python interpreter (sys.executable is empty), so it "
+            "cannot start an instance. Start one with `remora start`."
+        )
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    ]
+    if not bound:
+        actions += _to_log(home)
+    ready_read, ready_write = os.pipe()
+    owner_read, owner_write = os.pipe() if bound else (None, None)
+    for fd in (ready_write, owner_read):
+        if fd is not None:
+            # Onto itself: that is how a descriptor is handed on without a moment in which a
+            # child of another thread could get it as well.
+            actions.append((os.POSIX_SPAWN_DUP2, fd, fd))
+    options = {
+        "home": str(home.root),
+        "http": msgspec.to_builtins(http),
+        "controller": entry_points.controller,
+        "proxy": entry_points.proxy,
+        "grace_s": grace_s,
+        "owner_fd": owner_read,
+        "ready_fd": ready_write,
+    }
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-c", _boot(), json.dumps(options)],
+            _environment(home),
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_SIGNALS,
+        )
+    except OSError as error:
+        for fd in (ready_read, owner_write):
+            if fd is not None:
+                os.close(fd)
+        raise InstanceError(
+            f"Cannot start a process with {sys.executable}: {error.strerror}."
+        ) from None
+    finally:
+        for fd in (ready_write, owner_read):
+            if fd is not None:
+                os.close(fd)
+    return Launch(home, pid, ready_read, owner_write)
+
+
+def _boot() -> str:
+    """Return what the new interpreter runs: it must find the same package as this one."""
+    root = str(Path(__file__).resolve().parents[3])
+    # Libraries stay behind the standard library; a source tree goes in front of an installed copy.
+    installed = root.endswith(("site-packages", "dist-packages"))
+    place = f"append({root!r})" if installed else f"insert(0, {root!r})"
+    return f"import sys; sys.path.{place}; from remora.engine.local.supervisor import main; main()"
+
+
+def _environment(home: Home) -> dict[str, str]:
+    return {
+        **os.environ,
+        "REMORA_HOME": str(home.root),
+        linux.TOKEN_VARIABLE: secrets.token_hex(16),
+    }
+
+
+def _to_log(home: Home) -> list[tuple[int, int, str, int, int]]:
+    path = home.logs / LOG_NAME
+    try:
+        home.make()
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise folder_error(home, error) from None
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return [(os.POSIX_SPAWN_OPEN, fd, str(path), flags, 0o600) for fd in (1, 2)]
+
+
+def end(owner: Owner, timeout_s: float = 10.0) -> None:
+    """End the instance of another program, for when its controller does not answer.
+
+    Asks its supervisor to end everything in good order; kills it after `timeout_s`, and its
+    processes with it.
+    """
+    try:
+        pidfd = os.pidfd_open(owner.pid)
+    except ProcessLookupError:
+        return
+    try:
+        _end_pidfd(pidfd, owner.pid, timeout_s)
+        linux.kill_members(owner.token, (), timeout_s=2.0)
+    finally:
+        os.close(pidfd)
+
+
+def _end_pidfd(pidfd: int, pid: int, timeout_s: float) -> None:
+    for number, wait_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 2.0)):
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            return
+        if _readable(pidfd, wait_s):
+            return

@@ -1,0 +1,390 @@
+"""The process at the top of an instance: parent of all others, and nothing else.
+
+Theory of operation: it claims the state folder, opens the listening sockets and forks the template
+at once; what the template is importing costs no time here. Then it waits in one loop for five
+kinds of news and answers each at once: a child ended (SIGCHLD), a child of the template reports, a
+controller sends a command, the program that owns this instance is gone, or a deadline has come.
+What is to be done is decided in `processes`, `kept` and `ending`, which are pure; here it is done.
+
+The listening sockets stay open here, so a crashed proxy or controller refuses no connection: the
+kernel queues them until its successor accepts.
+
+Rules: one thread, no asyncio, the standard library and the lowest layer of the package only. This
+process lives as long as the instance, and its memory counts in every idle application.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora.engine.local import instance, linux
+from remora.engine.local.desk import Desk, exited_event, started_event
+from remora.engine.local.ending import Ending
+from remora.engine.local.kept import Kept, system_requests
+from remora.engine.local.loop import Loop
+from remora.engine.local.nursery import Calls, Nursery
+from remora.engine.local.processes import (
+    Fork,
+    Gone,
+    Kill,
+    Order,
+    ProcessTable,
+    Stage,
+    Terminate,
+    Up,
+)
+from remora.engine.local.protocol import Message, encode
+from remora.errors import InstanceError
+from remora.home import Home
+
+#: From the death of the owning program until what still runs is killed. Everything is to be gone
+#: two seconds after it.
+OWNER_GRACE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an instance is to be.
+
+    Attributes:
+        home: state folder.
+        http: the user's `HTTPOptions` as a dict.
+        controller: entry point of the controller.
+        proxy: entry point of a proxy.
+        grace_s: from being asked to end until what still runs is killed.
+        owner_fd: reading end of a pipe; its end means that the owning program is gone.
+        ready_fd: writing end of a pipe; gets one line when the instance is up or cannot be.
+    """
+
+    home: str
+    http: Mapping[str, Any]
+    controller: str
+    proxy: str
+    grace_s: float
+    owner_fd: int | None = None
+    ready_fd: int | None = None
+
+
+class Supervisor:
+    """Holds the parts together, and does what they decide."""
+
+    def __init__(
+        self,
+        options: Options,
+        claim: instance.Claim,
+        sockets: dict[str, socket.socket],
+        token: str,
+    ) -> None:
+        self._options = options
+        self._claim = claim
+        self._sockets = sockets
+        self._token = token
+        self._table = ProcessTable()
+        self._kept: dict[str, Kept] = {}
+        self._ending: Ending | None = None
+        self._loop = Loop()
+        self._wake_read, self._wake_write = socket.socketpair()
+        calls = Calls(
+            sessions=self._table.sessions,
+            report=self._on_report,
+            lost=lambda generation: self._do(self._table.lost(generation)),
+            renewed=self._on_renewed,
+            close_in_child=self._close_in_template,
+            log=log,
+        )
+        inherited = {name: sock for name, sock in sockets.items() if name != "supervisor"}
+        self._nursery = Nursery(self._loop, claim.home, token, inherited, calls)
+        self._desk = Desk(
+            self._loop,
+            sockets["supervisor"],
+            self._table,
+            socket_folder=claim.home.sockets,
+            do=self._do,
+            system=self._system,
+            shutdown=lambda: self._end(options.grace_s),
+            log=log,
+        )
+
+    # ------------------------------------------------------------------------------------ start
+
+    def start(self) -> None:
+        """Fork the template and ask it for the controller and the proxies."""
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._loop.watch(self._wake_read, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            # The handler does nothing; its number arrives on the wake-up socket.
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        self._nursery.fork()
+        self._desk.open()
+        if self._options.owner_fd is not None:
+            self._loop.watch(self._options.owner_fd, self._on_owner)
+        for request in system_requests(
+            self._claim.home,
+            self._options.http,
+            http_url=instance.http_url(self._sockets.get("http")),
+            supervisor_pid=os.getpid(),
+            controller=self._options.controller,
+            proxy=self._options.proxy,
+        ):
+            self._kept[request["id"]] = Kept(request)
+            self._do(self._table.add(request, system=True))
+
+    def _close_in_template(self) -> None:
+        # The template lives on in this very frame: nothing here is ever finalised there, so a
+        # descriptor that is closed now is not closed again under its next owner.
+        self._loop.close_in_fork()
+        for sock in (self._sockets["supervisor"], self._wake_write, self._wake_read):
+            sock.close()
+        for fd in (self._claim.fd, self._options.owner_fd):
+            if fd is not None:
+                os.close(fd)
+
+    # ------------------------------------------------------------------------------------- loop
+
+    def run(self) -> None:
+        """Wait and act until everything has ended."""
+        while self._ending is None or not self._ending.done(self._table):
+            self._loop.run_once(self._wait_s())
+            self._on_time(time.monotonic())
+
+    def _wait_s(self) -> float | None:
+        if self._ending is None:
+            times = [self._nursery.due_at, *(kept.restart_at for kept in self._kept.values())]
+        else:
+            times = [self._ending.kill_at]
+        times.append(self._table.next_deadline())
+        first = min((t for t in times if t is not None), default=None)
+        # Bounded: the kernel does not take a wait of weeks, and a caller may say "for ever".
+        return None if first is None else min(3600.0, max(0.0, first - time.monotonic()))
+
+    def _on_time(self, now: float) -> None:
+        if self._ending is not None:
+            self._do(self._ending.step(self._table, now))
+        else:
+            if self._nursery.due_at is not None and self._nursery.due_at <= now:
+                self._nursery.fork()
+            for kept in self._kept.values():
+                if kept.restart_at is not None and kept.restart_at <= now:
+                    kept.restart_at = None
+                    self._do(self._table.add(kept.request, system=True))
+        self._do(self._table.overdue(now))
+
+    def _on_signal(self) -> None:
+        numbers = set(self._wake_read.recv(4096))
+        if signal.SIGCHLD in numbers:
+            self._reap()
+        if numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+            # Asked a second time: no more patience.
+            self._end(self._options.grace_s if self._ending is None else 0.0)
+
+    def _on_owner(self) -> None:
+        fd = self._options.owner_fd
+        if fd is not None and not os.read(fd, 4096):
+            self._loop.unwatch(fd)
+            self._end(OWNER_GRACE_S, at_once=True)
+
+    def _end(self, grace_s: float, *, at_once: bool = False) -> None:
+        kill_at = time.monotonic() + grace_s
+        if self._ending is None:
+            self._ending = Ending(kill_at, at_once)
+        else:
+            self._ending.hurry(kill_at, at_once)
+
+    # -------------------------------------------------------------------------------- processes
+
+    def _do(self, orders: list[Order]) -> None:
+        for order in orders:
+            match order:
+                case Fork(process):
+                    if generation := self._nursery.tell(process.request):
+                        self._table.asked(process, generation)
+                    # Else it stays wanted, and the next template is told.
+                case Terminate(pid):
+                    linux.send_signal(pid, signal.SIGTERM)
+                case Kill(pid):
+                    linux.kill_group(pid)
+                case Up(process):
+                    if not process.system:
+                        self._desk.publish(started_event(process))
+                case Gone():
+                    self._on_gone(order)
+
+    def _on_gone(self, gone: Gone) -> None:
+        process = gone.process
+        if path := process.request.get("listen"):
+            Path(path).unlink(missing_ok=True)
+        if process.pid:
+            self._nursery.tell({"op": "gone", "pid": process.pid})
+        if not process.system:
+            self._desk.publish(exited_event(process, gone.reason, gone.expected))
+        elif self._ending is None:
+            delay_s = self._kept[process.process_id].ended(process, time.monotonic())
+            when = f"in {delay_s:g} s" if delay_s else "now"
+            log(f"{process.process_id} (pid {process.pid}) ended: {gone.reason}; restarting {when}")
+
+    def _on_renewed(self) -> None:
+        self._do([Fork(p) for p in self._table.all() if p.stage is Stage.WANTED])
+
+    def _on_report(self, message: Message) -> None:
+        process_id, pid = str(message["id"]), int(message["pid"])
+        match message["state"]:
+            case "forked":
+                self._nursery.tell({"op": "born", "pid": pid})
+                self._do(self._table.forked(process_id, pid))
+            case "up":
+                address = str(message["address"])
+                self._do(self._table.up(process_id, pid, address, time.monotonic()))
+            case "failed":
+                self._do(self._table.failed(process_id, pid, str(message["reason"])))
+
+    def _reap(self) -> None:
+        # What a process reported before its end is read before its end is acted on.
+        self._nursery.read_reports()
+        sessions = self._table.sessions()
+        if ended := {pid for pid in sessions if _has_ended(os.P_PID, pid)}:
+            # Before they are reaped: a dead leader keeps its number from being given to others.
+            for pid in ended:
+                linux.kill_group(pid)
+            linux.kill_members("", ended, timeout_s=0.0)
+        for pid in ended:
+            self._do(self._table.exited(*os.waitpid(pid, 0)))
+        # The template, processes between forks, orphans that were adopted.
+        while (stray := _has_ended(os.P_ALL, 0)) and stray not in sessions:
+            os.waitpid(stray, 0)
+            self._nursery.reaped(stray)
+        if stray:
+            self._reap()
+
+    def _system(self) -> list[Message]:
+        found = [
+            {"name": "supervisor", "pid": os.getpid(), "restarts": 0},
+            {
+                "name": "template",
+                "pid": self._nursery.pid,
+                "restarts": self._nursery.generation - 1,
+            },
+        ]
+        for name, kept in self._kept.items():
+            process = self._table.get(name)
+            pid = process.pid if process else 0
+            found.append({"name": name, "pid": pid, "restarts": kept.restarts})
+        return found
+
+    # -------------------------------------------------------------------------------------- end
+
+    def finish(self) -> None:
+        """Leave nothing behind: no process, no socket."""
+        self._nursery.kill()
+        if stuck := linux.kill_members(self._token, self._table.sessions(), timeout_s=2.0):
+            log(f"processes that cannot be killed: {stuck}")
+        while _has_ended(os.P_ALL, 0):
+            os.waitpid(-1, os.WNOHANG)
+        for sock in self._sockets.values():
+            sock.close()
+        instance.remove_sockets(self._claim.home)
+        self._claim.write_owner(None)
+        self._claim.close()
+
+
+def _has_ended(kind: int, pid: int) -> int:
+    """Look at whether a child has ended, without reaping it; 0: none has."""
+    try:
+        ended = os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    return ended.si_pid if ended else 0
+
+
+def log(text: str) -> None:
+    """Say something about the instance where its owner can see it; never wait for a reader."""
+    if select.select([], [2], [], 0)[1]:
+        try:
+            os.write(2, f"remora supervisor: {text}\n".encode(errors="replace"))
+        except OSError:
+            pass
+
+
+def _open(options: Options, token: str) -> tuple[Supervisor, str]:
+    """Claim the folder and open the sockets.
+
+    Raises:
+        InstanceError: says what is in the way.
+    """
+    home = Home(Path(options.home))
+    claim = instance.Claim.take(home)
+    bound = options.owner_fd is not None
+    # Written before anything is started: whoever comes after a crash finds what to clean up.
+    found = claim.clean()
+    claim.write_owner(instance.Owner(os.getpid(), token, "", bound))
+    for line in found:
+        log(f"removed {line}")
+    sockets = {}
+    host = options.http.get("host")
+    if host is not None:
+        sockets["http"] = instance.listen_http(str(host), int(options.http["port"]))
+    try:
+        sockets["control"] = instance.listen_unix(home.controller_socket)
+        sockets["supervisor"] = instance.listen_unix(home.supervisor_socket)
+    except OSError as error:
+        raise instance.folder_error(home, error) from None
+    url = instance.http_url(sockets.get("http"))
+    claim.write_owner(instance.Owner(os.getpid(), token, url, bound))
+    return Supervisor(options, claim, sockets, token), url
+
+
+def _close_strangers(keep: set[int]) -> None:
+    """Close what the owning program left open for its children by accident."""
+    for path in list(Path("/proc/self/fd").iterdir()):
+        fd = int(path.name)
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the one that listed the folder
+
+
+def _answer(fd: int | None, message: Message) -> None:
+    if fd is None:
+        return
+    try:
+        os.write(fd, encode(message))
+    except OSError:
+        pass  # the owner is gone, which its own pipe says as well
+    os.close(fd)
+
+
+def main() -> None:
+    """Run a supervisor with the options in the first argument."""
+    options = Options(**json.loads(sys.argv[1]))
+    _close_strangers({fd for fd in (options.owner_fd, options.ready_fd) if fd is not None})
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Inherited by every process: what users print is seen when they print it.
+        sys.stdout.reconfigure(line_buffering=True)
+    token = os.environ[linux.TOKEN_VARIABLE]
+    linux.adopt_orphans()
+    linux.raise_fd_limit()
+    try:
+        supervisor, url = _open(options, token)
+    except InstanceError as error:
+        _answer(options.ready_fd, {"error": str(error)})
+        sys.exit(1)
+    _answer(options.ready_fd, {"ready": url})
+    supervisor.start()
+    linux.set_title("remora: supervisor")
+    try:
+        supervisor.run()
+    finally:
+        supervisor.finish()

@@ -1,0 +1,211 @@
+"""What every engine promises. One suite over all of them: a difference is a failing test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from remora.config import HTTPOptions
+from remora.engine.base import (
+    Engine,
+    EngineEvent,
+    NodeJoined,
+    ProcessExited,
+    ProcessSpec,
+    ProcessStarted,
+)
+from remora.engine.local.client import LocalEngine
+from remora.engine.local.launch import EntryPoints, launch
+from remora.home import Home
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+ENTRY_POINTS = Path(__file__).parent.parent / "e2e"
+
+
+@contextlib.asynccontextmanager
+async def local_engine(folder: Path) -> AsyncIterator[Engine]:
+    home = Home.locate(folder)
+    idle = EntryPoints("entrypoints:idle", "entrypoints:idle")
+    launched = launch(home, HTTPOptions(host=None), bound=True, entry_points=idle)
+    try:
+        launched.wait_ready()
+        engine = LocalEngine(home)
+        yield engine
+        await engine.close()
+    finally:
+        launched.end(2.0)
+
+
+@contextlib.asynccontextmanager
+async def fake_engine(folder: Path) -> AsyncIterator[Engine]:
+    engine: Engine = importlib.import_module("remora.testing").FakeEngine()
+    yield engine
+    await engine.close()
+
+
+ENGINES = {"local": local_engine}
+if hasattr(importlib.import_module("remora.testing"), "FakeEngine"):
+    ENGINES["fake"] = fake_engine
+
+
+@pytest.fixture(params=sorted(ENGINES))
+async def engine(
+    request: pytest.FixtureRequest, remora_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Engine]:
+    monkeypatch.setenv("PYTHONPATH", str(ENTRY_POINTS))
+    async with ENGINES[request.param](remora_home) as made:
+        yield made
+
+
+class Watch:
+    """Reads events with a deadline."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._events = engine.events()
+
+    async def next(self) -> EngineEvent:
+        return await asyncio.wait_for(anext(self._events), 8.0)
+
+    async def started(self) -> ProcessStarted:
+        event = await self.next()
+        assert isinstance(event, ProcessStarted), event
+        return event
+
+    async def exited(self) -> ProcessExited:
+        event = await self.next()
+        assert isinstance(event, ProcessExited), event
+        return event
+
+
+async def connected(engine: Engine) -> Watch:
+    await engine.connect()
+    watch = Watch(engine)
+    assert isinstance(await watch.next(), NodeJoined)
+    return watch
+
+
+def spec(name: str = "app/d#1") -> ProcessSpec:
+    return ProcessSpec(name, "entrypoints:idle", f"remora: replica {name}")
+
+
+async def test_events_begin_with_a_node_that_can_take_processes(engine: Engine) -> None:
+    await engine.connect()
+    event = await Watch(engine).next()
+    assert isinstance(event, NodeJoined)
+    assert event.node.resources["CPU"] >= 1
+    assert not event.node.draining
+
+
+async def test_a_started_process_is_reported_with_pid_and_address(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.start_process(spec())
+    event = await watch.started()
+    assert event.process_id == "app/d#1"
+    assert event.pid > 0
+    assert event.address
+
+
+async def test_a_stopped_process_ends_as_expected(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.start_process(spec())
+    await watch.started()
+    await engine.stop_process("app/d#1", 5.0)
+    event = await watch.exited()
+    assert (event.process_id, event.expected) == ("app/d#1", True)
+    assert event.reason
+
+
+async def test_a_killed_process_ends_as_expected(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.start_process(spec())
+    await watch.started()
+    await engine.kill_process("app/d#1")
+    event = await watch.exited()
+    assert (event.process_id, event.expected) == ("app/d#1", True)
+
+
+async def test_a_process_that_is_killed_while_it_starts_ends_in_one_exit(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.start_process(spec())
+    await engine.kill_process("app/d#1")
+    event = await watch.next()
+    if isinstance(event, ProcessStarted):
+        event = await watch.next()
+    assert isinstance(event, ProcessExited)
+    # Nothing of it follows: the next event is another process's.
+    await engine.start_process(spec("app/d#2"))
+    assert (await watch.started()).process_id == "app/d#2"
+
+
+async def test_stopping_twice_gives_one_exit(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.start_process(spec())
+    await watch.started()
+    await engine.stop_process("app/d#1", 5.0)
+    await engine.stop_process("app/d#1", 5.0)
+    await watch.exited()
+    await engine.start_process(spec("app/d#2"))
+    assert (await watch.started()).process_id == "app/d#2"
+
+
+async def test_an_unknown_id_is_no_error(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.stop_process("app/nobody#1", 0.0)
+    await engine.kill_process("app/nobody#1")
+    await engine.start_process(spec())
+    await watch.started()
+
+
+async def test_many_processes_have_addresses_of_their_own(engine: Engine) -> None:
+    watch = await connected(engine)
+    for number in range(8):
+        await engine.start_process(spec(f"app/d#{number}"))
+    events = [await watch.started() for _ in range(8)]
+    assert len({event.process_id for event in events}) == 8
+    assert len({event.address for event in events}) == 8
+    assert len({event.pid for event in events}) == 8
+
+
+async def test_system_processes_have_names_and_pids(engine: Engine) -> None:
+    await connected(engine)
+    found = await engine.system_processes()
+    assert len({process.name for process in found}) == len(found)
+    assert all(process.restarts >= 0 for process in found)
+
+
+async def test_the_store_gives_back_what_was_put(engine: Engine) -> None:
+    await connected(engine)
+    assert await engine.get("a/1") is None
+    await engine.put("a/1", b"\x00one")
+    await engine.put("a/1", b"\x00two")
+    assert await engine.get("a/1") == b"\x00two"
+
+
+async def test_the_store_lists_keys_by_prefix_sorted(engine: Engine) -> None:
+    await connected(engine)
+    for key in ("b", "a/2", "a/1", "a%", "A/1"):
+        await engine.put(key, b"")
+    assert await engine.keys("a/") == ["a/1", "a/2"]
+    assert await engine.keys("a%") == ["a%"]
+    assert await engine.keys("") == sorted(["b", "a/2", "a/1", "a%", "A/1"])
+
+
+async def test_the_store_forgets_and_an_unknown_key_is_no_error(engine: Engine) -> None:
+    await connected(engine)
+    await engine.put("a", b"1")
+    await engine.delete("a")
+    await engine.delete("a")
+    assert await engine.get("a") is None
+
+
+async def test_events_end_when_the_instance_is_shut_down(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.shutdown()
+    with pytest.raises(StopAsyncIteration):
+        await watch.next()

@@ -1,0 +1,80 @@
+"""Claiming a state folder, and what is said when an address cannot be used."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from remora.engine.local.instance import Claim, Owner, _address_error, find_owner
+from remora.errors import InstanceError
+from remora.home import Home
+
+ME = Owner(os.getpid(), "token", "http://127.0.0.1:8000", bound=True)
+
+
+def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    home = Home.locate(tmp_path / "home")
+    assert find_owner(home) is None
+    claim = Claim.take(home)
+    claim.write_owner(ME)
+    assert find_owner(home) == ME
+    with pytest.raises(InstanceError, match=f"pid {ME.pid} .*http://127.0.0.1:8000"):
+        Claim.take(home)
+    claim.close()
+    assert find_owner(home) is None
+
+
+def test_the_next_owner_learns_who_did_not_leave_in_order(tmp_path: Path) -> None:
+    home = Home.locate(tmp_path)
+    killed = Claim.take(home)
+    killed.write_owner(ME)
+    killed.close()
+    successor = Claim.take(home)
+    assert successor.previous == ME
+    successor.write_owner(None)
+    successor.close()
+    third = Claim.take(home)
+    assert third.previous is None
+    third.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}', "\0" * 10])
+def test_a_lock_file_that_was_cut_off_is_no_obstacle(tmp_path: Path, text: str) -> None:
+    home = Home.locate(tmp_path)
+    home.lock_file.write_text(text, encoding="utf-8")
+    claim = Claim.take(home)
+    assert claim.previous is None
+    claim.close()
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    claim = Claim.take(Home.locate(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(InstanceError, match=r"Cannot use the state folder .* has room"):
+            claim.write_owner(ME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    claim.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.EADDRINUSE, "in use"), "Choose another one with --port"),
+        (PermissionError(errno.EACCES, "denied"), "1024 or higher"),
+        (OSError(errno.EADDRNOTAVAIL, "no such address"), "--host"),
+        (OverflowError("port"), "from 0 to 65535"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named_with_what_to_do(
+    error: Exception, advice: str
+) -> None:
+    message = str(_address_error("127.0.0.1", 80, error))
+    assert "127.0.0.1:80" in message
+    assert advice in message

@@ -1,0 +1,41 @@
+"""The processes that are always there."""
+
+from __future__ import annotations
+
+from remora.engine.local.kept import Kept, is_proxy, system_requests
+from remora.engine.local.processes import Process
+from remora.home import Home
+
+
+def names(http: dict[str, object], http_url: str = "http://127.0.0.1:8000") -> list[str]:
+    requests = system_requests(
+        Home.locate("/x"),
+        http,
+        http_url=http_url,
+        supervisor_pid=1,
+        controller="c:c",
+        proxy="p:p",
+    )
+    return [request["id"] for request in requests]
+
+
+def test_the_controller_comes_first_then_as_many_proxies_as_asked_for() -> None:
+    assert names({"num_proxies": 2}) == ["controller", "proxy-1", "proxy-2"]
+
+
+def test_without_a_front_door_there_is_no_proxy() -> None:
+    assert names({"num_proxies": 2}, http_url="") == ["controller"]
+
+
+def test_a_replica_of_an_application_called_proxy_is_no_proxy() -> None:
+    assert is_proxy("proxy-1")
+    assert not is_proxy("proxy-app/deployment#1")
+    assert not is_proxy("controller")
+
+
+def test_restarts_are_counted_and_delayed_while_crashes_follow_each_other() -> None:
+    kept = Kept({"id": "controller"})
+    crashed = Process({"id": "controller"}, system=True, up_since=100.0)
+    assert [kept.ended(crashed, 101.0) for _ in range(3)] == [0.0, 0.1, 0.2]
+    assert (kept.restarts, kept.restart_at) == (3, 101.2)
+    assert kept.ended(crashed, 110.0) == 0.0
