@@ -1,0 +1,162 @@
+"""What the end-to-end tests serve. Imported by replicas, so it imports nothing of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+import remora as serve
+
+
+class EchoCode:
+    """Answers with who it is."""
+
+    def __init__(self, version: str = "v1", delay_s: float = 0.0) -> None:
+        if version == "broken":
+            raise ValueError("no weights at /models/v2")
+        self.version = version
+        self.delay_s = delay_s
+        self.config: Any = None
+
+    def reconfigure(self, config: Any) -> None:
+        self.config = config
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        delay_s = float(request.query_params.get("delay", self.delay_s))
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        return {"version": self.version, "pid": os.getpid(), "config": self.config}
+
+    async def where(self) -> int:
+        return os.getpid()
+
+
+class TrickleCode:
+    """Sends a number a tenth of a second, ten times."""
+
+    async def __call__(self, request: Request) -> StreamingResponse:
+        async def numbers() -> AsyncIterator[str]:
+            for number in range(10):
+                yield f"{number} "
+                await asyncio.sleep(0.1)
+
+        return StreamingResponse(numbers())
+
+
+class SpawnerCode:
+    """Leaves processes behind."""
+
+    def __init__(self) -> None:
+        self.children = [
+            subprocess.Popen(["sleep", "1000"]),
+            subprocess.Popen(["sleep", "1000"], start_new_session=True),
+        ]
+
+    async def __call__(self, request: Request) -> list[int]:
+        return [child.pid for child in self.children]
+
+
+# ------------------------------------------------------------------------------ three levels
+
+
+def note(path: str, level: str, key: str, event: str) -> None:
+    """Write down when something happened; one short write to one file is not torn."""
+    with Path(path).open("a") as file:
+        file.write(f"{level} {key} {event} {time.monotonic()}\n")
+
+
+async def noted(path: str, level: str, key: str, work: Any) -> Any:
+    """Await `work` and write down when it began and how it ended."""
+    note(path, level, key, "began")
+    try:
+        result = await work
+    except BaseException as error:
+        note(path, level, key, type(error).__name__)
+        raise
+    note(path, level, key, "returned")
+    return result
+
+
+class GrandchildCode:
+    """Works for a long time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def __call__(self, key: str) -> str:
+        await noted(self.path, "grandchild", key, asyncio.sleep(30))
+        return "done"
+
+    async def quiet(self) -> None:
+        await asyncio.sleep(30)
+
+
+class ChildCode:
+    """Asks the level below."""
+
+    def __init__(self, path: str, below: Any) -> None:
+        self.path = path
+        self.below = below
+
+    async def __call__(self, key: str) -> Any:
+        async def work() -> Any:
+            return await self.below.remote(key)
+
+        return await noted(self.path, "child", key, work())
+
+    async def quiet(self) -> None:
+        await self.below.quiet.remote()
+
+
+class IngressCode:
+    """Asks the level below, for HTTP clients and for handles."""
+
+    def __init__(self, path: str, below: Any) -> None:
+        self.path = path
+        self.below = below
+
+    async def __call__(self, request: Request) -> Any:
+        if "quiet" in request.query_params:
+            return await self.quiet()
+        return await self.call(request.query_params["key"])
+
+    async def call(self, key: str) -> Any:
+        async def work() -> Any:
+            return await self.below.remote(key)
+
+        return await noted(self.path, "ingress", key, work())
+
+    async def quiet(self) -> None:
+        await self.below.quiet.remote()
+
+    async def numbers(self, key: str) -> AsyncIterator[int]:
+        note(self.path, "ingress", key, "began")
+        try:
+            for number in range(1_000_000):
+                yield number
+                await asyncio.sleep(0.01)
+        except BaseException as error:
+            note(self.path, "ingress", key, type(error).__name__)
+            raise
+
+
+# Plain calls rather than decorators: type checkers see what they return.
+Echo = serve.deployment(name="Echo", max_ongoing_requests=100)(EchoCode)
+Trickle = serve.deployment(name="Trickle")(TrickleCode)
+Spawner = serve.deployment(name="Spawner")(SpawnerCode)
+Grandchild = serve.deployment(name="Grandchild", max_ongoing_requests=1000)(GrandchildCode)
+Child = serve.deployment(name="Child", max_ongoing_requests=1000)(ChildCode)
+Ingress = serve.deployment(name="Ingress", max_ongoing_requests=1000)(IngressCode)
+
+
+def three_levels(path: str) -> Any:
+    """The application of `Ingress`, `Child` and `Grandchild`."""
+    return Ingress.bind(path, Child.bind(path, Grandchild.bind(path)))
