@@ -55,4 +55,5 @@ class TextClassifier:
 
 
 def build(args: Arguments) -> serve.Application:
-    return TextClassifier.options(num_replicas=args.replicas).bind(args.model, args.device)
+    deployment: serve.Deployment = TextClassifier.options(num_replicas=args.replicas)
+    return deployment.bind(args.model, args.device)

@@ -13,7 +13,7 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from asyncio.events import _get_running_loop  # the public one raises, which is slow
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from remora.config import UNSET, nearest, require_number
 from remora.errors import ConfigError, NotSupportedYetError, RemoraError
@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DeploymentHandle", "DeploymentResponse", "DeploymentResponseGenerator"]
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: What is awaited. Written without brackets, a handle or response is one of `Any`.
+    _T = TypeVar("_T", default=Any)
+else:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+
 
 _OPTIONS = (
     "method_name",

@@ -18,7 +18,7 @@ import concurrent.futures
 from asyncio.events import _get_running_loop
 from collections.abc import AsyncIterator, Generator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from remora.errors import RemoraError, RequestCancelledError
 from remora.router.call import CallState, UnaryCall
@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from remora.request_context import RequestContext
     from remora.router.router import Router
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: What is awaited. Written without brackets, a response is one of `Any`.
+    _T = TypeVar("_T", default=Any)
+else:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+
 _STREAM = CallKind.STREAM
 #: Stands for the end of a stream where no exception can.
 _END: Any = object()
