@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from remora.engine.base import (
 from remora.engine.local.client import LocalEngine
 from remora.engine.local.launch import EntryPoints, launch
 from remora.home import Home
+from remora.testing.fake_engine import FakeEngine
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -44,14 +44,16 @@ async def local_engine(folder: Path) -> AsyncIterator[Engine]:
 
 @contextlib.asynccontextmanager
 async def fake_engine(folder: Path) -> AsyncIterator[Engine]:
-    engine: Engine = importlib.import_module("remora.testing").FakeEngine()
+    engine = FakeEngine()
+    # What the local engine finds out by trying.
+    engine.fail_start = lambda spec: (
+        "could not start: no such module" if spec.entrypoint.startswith("missing") else ""
+    )
     yield engine
     await engine.close()
 
 
-ENGINES = {"local": local_engine}
-if hasattr(importlib.import_module("remora.testing"), "FakeEngine"):
-    ENGINES["fake"] = fake_engine
+ENGINES = {"fake": fake_engine, "local": local_engine}
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -152,6 +154,14 @@ async def test_stopping_twice_gives_one_exit(engine: Engine) -> None:
     await watch.exited()
     await engine.start_process(spec("app/d#2"))
     assert (await watch.started()).process_id == "app/d#2"
+
+
+async def test_what_cannot_start_is_one_unexpected_exit(engine: Engine) -> None:
+    watch = await connected(engine)
+    await engine.start_process(ProcessSpec("app/d#1", "missing:main", "remora: replica"))
+    event = await watch.exited()
+    assert (event.process_id, event.expected) == ("app/d#1", False)
+    assert event.reason.startswith("could not start")
 
 
 async def test_an_unknown_id_is_no_error(engine: Engine) -> None:

@@ -362,13 +362,14 @@ async def test_a_start_removes_what_a_killed_instance_left(
     remora_home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with running(remora_home) as instance:
-        await instance.start("parent")
+        replica = await instance.start("parent")
         children = await child_pids(instance.home)
         # Without the template nobody is left to clean up at once.
         template = await instance.pid("template")
         os.kill(template, signal.SIGSTOP)
         os.kill(instance.launched.pid, signal.SIGKILL)
         assert instance.launched.wait_gone(GONE_S)
+        await until(lambda: not alive(replica.pid), "the kernel has ended the replica", GONE_S)
         assert any(map(alive, children))
         async with running(remora_home):
             assert not any(map(alive, [*children, template]))

@@ -15,6 +15,7 @@ process lives as long as the instance, and its memory counts in every idle appli
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -382,6 +383,8 @@ def main() -> None:
         _answer(options.ready_fd, {"error": str(error)})
         sys.exit(1)
     _answer(options.ready_fd, {"ready": url})
+    # The collector would write to pages that are shared with every process from here on.
+    gc.freeze()
     supervisor.start()
     linux.set_title("remora: supervisor")
     try:
