@@ -90,11 +90,10 @@ class RequestContext:
     def cancel_children(self) -> int:
         """Cancel every call that has not ended; say how many those were."""
         children, self.children = self.children, None
-        if not children:
-            return 0
-        for call in tuple(children):
+        calls = tuple(children or ())
+        for call in calls:
             call.cancel()
-        return len(children)
+        return len(calls)
 
 
 #: The request that the running code works on; None: it works on none.

@@ -1,0 +1,42 @@
+"""`get_replica_context` inside and outside a replica."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from remora.context import ReplicaContext, ReplicaRank, get_replica_context, set_replica_context
+from remora.errors import RayServeException
+from remora.handle import handle_to_current_app
+from remora.types import DeploymentID
+
+
+@pytest.fixture
+def context() -> Iterator[ReplicaContext]:
+    made = ReplicaContext("app/D#x1", DeploymentID("D", "app"), rank=ReplicaRank(2, 0, 2))
+    set_replica_context(made)
+    yield made
+    set_replica_context(None)
+
+
+def test_outside_a_replica_it_is_an_error() -> None:
+    with pytest.raises(RayServeException):
+        get_replica_context()
+
+
+def test_says_where_we_are(context: ReplicaContext) -> None:
+    found = get_replica_context()
+    assert found is context
+    assert (found.app_name, found.deployment, found.replica_tag) == ("app", "D", "x1")
+    assert found.rank.rank == 2
+
+
+def test_a_handle_without_application_means_the_current_one(context: ReplicaContext) -> None:
+    assert handle_to_current_app("E", None).app_name == "app"
+    assert handle_to_current_app("E", "other").app_name == "other"
+
+
+def test_a_handle_without_application_needs_a_replica() -> None:
+    with pytest.raises(RayServeException, match="app_name"):
+        handle_to_current_app("E", None)
