@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from remora.wire.messages import HttpHead
+
 _log = logging.getLogger("remora.access")
 #: How long a line may wait in memory.
 FLUSH_S = 0.25
@@ -35,14 +37,14 @@ class AccessLog:
         self._loop = asyncio.get_running_loop()
 
     def add(
-        self, scope: dict[str, Any], request_id: str, app: str, status: int, took_s: float
+        self, head: HttpHead, request_id: str, app: str, status: int, took_s: float
     ) -> None:
         """Log one request."""
         pending = self._pending
         if len(pending) >= MAX_PENDING:
             self._dropped += 1
             return
-        pending.append((scope["client"], scope["method"], scope["path"], status, took_s, request_id, app))
+        pending.append((head.client, head.method, head.path, status, took_s, request_id, app))
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._flush)
 

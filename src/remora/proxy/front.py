@@ -1,125 +1,243 @@
-"""What uvicorn's HTTP protocol does not do by itself: limits on heads, and noticing who leaves.
+"""What the front door makes of a request's head: where it goes, and under which conditions.
 
-Rules: only overrides of documented behaviour; parsing and writing HTTP stay uvicorn's.
+Rules: decides from the head and the last snapshot alone; reads and writes no socket.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+import random
+import time
+from typing import TYPE_CHECKING
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from remora.config import HTTPOptions
+from remora.errors import RequestError
+from remora.observe.access import AccessLog
+from remora.observe.counters import RequestCounters
+from remora.proxy import respond
+from remora.proxy.respond import Response
+from remora.router.client import RoutingClient
+from remora.router.router import Router
+from remora.types import DeploymentID
+from remora.wire.codec import to_json
+from remora.wire.messages import CallKind, Envelope, HttpHead
 
-from remora.router.call import Call
-from remora.transport.outbox import LARGE_BYTES, Outbox
+if TYPE_CHECKING:
+    from remora.proxy.exchange import Exchange
 
-#: A client has this long from the first byte of a request's head to the last.
-HEAD_TIMEOUT_S = 30.0
-#: The largest head (request line and headers) in bytes. Node allows 16 KB, nginx 32 KB, and
-#: uvicorn has no limit with this parser; twice nginx's is room enough for any honest cookie.
-MAX_HEAD_BYTES = 64 * 1024
-#: Key of the ASGI scope under which a request finds its connection.
-CONNECTION = "remora.connection"
+#: A body up to this size goes with the request in one message, once it is complete: a client
+#: that sends slowly holds no slot of a replica meanwhile.
+SMALL_BODY_BYTES = 64 * 1024
+#: A request id from outside ends up in logs and headers.
+MAX_REQUEST_ID_CHARS = 256
 
-
-class _JoinedTransport:
-    """A transport that sends a response's head and body in one system call instead of two."""
-
-    __slots__ = ("_outbox", "_transport", "abort", "is_closing")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._outbox = Outbox(transport)
-        self.abort = transport.abort
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes | memoryview) -> None:
-        if len(data) > LARGE_BYTES:
-            self._outbox.write_large(b"", data)
-        else:
-            self._outbox.write(data)  # type: ignore[arg-type]
-
-    def flush(self) -> None:
-        self._outbox.flush()
-
-    def close(self) -> None:
-        self._outbox.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+_SAFE_METHODS = frozenset(("GET", "HEAD"))
+#: Headers that mean something to the front door itself.
+_KNOWN = {
+    b"x-request-id": "request_id",
+    b"x-request-timeout-seconds": "timeout",
+    b"content-length": "length",
+    b"transfer-encoding": "chunked",
+    b"expect": "expect",
+    b"upgrade": "upgrade",
+    b"serve_multiplexed_model_id": "model",
+    b"serve-multiplexed-model-id": "model",
+    b"x-session-id": "session",
+    b"x_session_id": "session",
+    b"traceparent": "trace",
+    b"x-request-disconnect-disabled": "stay",
+}
+_NOTHING: dict[str, str] = {}
 
 
-class FrontProtocol(HttpToolsProtocol):
-    """One client's connection."""
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than `max_body_bytes` allows."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: The call that is under way for this client; cancelled when the client leaves.
-        self.call: Call | None = None
-        self._head_bytes = 0
-        self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
+    http_status = 413
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Write through an outbox."""
-        super().connection_made(transport)
-        self.transport = _JoinedTransport(transport)  # type: ignore[assignment]
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request body is larger than max_body_bytes={limit}.")
 
-    def on_response_complete(self) -> None:
-        """A response is complete: it leaves without waiting for the end of the turn."""
-        self.transport.flush()  # type: ignore[attr-defined]
-        super().on_response_complete()
 
-    def data_received(self, data: bytes) -> None:
-        """Count the bytes of a head, which the parser keeps without a limit."""
-        super().data_received(data)
-        if self._in_head and self.parser is not None:
-            if self._head_bytes == 0 and self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_expired)
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(
-                    b"431 Request Header Fields Too Large",
-                    b"The request line and headers may have %d bytes together." % MAX_HEAD_BYTES,
-                )
+def new_request_id(rng: random.Random) -> str:
+    """A random UUID (version 4) as text."""
+    bits = rng.getrandbits(128)
+    text = f"{bits:032x}"
+    variant = "89ab"[bits & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
-    def on_headers_complete(self) -> None:
-        """The head is there."""
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        super().on_headers_complete()
+class Request:
+    """A request as its exchange needs it.
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left: stop what runs for it, at every level."""
-        super().connection_lost(exc)
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        if self.call is not None:
-            self.call.cancel()
+    Attributes:
+        envelope: what travels to the replica.
+        router: of the application's ingress deployment.
+        response: the answer, where no application is asked for one.
+        method: of HTTP.
+        path: decoded.
+        speaks_chunked: the client understands chunked bodies (HTTP/1.1).
+        expects_continue: the client waits for leave to send its body.
+        stays: work goes on when the client leaves.
+        max_body_bytes: more are refused; None: no limit.
+    """
 
-    def _head_expired(self) -> None:
-        self._head_timer = None
-        if self._in_head and self._head_bytes:
-            self._refuse(
-                b"408 Request Timeout",
-                b"The request's head was not complete after %d s." % HEAD_TIMEOUT_S,
-            )
+    __slots__ = (
+        "envelope",
+        "expects_continue",
+        "head",
+        "max_body_bytes",
+        "response",
+        "router",
+        "speaks_chunked",
+        "stays",
+    )
 
-    def _refuse(self, status: bytes, body: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        self.transport.write(
-            b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (status, len(body), body)
+    def __init__(self, envelope: Envelope, router: Router, head: HttpHead) -> None:
+        self.envelope = envelope
+        self.router = router
+        self.head = head
+        self.response: Response | None = None
+        self.speaks_chunked = head.http_version != "1.0"
+        self.expects_continue = False
+        self.stays = False
+        self.max_body_bytes: int | None = None
+
+    @property
+    def method(self) -> str:
+        """The method of HTTP."""
+        return self.head.method
+
+
+class Front:
+    """The front door of one proxy."""
+
+    def __init__(
+        self,
+        client: RoutingClient,
+        options: HTTPOptions,
+        access: AccessLog,
+        counters: RequestCounters,
+    ) -> None:
+        self._client = client
+        self._options = options
+        self._access = access
+        self._counters = counters
+        self._rng = random.Random()
+        #: True from the first moment an application was reachable.
+        self._was_ready = False
+        #: Answers that no application gives still belong to a router's loop.
+        self._nowhere = Router(DeploymentID("", ""), client.name, self._rng)
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
+        self._default_lines = b""
+
+    def open(self, head: HttpHead) -> Request:
+        """Decide where a request goes."""
+        known = _NOTHING
+        for name, value in head.headers:
+            meaning = _KNOWN.get(name)
+            if meaning is not None:
+                if known is _NOTHING:
+                    known = {}
+                known[meaning] = value.decode("latin-1")
+        request_id = known.get("request_id", "")[:MAX_REQUEST_ID_CHARS] or new_request_id(self._rng)
+        path = head.path
+        if path.startswith("/-/"):
+            return self._answered(head, request_id, self._system(path))
+        found = self._client.routes.match(path)
+        if found is None:
+            return self._answered(head, request_id, respond.not_found(path))
+        prefix, app = found
+        outer = self._options.root_path
+        head.root_path = outer if prefix == "/" else outer + prefix
+        if outer:
+            head.path = outer + path
+        method = head.method
+        envelope = Envelope(
+            request_id,
+            app.name,
+            app.ingress,
+            "__call__",
+            CallKind.HTTP,
+            self._options.request_timeout_s,
+            0,
+            method in _SAFE_METHODS,
+            "",
+            "",
+            "",
+            self._client.name,
+            prefix,
+            False,
+            0,
+            head,
         )
-        self.transport.close()
+        request = Request(envelope, self._client.router(DeploymentID(app.ingress, app.name)), head)
+        request.max_body_bytes = self._options.max_body_bytes
+        if known:
+            self._heed(request, known)
+        return request
+
+    def close(self, exchange: Exchange) -> None:
+        """Log and count a request that is over."""
+        took_s = time.perf_counter() - exchange.began
+        envelope = exchange.envelope
+        head = exchange.request.head
+        status = exchange.status
+        self._counters.count(envelope.application, head.method, status, took_s)
+        self._access.add(head, envelope.request_id, envelope.application, status, took_s)
+
+    def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Header lines of every response; the server makes a new list when the date changes."""
+        if headers is not self._default_headers:
+            self._default_headers = headers
+            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return self._default_lines
+
+    def _heed(self, request: Request, known: dict[str, str]) -> None:
+        envelope = request.envelope
+        if "timeout" in known:
+            envelope.timeout_s = self._timeout_s(known["timeout"])
+        envelope.multiplexed_model_id = known.get("model", "")
+        envelope.session_id = known.get("session", "")
+        envelope.trace_context = known.get("trace", "")
+        request.stays = known.get("stay") == "?1"
+        request.expects_continue = known.get("expect", "").lower() == "100-continue"
+        length = int(known.get("length") or 0)
+        limit = request.max_body_bytes
+        if limit is not None and length > limit:
+            request.response = respond.from_error(BodyTooLargeError(limit))
+        elif known.get("upgrade", "").lower() == "websocket":
+            request.response = respond.text(501, "This server does not speak WebSocket yet.")
+        # A chunked body has no size beforehand: its handler gets each part as it comes.
+        envelope.body_follows = "chunked" in known or length > SMALL_BODY_BYTES
+
+    def _timeout_s(self, header: str) -> float | None:
+        """The header overrides the option; 0 or less disables; nonsense is ignored."""
+        try:
+            asked = float(header)
+        except ValueError:
+            return self._options.request_timeout_s
+        if asked != asked:
+            return self._options.request_timeout_s
+        return asked if 0 < asked < float("inf") else None
+
+    def _answered(self, head: HttpHead, request_id: str, response: Response) -> Request:
+        envelope = Envelope(request_id, "", "", "", CallKind.HTTP)
+        request = Request(envelope, self._nowhere, head)
+        request.response = response
+        return request
+
+    # -- the system's own paths ---------------------------------------------------------------
+
+    def _system(self, path: str) -> Response:
+        if path == "/-/livez":
+            return respond.text(200, "success")
+        if path not in ("/-/healthz", "/-/routes"):
+            return respond.not_found(path)
+        apps = self._client.snapshot.apps
+        routed = {app.route_prefix: app.name for app in apps.values() if app.route_prefix}
+        self._was_ready = self._was_ready or bool(routed)
+        if not self._was_ready:
+            return respond.text(503, "Route table is not populated yet.")
+        if path == "/-/healthz":
+            return respond.text(200, "success")
+        return respond.json_body(200, to_json(routed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any, cast
 
 import msgspec
 import uvicorn
@@ -14,8 +15,8 @@ from remora.engine.base import ProcessContext
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.observe.logs import configure_logging
-from remora.proxy.front import FrontProtocol
-from remora.proxy.http import HttpFront
+from remora.proxy.connection import ClientConnection
+from remora.proxy.front import Front
 from remora.router.client import RoutingClient, adopt_client, use_instance
 
 _log = logging.getLogger("remora.proxy")
@@ -36,13 +37,14 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     adopt_client(client)
     client.start()
     access = AccessLog(context.home.logs / f"access-{name}.log")
-    front = HttpFront(client, options, access, RequestCounters())
+    front = Front(client, options, access, RequestCounters())
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.
     await client.wait_synced()
     config = uvicorn.Config(
-        front,
-        http=FrontProtocol,
+        # Never called as an app: our protocol class finds it in the configuration.
+        cast(Any, front),
+        http=ClientConnection,
         ws="none",
         loop="none",
         lifespan="off",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from remora.errors import RequestCancelledError, RequestError
+from remora.errors import RequestError
 from remora.wire.messages import ErrorMeta
 
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -25,19 +25,18 @@ class Response(NamedTuple):
 def text(status: int, body: str | bytes, *extra: tuple[bytes, bytes]) -> Response:
     """A plain text response."""
     data = body.encode() if isinstance(body, str) else body
-    return Response(status, [_TEXT, (b"content-length", b"%d" % len(data)), *extra], data)
+    return Response(status, [_TEXT, *extra], data)
 
 
 def json_body(status: int, body: bytes) -> Response:
     """A response with a JSON body that is encoded already."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    return Response(status, headers, body)
+    return Response(status, [(b"content-type", b"application/json")], body)
 
 
-def from_error(error: RequestError) -> Response:
+def from_error(error: Exception) -> Response:
     """The response for a request that failed on the way to a replica, or with it."""
-    if isinstance(error, RequestCancelledError):
-        return text(STATUS_CLIENT_LEFT, b"")
+    if not isinstance(error, RequestError):
+        return text(500, _OPAQUE)
     if error.http_status >= 500 and error.http_status != 503:
         return text(error.http_status, _OPAQUE)
     return text(error.http_status, str(error), *_retry_after(error.retry_after_s))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remora.errors import ConnectionLostError, RequestCancelledError, RequestTimeoutError
 from remora.transport.errors import decode_error_frame
 from remora.wire import values
-from remora.wire.codec import decode_credit, decode_sizes, pack
+from remora.wire.codec import decode_sizes, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import Envelope, FrameKind
 
@@ -28,7 +28,6 @@ _ITEM = int(FrameKind.ITEM)
 _END = int(FrameKind.END)
 _ERROR = int(FrameKind.ERROR)
 _REJECT = int(FrameKind.REJECT)
-_CREDIT = int(FrameKind.CREDIT)
 _FINAL_BUT_REJECT = frozenset((_RESPONSE, _END, _ERROR))
 
 #: Bytes of a stream that may be under way before its reader has taken any. Large enough for a
@@ -41,9 +40,10 @@ FRAME_COST_BYTES = 64
 class CallState(IntEnum):
     """Where a call is."""
 
-    QUEUED = 0
-    SENT = 1
-    DONE = 2
+    NEW = 0
+    QUEUED = 1
+    SENT = 2
+    DONE = 3
 
 
 class Call:
@@ -59,6 +59,7 @@ class Call:
         "number",
         "on_close",
         "router",
+        "sequence",
         "state",
     )
 
@@ -66,9 +67,11 @@ class Call:
         self.router = router
         self.envelope = envelope
         self.body = body
-        self.state = CallState.QUEUED
+        self.state = CallState.NEW
         self.link: ReplicaLink | None = None
         self.number = 0
+        #: Place in the order of arrival at its router; kept when it has to be sent again.
+        self.sequence = 0
         #: Part of the answer has arrived: no second try any more.
         self.answered = False
         self._timer: asyncio.TimerHandle | None = None
@@ -88,11 +91,16 @@ class Call:
         """End the call with `error` and stop whatever was begun for it."""
         if self.state is CallState.DONE:
             return
-        sent = self.state is CallState.SENT
+        state = self.state
         self.fail(error)
-        if not sent:
+        if state is CallState.QUEUED:
             self.router.on_abandoned()
-        elif self.link is not None and self.link.channel is not None:
+        elif state is CallState.SENT:
+            self.stop()
+
+    def stop(self) -> None:
+        """Tell the replica to stop."""
+        if self.link is not None and self.link.channel is not None:
             self.link.channel.send(FrameKind.CANCEL, self.number)
 
     def fail(self, error: Exception) -> None:
@@ -185,7 +193,7 @@ class UnaryCall(Call):
 class StreamCall(Call):
     """A call with any number of answers, taken frame by frame at the reader's own pace."""
 
-    __slots__ = ("_consumed", "_error", "_frames", "_upload_room", "_upload_waiter", "_waiter")
+    __slots__ = ("_consumed", "_error", "_frames", "_waiter")
 
     def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
         envelope.credit_bytes = STREAM_WINDOW_BYTES
@@ -194,42 +202,6 @@ class StreamCall(Call):
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._consumed = 0
-        self._upload_room = 0
-        self._upload_waiter: asyncio.Future[None] | None = None
-
-    async def send_body(self, data: bytes, last: bool) -> None:
-        """Send a part of the request's body once the replica has room for it.
-
-        The first room is granted when the replica begins the request, so a request that is
-        turned away has lost none of its body. Returns at once when the call has ended.
-        """
-        while self._upload_room <= 0 and self.state is not CallState.DONE:
-            self._upload_waiter = self.router.loop.create_future()
-            try:
-                await self._upload_waiter
-            finally:
-                self._upload_waiter = None
-        if self.state is CallState.DONE or self.link is None or self.link.channel is None:
-            return
-        self._upload_room -= len(data) + FRAME_COST_BYTES
-        self.link.channel.send(FrameKind.BODY, self.number, b"\x01" if last else b"", data)
-
-    def on_frame(self, frame: RawFrame) -> None:
-        """Take a frame from the replica."""
-        if frame[0] == _CREDIT:
-            self.answered = True
-            self._upload_room += decode_credit(frame[4])
-            self._wake_upload()
-            return
-        super().on_frame(frame)
-
-    def _close(self) -> None:
-        super()._close()
-        self._wake_upload()
-
-    def _wake_upload(self) -> None:
-        if self._upload_waiter is not None and not self._upload_waiter.done():
-            self._upload_waiter.set_result(None)
 
     async def next_frame(self) -> RawFrame:
         """Wait for the next frame; ERROR frames are returned like others.
@@ -266,6 +238,9 @@ class StreamCall(Call):
             # Stay at the end: the next `anext` ends as well.
             self._frames.append(frame)
             raise StopAsyncIteration
+        if frame[0] == _ERROR:
+            # A generator that raised is at its end.
+            self._frames.append((_END, 0, 0, self.number, b"", b""))
         return decode_value(frame)
 
     def _grant(self) -> None:

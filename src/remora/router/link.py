@@ -23,7 +23,11 @@ class ReplicaLink:
     Attributes:
         outstanding: requests this router has sent and that have not ended.
         others: requests of other routers, as of the replica's last answer.
+        limit: how many may be outstanding. A replica that turns us away lowers it to what it
+            has of us, each answer and each call back raises it by one: so a busy replica with
+            many routers turns away at most about one request for each that it answers.
         full: the replica turned us away and has not called us back.
+        leaving: the replica said goodbye: it never has room again.
         position: index in the router's list of open links; -1: not in it.
     """
 
@@ -33,6 +37,8 @@ class ReplicaLink:
         "channel",
         "full",
         "gone",
+        "leaving",
+        "limit",
         "others",
         "outstanding",
         "position",
@@ -47,7 +53,9 @@ class ReplicaLink:
         self.channel: Channel | None = None
         self.outstanding = 0
         self.others = 0
+        self.limit = router.max_ongoing
         self.full = False
+        self.leaving = False
         self.gone = False
         self.position = -1
         self._task: asyncio.Task[None] | None = None
@@ -64,15 +72,22 @@ class ReplicaLink:
     async def _connect(self) -> None:
         wait_s = _FIRST_RECONNECT_S
         while not self.gone:
+            channel: Channel | None = None
             try:
                 channel = await connect(self.address, name=self.router.name, owner=self)
+                await channel.wait_greeted()
+            except asyncio.CancelledError:
+                if channel is not None:
+                    channel.close()
+                raise
             except ConnectionLostError:
                 # The snapshot says it runs: it is about to vanish from it, or back soon.
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, _LAST_RECONNECT_S)
                 continue
             self.channel = channel
-            self.full = False
+            self.limit = self.router.max_ongoing
+            self.full = self.leaving = False
             self.others = 0
             self.router.on_link_ready(self)
             return
@@ -97,16 +112,22 @@ class ReplicaLink:
 
     def on_freed(self) -> None:
         """The replica has room again."""
-        self.full = False
-        self.router.on_link_ready(self)
+        if self.full:
+            # Otherwise an answer has come since we were turned away, and told as much.
+            self.full = False
+            self.limit = self.outstanding + 1
+            self.router.on_link_ready(self)
 
     def on_bye(self) -> None:
         """The replica takes no new requests."""
-        self.full = True
+        self.leaving = True
         self.router.on_link_unready(self)
 
     def on_lost(self, error: ConnectionLostError) -> None:
         """The connection is gone, and with it all that was outstanding."""
+        if self.channel is None:
+            # Lost before the greeting: `_connect` sees it, and tries again after a while.
+            return
         self.channel = None
         self.router.on_link_unready(self)
         if not self.gone:

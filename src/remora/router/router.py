@@ -65,12 +65,14 @@ class Router:
         self.budget = RetryBudget()
         self._rng = rng
         self._route: DeploymentRoute | None = None
-        self._max_ongoing = 1
+        #: Requests that one replica works on at a time, as the snapshot says.
+        self.max_ongoing = 1
         self._policy: Policy[ReplicaLink] = power_of_two
         self._links: dict[ReplicaID, ReplicaLink] = {}
         self._open: list[ReplicaLink] = []
         self._waiting: deque[Call] = deque()
         self._num_waiting = 0
+        self._sequence = 0
         self._unknown_timer: asyncio.TimerHandle | None = None
 
     # -- what callers do ------------------------------------------------------------------
@@ -93,6 +95,7 @@ class Router:
         if route is not None and route.idempotent:
             call.envelope.idempotent = True
         self.budget.deposit()
+        call.sequence = self._sequence = self._sequence + 1
         if self._open and not self._num_waiting:
             link = self._policy(self._open, self._rng)
             if link is not None:
@@ -113,6 +116,7 @@ class Router:
                 )
             )
             return
+        call.state = CallState.QUEUED
         self._waiting.append(call)
         self._num_waiting += 1
 
@@ -137,7 +141,10 @@ class Router:
         """Take over what a new snapshot says of this deployment."""
         old = self._route
         self._route = route
-        self._max_ongoing = route.max_ongoing_requests
+        if route.max_ongoing_requests != self.max_ongoing:
+            self.max_ongoing = route.max_ongoing_requests
+            for link in self._links.values():
+                link.limit = self.max_ongoing
         if self._unknown_timer is not None:
             self._unknown_timer.cancel()
             self._unknown_timer = None
@@ -170,6 +177,9 @@ class Router:
     def disconnect(self) -> None:
         """Drop every connection at once; calls under way are lost."""
         links = list(self._links.values())
+        if self._unknown_timer is not None:
+            self._unknown_timer.cancel()
+            self._unknown_timer = None
         self.close("this router was shut down")
         for link in links:
             link.close()
@@ -193,6 +203,8 @@ class Router:
         others = load - link.outstanding
         link.others = others if others > 0 else 0
         link.full = False
+        if link.limit < self.max_ongoing:
+            link.limit += 1
         if link.gone:
             link.close_if_idle()
             return
@@ -208,6 +220,7 @@ class Router:
         link.outstanding -= 1
         # An own answer would have told us of room: wait for one, or for the replica's call.
         link.full = True
+        link.limit = link.outstanding
         self._shut(link)
         link.close_if_idle()
         self._requeue(call)
@@ -261,7 +274,7 @@ class Router:
         call.link = link
         call.state = CallState.SENT
         link.outstanding += 1
-        if link.outstanding >= self._max_ongoing:
+        if link.outstanding >= link.limit:
             self._shut(link)
 
     def _requeue(self, call: Call) -> None:
@@ -269,7 +282,14 @@ class Router:
             return
         call.state = CallState.QUEUED
         call.link = None
-        self._waiting.appendleft(call)
+        # Several calls may come back in any order; each takes its old place.
+        waiting = self._waiting
+        index = 0
+        for other in waiting:
+            if other.sequence > call.sequence:
+                break
+            index += 1
+        waiting.insert(index, call)
         self._num_waiting += 1
         self._pump()
 
@@ -293,8 +313,9 @@ class Router:
         may_take = (
             not link.gone
             and not link.full
+            and not link.leaving
             and link.channel is not None
-            and link.outstanding < self._max_ongoing
+            and link.outstanding < link.limit
         )
         if may_take and link.position < 0:
             link.position = len(self._open)

@@ -69,7 +69,9 @@ class Channel(asyncio.Protocol):
         self._decoder = FrameDecoder()
         self._greeted = False
         self._last = 0
-        self._last_taken = _LAST_NUMBER
+        self._wrapped = False
+        self._last_taken: int | None = None
+        self._greeting: asyncio.Future[None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._outbox: Outbox
         self._reason = "closed by the other side"
@@ -98,9 +100,12 @@ class Channel(asyncio.Protocol):
         if transport is None or transport.is_closing():
             raise ConnectionLostError(f"The connection to {self.peer} is closed ({self._reason})")
         number = self._last = self._last + 1
+        if number > _LAST_NUMBER or self._wrapped:
+            number = self._last = self._free_number(number)
         if len(body) > LARGE_BODY_BYTES:
             head = framing.encode_head(_REQUEST, number, meta, len(body))
-            self._outbox.write_large(head, body)
+            self._outbox.write(head)
+            self._outbox.write_large(body)
         else:
             self._outbox.write(framing.encode(_REQUEST, number, meta, body))
         self._sinks[number] = sink
@@ -115,9 +120,26 @@ class Channel(asyncio.Protocol):
             return
         if len(body) > LARGE_BODY_BYTES:
             head = framing.encode_head(kind, number, meta, len(body))
-            self._outbox.write_large(head, body)
+            self._outbox.write(head)
+            self._outbox.write_large(body)
         else:
             self._outbox.write(framing.encode(kind, number, meta, body))
+
+    async def wait_greeted(self) -> None:
+        """Wait until the other side has greeted, so has accepted us and speaks our version.
+
+        A kernel completes connections to a listener whose process no longer accepts any.
+
+        Raises:
+            ConnectionLostError: the connection was lost first.
+        """
+        if self._greeted:
+            return
+        if self._transport is not None:
+            self._greeting = asyncio.get_running_loop().create_future()
+            await self._greeting
+        if not self._greeted:
+            raise ConnectionLostError(f"{self.peer} did not greet ({self._reason})")
 
     def forget(self, number: int) -> None:
         """Pass no more frames of this request to its sink."""
@@ -162,12 +184,30 @@ class Channel(asyncio.Protocol):
         self._transport = None
         if error is not None:
             self._reason = str(error) or type(error).__name__
+        self._end_greeting()
         lost = ConnectionLostError(f"The connection to {self.peer} was lost ({self._reason})")
         sinks, self._sinks = self._sinks, {}
         if self._owner is not None:
             self._owner.on_lost(lost)
         for number, sink in sinks.items():
-            sink.on_lost(lost, number > self._last_taken)
+            sink.on_lost(lost, self._was_not_taken(number))
+
+    def _was_not_taken(self, number: int) -> bool:
+        """The other side said goodbye before it saw this request. Numbers start over at 2^32."""
+        taken = self._last_taken
+        return taken is not None and 0 < (number - taken) % 2**32 < 2**31
+
+    def _free_number(self, number: int) -> int:
+        """After 2^32 requests: start over, past those that are still under way."""
+        self._wrapped = True
+        number = number if number <= _LAST_NUMBER else 1
+        while number in self._sinks:
+            number = number + 1 if number < _LAST_NUMBER else 1
+        return number
+
+    def _end_greeting(self) -> None:
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_result(None)
 
     def _check_hello(self, frame: RawFrame) -> None:
         if frame[0] != _HELLO:
@@ -182,6 +222,7 @@ class Channel(asyncio.Protocol):
                 "run the same version of remora on both sides"
             )
         self._greeted = True
+        self._end_greeting()
 
 
 async def connect(

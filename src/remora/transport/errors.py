@@ -26,14 +26,23 @@ def encode_error(
     ours = isinstance(error, RemoraError)
     meta = ErrorMeta(
         type_name=type(error).__qualname__,
-        message=str(error),
-        traceback=traceback,
+        message=_text_of(error),
+        # Half characters (surrogates) are no UTF-8 and so would not travel.
+        traceback=traceback.encode("utf-8", "backslashreplace").decode(),
         http_status=getattr(error, "http_status", 500) if ours else 500,
         never_started=never_started,
         from_user=not ours,
         retry_after_s=getattr(error, "retry_after_s", None) if ours else None,
     )
     return pack(meta), _pickle(error)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as failure:  # The border to a user's `__str__`.
+        text = f"(its text cannot be shown: {type(failure).__name__})"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _pickle(error: BaseException) -> bytes:
@@ -61,7 +70,8 @@ def decode_error_frame(meta: bytes, body: bytes | memoryview) -> BaseException:
                 f"{about.type_name}: {about.message} (the exception itself could not be "
                 f"unpickled here: {failure})"
             )
-    if not isinstance(error, BaseException):
+    # What would end the caller's own process (SystemExit) stays an error of this one call.
+    if not isinstance(error, Exception):
         error = RemoteError(f"{about.type_name}: {about.message}")
     if about.traceback:
         error.add_note(f"Remote traceback:\n{about.traceback.rstrip()}")

@@ -45,7 +45,7 @@ class ServerConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def on_closed(self) -> None:
-        """The connection is gone."""
+        """The connection is gone, whether the peer ever greeted or not."""
         raise NotImplementedError
 
     @property
@@ -92,7 +92,8 @@ class ServerConnection(asyncio.Protocol):
             return
         if len(body) > LARGE_BODY_BYTES:
             head = framing.encode_head(kind, number, meta, len(body), flags, load)
-            self._outbox.write_large(head, body)
+            self._outbox.write(head)
+            self._outbox.write_large(body)
         else:
             self._outbox.write(framing.encode(kind, number, meta, body, flags, load))
 
@@ -125,8 +126,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport = None
         if self._room is not None:
             self._room.set()
-        if self._greeted:
-            self.on_closed()
+        self.on_closed()
 
     def _check_hello(self, frame: RawFrame) -> None:
         if frame[0] != _HELLO:

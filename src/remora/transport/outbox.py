@@ -20,20 +20,20 @@ class Outbox:
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write in order, soon."""
         parts = self._parts
         if not parts:
             self._loop.call_soon(self.flush)
         parts.append(data)
 
-    def write_large(self, head: bytes, body: bytes | memoryview) -> None:
-        """Write in order, now, without copying `body`."""
-        self.write(head)
+    def write_large(self, data: bytes | memoryview) -> None:
+        """Write in order, now, without copying `data`."""
         self.flush()
-        self._transport.write(body)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def flush(self) -> None:
         """Hand everything to the transport now."""

@@ -55,7 +55,7 @@ class CallKind(IntEnum):
     CONTROL = 6
 
 
-class HttpHead(msgspec.Struct, array_like=True, frozen=True):
+class HttpHead(msgspec.Struct, array_like=True):
     """The head of an HTTP request, as bytes wherever ASGI says bytes."""
 
     method: str

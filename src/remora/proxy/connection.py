@@ -1,0 +1,328 @@
+"""One client's connection: HTTP/1.1 in with httptools, exchanges in their order, bytes out.
+
+The protocol class that uvicorn's server is given. It bounds what a client can make us keep: the
+size of a head and the time it may take, requests sent ahead, and bytes of body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+import uvicorn
+from uvicorn.server import ServerState
+
+from remora.proxy import head as heads
+from remora.proxy import respond
+from remora.proxy.exchange import Exchange
+from remora.proxy.front import Front
+from remora.transport.outbox import LARGE_BYTES, Outbox
+from remora.types import Seconds
+from remora.wire.messages import HttpHead
+
+_log = logging.getLogger("remora.proxy")
+
+#: A client has this long from the first byte of a request's head to the last.
+HEAD_TIMEOUT_S: Seconds = 30.0
+#: The largest head (request line and headers) in bytes. Node allows 16 KB, nginx 32 KB; twice
+#: nginx's is room enough for any honest cookie.
+MAX_HEAD_BYTES = 64 * 1024
+#: After a refused upload the client's bytes are read and dropped for this long, so that it sees
+#: the answer and not a reset.
+LINGER_S: Seconds = 2.0
+#: Requests that a client may have sent ahead (pipelining) before they are answered.
+MAX_REQUESTS_AHEAD = 1000
+
+
+class ClientConnection(asyncio.Protocol):
+    """Serves one client."""
+
+    head_timeout_s: Seconds = HEAD_TIMEOUT_S
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Take what uvicorn hands to a protocol; the configured app is our `Front`."""
+        self._front = cast(Front, config.app)
+        self._server_state = server_state
+        self._keep_alive_s: Seconds = config.timeout_keep_alive
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._outbox: Outbox
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_head = True
+        self._head_bytes = 0
+        #: When the connection fell idle, or the head that is being read began.
+        self._since: Seconds = 0.0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        #: Parsed last; its body is what the parser reads now.
+        self._reading: Exchange | None = None
+        #: Being answered.
+        self._active: Exchange | None = None
+        #: Sent ahead by the client, to be answered in turn after the active one.
+        self._ahead: deque[Exchange] = deque()
+        self._is_read_paused = False
+        self._closing = False
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+        self.is_write_paused = False
+        self.is_gone = False
+
+    # -- the transport ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._outbox = Outbox(self._transport)
+        # uvicorn asks nothing of a connection but `shutdown`.
+        self._server_state.connections.add(cast(Any, self))
+        self._client = _host_and_port(transport.get_extra_info("peername"))
+        self._server = _host_and_port(transport.get_extra_info("sockname"))
+        self._since = self._loop.time()
+        self._look_again(self._since)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client has left: stop what runs for it, at every level."""
+        self.is_gone = True
+        self._server_state.connections.discard(cast(Any, self))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ahead.clear()
+        self._reading = None
+        active = self._active
+        if active is not None and not active.request.stays:
+            active.leave()
+
+    def eof_received(self) -> None:
+        """The client has closed its side: it has left."""
+
+    def pause_writing(self) -> None:
+        """The client does not take what we send."""
+        self.is_write_paused = True
+
+    def resume_writing(self) -> None:
+        """The client takes more."""
+        self.is_write_paused = False
+        if self._active is not None:
+            self._active.grant()
+
+    def shutdown(self) -> None:
+        """The server goes down: finish what is under way, then close (called by uvicorn)."""
+        self._closing = True
+        if self._active is None:
+            self.close()
+        else:
+            self._active.keep_alive = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come; the parser calls the `on_…` methods."""
+        if self._in_head:
+            if self._head_bytes == 0:
+                self._since = self._loop.time()
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # We stay with HTTP/1.1; what is behind this request cannot be parsed.
+            if self._active is not None:
+                self._active.keep_alive = False
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"Invalid HTTP request received: {error}")
+            return
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(
+                431, f"The request line and headers may have {MAX_HEAD_BYTES} bytes together."
+            )
+
+    # -- the parser -------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is there: make the exchange, and begin it if it is its turn."""
+        self._in_head = False
+        self._head_bytes = 0
+        if self._closing:
+            return
+        parser = self._parser
+        version = parser.get_http_version()
+        url = httptools.parse_url(self._url)
+        raw_path = url.path or b"/"
+        path = raw_path.decode("latin-1")
+        if "%" in path:
+            path = unquote(path)
+        request = self._front.open(
+            HttpHead(
+                parser.get_method().decode("latin-1"),
+                path,
+                raw_path,
+                url.query or b"",
+                "",
+                self._headers,
+                "http",
+                version,
+                self._client,
+                self._server,
+            )
+        )
+        exchange = Exchange(self, request)
+        exchange.keep_alive = version != "1.0" and parser.should_keep_alive()
+        self._reading = exchange
+        if self._active is None:
+            self._active = exchange
+            exchange.begin()
+        elif len(self._ahead) < MAX_REQUESTS_AHEAD:
+            self._ahead.append(exchange)
+            self.pause_reading()
+        else:
+            self._refuse(400, "Too many requests were sent ahead on one connection.")
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if self._reading is not None:
+            self._reading.take_body(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        exchange, self._reading = self._reading, None
+        self._in_head = True
+        if exchange is not None:
+            exchange.end_body()
+
+    # -- what an exchange uses --------------------------------------------------------------
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send to the client."""
+        if len(data) > LARGE_BYTES:
+            self._outbox.write_large(data)
+        else:
+            self._outbox.write(data)
+
+    def is_turn_of(self, exchange: Exchange) -> bool:
+        """Whether this exchange is the one to be answered now."""
+        return exchange is self._active
+
+    def default_lines(self) -> bytes:
+        """Header lines that every response has (the date)."""
+        return self._front.default_lines(self._server_state.default_headers)
+
+    def pause_reading(self) -> None:
+        """Take no more from the client for now."""
+        if not self._is_read_paused and not self.is_gone:
+            self._is_read_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take more from the client."""
+        if self._is_read_paused and not self.is_gone and not self._ahead:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+
+    def on_exchange_complete(self, exchange: Exchange) -> None:
+        """A response is written; the request may still be coming."""
+        self._outbox.flush()
+        self._server_state.total_requests += 1
+        self._front.close(exchange)
+        if exchange is not self._active or self.is_gone:
+            return
+        if not exchange.is_read:
+            # Bytes that nobody wants are read and dropped: the client sees the answer then.
+            self.resume_reading()
+            if not exchange.keep_alive:
+                self._closing = True
+                self._loop.call_later(LINGER_S, self.close)
+            return
+        self.on_turn_over(exchange)
+
+    def on_turn_over(self, exchange: Exchange) -> None:
+        """Request and response of the active exchange are over: the next one, or idleness."""
+        self._active = None
+        if not exchange.keep_alive:
+            self.close()
+        elif self._ahead:
+            self._active = self._ahead.popleft()
+            self.resume_reading()
+            self._active.begin()
+        else:
+            self._since = self._loop.time()
+            self.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; the client sees that something is missing."""
+        self._closing = True
+        self._outbox.flush()
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Close when what was written has left."""
+        self._closing = True
+        self._outbox.flush()
+        self._transport.close()
+
+    # -- limits -----------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """One timer for each connection, not one for each request: is it overdue?"""
+        now = self._loop.time()
+        if self._active is None:
+            if self._head_bytes:
+                if now - self._since >= self.head_timeout_s:
+                    limit = self.head_timeout_s
+                    self._refuse(408, f"The request's head was not complete after {limit:g} s.")
+                    return
+            elif now - self._since >= self._keep_alive_s:
+                self.close()
+                return
+        self._look_again(now)
+
+    def _look_again(self, now: Seconds) -> None:
+        soonest = min(self.head_timeout_s, self._keep_alive_s)
+        due = max(self._since + soonest, now + soonest / 4)
+        self._timer = self._loop.call_later(due - now, self._look)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answer what is no proper request, and close."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._active is None:
+            response = respond.text(status, reason)
+            lines = heads.render(status, response.headers).lines
+            lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body))
+            self._outbox.write(b"".join((*lines, response.body)))
+            _log.info("Refused a request of %s with status %d: %s", self._client, status, reason)
+            self.pause_reading()
+            self.close()
+        else:
+            # Nothing can be said before the response that is under way.
+            self._active.keep_alive = False
+            self._ahead.clear()
+            self.pause_reading()
+
+
+def _host_and_port(address: Any) -> tuple[str, int] | None:
+    """An IP address as ASGI wants it; None for Unix sockets."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return str(address[0]), int(address[1])
+    return None

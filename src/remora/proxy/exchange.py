@@ -1,0 +1,333 @@
+"""One HTTP request and its response, from the parsed head to the last byte written.
+
+An exchange is a `Call` like any other; the client's connection takes the place of the caller.
+It is a state machine of callbacks without a task of its own: a task, a coroutine chain and two
+ASGI messages would cost more than all the rest of the proxy's work on a small request.
+
+Bodies go through as raw bytes in both directions with bounded windows: what the replica has
+no room for stops the reading of the client's socket, and what the client does not take stops
+the replica.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from remora.errors import RequestCancelledError
+from remora.proxy import head as heads
+from remora.proxy import respond
+from remora.proxy.front import SMALL_BODY_BYTES, BodyTooLargeError, Request
+from remora.proxy.respond import Response
+from remora.router.call import FRAME_COST_BYTES, STREAM_WINDOW_BYTES, Call, CallState
+from remora.wire.codec import decode_credit, decode_error, decode_http_start, pack
+from remora.wire.framing import RawFrame
+from remora.wire.messages import FrameKind
+
+if TYPE_CHECKING:
+    from remora.proxy.connection import ClientConnection
+
+_RESPONSE = int(FrameKind.RESPONSE)
+_START = int(FrameKind.START)
+_ITEM = int(FrameKind.ITEM)
+_END = int(FrameKind.END)
+_ERROR = int(FrameKind.ERROR)
+_CREDIT = int(FrameKind.CREDIT)
+
+_log = logging.getLogger("remora.proxy")
+
+
+class Exchange(Call):
+    """A request of a client, on its way through the proxy.
+
+    Attributes:
+        connection: the client's.
+        request: what the front door made of its head.
+        keep_alive: the connection may carry another request after this one.
+        began: when its head was complete (`time.perf_counter`).
+        is_read: the client has sent all of it.
+        complete: the response is written.
+        head_sent: the response's head is written.
+        status: of the response.
+    """
+
+    __slots__ = (
+        "_buffered_bytes",
+        "_chunked",
+        "_consumed",
+        "_left",
+        "_parts",
+        "_received_bytes",
+        "_upload_ended",
+        "_upload_room",
+        "began",
+        "complete",
+        "connection",
+        "head_sent",
+        "is_read",
+        "keep_alive",
+        "request",
+        "status",
+    )
+
+    def __init__(self, connection: ClientConnection, request: Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.began = time.perf_counter()
+        self.keep_alive = True
+        self.complete = False
+        self.head_sent = False
+        self.is_read = False
+        self.status = 0
+        self._chunked = False
+        self._left: int | None = None
+        self._consumed = 0
+        self._parts: deque[bytes] = deque()
+        self._buffered_bytes = 0
+        self._received_bytes = 0
+        self._upload_room = 0
+        self._upload_ended = False
+        super().__init__(request.router, request.envelope, b"")
+
+    def begin(self) -> None:
+        """It is this exchange's turn: answer it, or send it on as soon as that makes sense."""
+        request = self.request
+        if request.response is not None:
+            if self.envelope.body_follows or request.expects_continue:
+                # The client may send a large body that nobody wants.
+                self.keep_alive = False
+            self.answer(request.response)
+            return
+        if request.expects_continue and not self.is_read:
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.is_read or self.envelope.body_follows:
+            self.router.submit(self)
+
+    def leave(self) -> None:
+        """The client has left."""
+        if self.state is CallState.DONE:
+            self._finish(respond.STATUS_CLIENT_LEFT)
+        else:
+            self.cancel()
+
+    # -- the request's body -----------------------------------------------------------------
+
+    def take_body(self, data: bytes) -> None:
+        """A part of the body has come from the client."""
+        if self.complete or self.state is CallState.DONE:
+            return
+        self._received_bytes += len(data)
+        limit = self.request.max_body_bytes
+        if limit is not None and self._received_bytes > limit:
+            self.keep_alive = False
+            self.give_up(BodyTooLargeError(limit))
+            return
+        self._parts.append(data)
+        self._buffered_bytes += len(data)
+        if self.envelope.body_follows:
+            self._pump_upload()
+            if self._buffered_bytes > SMALL_BODY_BYTES:
+                self.connection.pause_reading()
+
+    def end_body(self) -> None:
+        """The client has sent the whole request."""
+        self.is_read = True
+        if self.complete:
+            self.connection.on_turn_over(self)
+            return
+        if self.envelope.body_follows:
+            self._pump_upload()
+            return
+        if self._parts:
+            self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+        if self.connection.is_turn_of(self):
+            self.router.submit(self)
+
+    def _pump_upload(self) -> None:
+        if self.state is not CallState.SENT or self.link is None or self.link.channel is None:
+            return
+        parts = self._parts
+        while self._upload_room > 0 and parts:
+            data = parts.popleft()
+            self._buffered_bytes -= len(data)
+            self._upload_room -= len(data) + FRAME_COST_BYTES
+            self.link.channel.send(FrameKind.BODY, self.number, b"", data)
+        if self.is_read and not parts and not self._upload_ended and self._upload_room > 0:
+            self._upload_ended = True
+            self.link.channel.send(FrameKind.BODY, self.number, b"\x01")
+        if self._buffered_bytes <= SMALL_BODY_BYTES:
+            self.connection.resume_reading()
+
+    # -- frames of the replica --------------------------------------------------------------
+
+    def on_frame(self, frame: RawFrame) -> None:
+        """Take a frame; CREDIT is room for the request's body."""
+        if frame[0] == _CREDIT:
+            self.answered = True
+            self._upload_room += decode_credit(frame[4])
+            self._pump_upload()
+            return
+        super().on_frame(frame)
+
+    def _deliver(self, frame: RawFrame) -> None:
+        kind = frame[0]
+        if kind == _RESPONSE:
+            start = decode_http_start(frame[4])
+            self._write_whole(start.status, start.headers, frame[5])
+        elif kind == _ITEM:
+            self._write_part(frame[5])
+        elif kind == _START:
+            start = decode_http_start(frame[4])
+            self._write_head(start.status, start.headers)
+        elif kind == _END:
+            self._write_end()
+        elif kind == _ERROR:
+            if self.head_sent:
+                self._cut()
+            else:
+                self.answer(respond.from_error_meta(decode_error(frame[4])))
+
+    def _deliver_error(self, error: Exception) -> None:
+        if self.complete:
+            return
+        if isinstance(error, RequestCancelledError) and self.connection.is_gone:
+            self._finish(respond.STATUS_CLIENT_LEFT)
+        elif self.head_sent:
+            self._cut()
+        else:
+            self.answer(respond.from_error(error))
+
+    def cancel_quietly(self) -> None:
+        """Stop the replica's work; what the client is told is decided by the caller."""
+        if self.state is CallState.SENT:
+            self.stop()
+        self._close()
+
+    # -- the response -----------------------------------------------------------------------
+
+    def answer(self, response: Response) -> None:
+        """Write a response that was made here."""
+        self._write_whole(response.status, response.headers, response.body)
+
+    def _write_whole(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview
+    ) -> None:
+        try:
+            rendered = heads.render(status, headers)
+        except ValueError as error:
+            self._refuse(error)
+            return
+        lines = rendered.lines
+        if heads.has_body(self.request.method, status):
+            lines.append(b"content-length: %d\r\n" % len(body))
+        else:
+            body = b""
+            if rendered.content_length is not None and status not in (204, 304):
+                lines.append(b"content-length: %d\r\n" % rendered.content_length)
+        self._finish_head(rendered)
+        connection = self.connection
+        if len(body) <= SMALL_BODY_BYTES:
+            lines.append(bytes(body))
+            connection.write(b"".join(lines))
+        else:
+            connection.write(b"".join(lines))
+            connection.write(body)
+        self._finish(status)
+
+    def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        try:
+            rendered = heads.render(status, headers)
+        except ValueError as error:
+            self.cancel_quietly()
+            self._refuse(error)
+            return
+        lines = rendered.lines
+        self.status = status
+        self._left = rendered.content_length
+        if self._left is not None:
+            lines.append(b"content-length: %d\r\n" % self._left)
+        elif heads.has_body(self.request.method, status):
+            if self.request.speaks_chunked:
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+            else:
+                # HTTP/1.0: the end of the connection is the end of the body.
+                self.keep_alive = False
+        self._finish_head(rendered)
+        self.connection.write(b"".join(lines))
+
+    def _finish_head(self, rendered: heads.Head) -> None:
+        lines = rendered.lines
+        lines.append(b"x-request-id: %b\r\n" % self.envelope.request_id.encode("latin-1", "replace"))
+        lines.append(self.connection.default_lines())
+        if rendered.close:
+            self.keep_alive = False
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self.head_sent = True
+
+    def _write_part(self, body: bytes | memoryview) -> None:
+        size = len(body)
+        if self.state is CallState.SENT:
+            self._consumed += size + FRAME_COST_BYTES
+            self.grant()
+        if size == 0 or not heads.has_body(self.request.method, self.status):
+            return
+        if self._chunked:
+            self.connection.write(b"%x\r\n" % size)
+            self.connection.write(body)
+            self.connection.write(b"\r\n")
+            return
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:
+                self.cancel_quietly()
+                self._cut()
+                return
+        self.connection.write(body)
+
+    def grant(self) -> None:
+        """Let the replica send on, as far as the client takes what it sends."""
+        if (
+            self._consumed * 2 >= STREAM_WINDOW_BYTES
+            and not self.connection.is_write_paused
+            and self.state is CallState.SENT
+            and self.link is not None
+            and self.link.channel is not None
+        ):
+            self.link.channel.send(FrameKind.CREDIT, self.number, pack(self._consumed))
+            self._consumed = 0
+
+    def _write_end(self) -> None:
+        if self._left and heads.has_body(self.request.method, self.status):
+            self._cut()
+            return
+        if self._chunked:
+            self.connection.write(b"0\r\n\r\n")
+        self._finish(self.status)
+
+    def _refuse(self, error: Exception) -> None:
+        """The application's response breaks HTTP's rules."""
+        _log.error(
+            "Request %s: the response of %s is no valid HTTP: %s",
+            self.envelope.request_id,
+            self.envelope.application,
+            error,
+        )
+        self.answer(respond.text(500, "Internal Server Error"))
+
+    def _cut(self) -> None:
+        """A cut connection is the only honest sign that a response is not whole."""
+        self.keep_alive = False
+        self.connection.abort()
+        self._finish(self.status)
+
+    def _finish(self, status: int) -> None:
+        if self.complete:
+            return
+        self.status = status
+        self.complete = True
+        self._parts.clear()
+        self.connection.on_exchange_complete(self)

@@ -1,0 +1,89 @@
+"""Response heads as bytes.
+
+Rules: pure. A header that could break out of its line is refused, whoever set it.
+"""
+
+from __future__ import annotations
+
+import http
+import re
+from typing import NamedTuple
+
+_BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]").search
+#: RFC 9110: a field value holds no control characters but the tab.
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+
+#: `name: ` by name as the application wrote it; few different ones exist.
+_names: dict[bytes, tuple[bytes, bytes]] = {}
+_MAX_NAMES = 1024
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+_STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+class Head(NamedTuple):
+    """What a response's head says about its body and the connection.
+
+    Attributes:
+        lines: status line and headers, each with its line end; length and transfer coding are
+            left out, because the writer decides how the body is framed.
+        content_length: what the application said; None: nothing.
+        close: the application wants the connection closed.
+    """
+
+    lines: list[bytes]
+    content_length: int | None
+    close: bool
+
+
+def render(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
+    """Make the lines of a head.
+
+    Raises:
+        ValueError: a status or header that HTTP does not allow; says which.
+    """
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        raise ValueError(f"status {status} is outside 100..599")
+    lines = [line]
+    length: int | None = None
+    close = False
+    for name, value in headers:
+        known = _names.get(name)
+        if known is None:
+            known = _learn(name)
+        if _BAD_VALUE(value) is not None:
+            raise ValueError(f"the value of header {name!r} has a control character")
+        lower, prefix = known
+        if lower == b"content-length":
+            if not value.isdigit():
+                raise ValueError(f"content-length is {value!r}, not a number")
+            length = int(value)
+        elif lower == b"connection":
+            close = close or b"close" in value.lower()
+        elif lower != b"transfer-encoding":
+            lines.append(prefix + value + b"\r\n")
+    return Head(lines, length, close)
+
+
+def _learn(name: bytes) -> tuple[bytes, bytes]:
+    if not name or _BAD_NAME(name) is not None:
+        raise ValueError(f"{name!r} is no header name")
+    lower = name.lower()
+    known = (lower, lower + b": ")
+    if len(_names) < _MAX_NAMES:
+        _names[name] = known
+    return known
+
+
+def has_body(method: str, status: int) -> bool:
+    """Whether a response to `method` with `status` may carry a body (RFC 9110, 6.4.1)."""
+    return method != "HEAD" and status >= 200 and status not in (204, 304)
