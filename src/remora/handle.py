@@ -56,6 +56,7 @@ _OPTIONS = (
 )
 #: Accepted because Ray Serve's users pass them; each has only one meaning here.
 _NEUTRAL = ("_by_reference", "_prefer_local_routing", "_run_router_in_separate_loop")
+_RESPONSES = frozenset((DeploymentResponse, DeploymentResponseGenerator))
 _SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
 #: Names of methods that Ray Serve's handles have and these do not have yet.
 _RESERVED = ("broadcast", "choose_replica", "dispatch")
@@ -80,21 +81,6 @@ class DeploymentHandle(Generic[_T]):
     Concurrency: may be used from any thread and any event loop.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_deployment",
-        "_generation",
-        "_loop",
-        "_methods",
-        "_model_id",
-        "_name",
-        "_router",
-        "_session_id",
-        "_stream",
-        "_timeout_s",
-        "method_name",
-    )
-
     def __init__(
         self,
         deployment_name: str,
@@ -112,8 +98,7 @@ class DeploymentHandle(Generic[_T]):
         self._session_id = session_id
         self._stream = stream
         self._timeout_s = timeout_s
-        #: Handles of other methods, made once: `handle.method` is written in every call.
-        self._methods: dict[str, DeploymentHandle[Any]] = {}
+        self._kind = CallKind.STREAM if stream else CallKind.UNARY
         self._loop: AbstractEventLoop | None = None
         self._router: Router | None = None
         self._generation = -1
@@ -193,16 +178,14 @@ class DeploymentHandle(Generic[_T]):
         }
 
     def __getattr__(self, name: str) -> DeploymentHandle[Any]:
-        # Reached only for names that the class does not have: the deployment's methods.
-        methods = self._methods
-        if name in methods:
-            return methods[name]
+        # Reached only for names that are neither the class's nor kept: the deployment's methods.
         if (name.startswith("__") and name != "__call__") or name.startswith(("_ipython", "_repr")):
             # Protocols of Python and of notebooks look for these; they are no methods to call.
             raise AttributeError(name)
         if name in _RESERVED:
             raise AttributeError(f"DeploymentHandle.{name} is not supported by this version")
-        made = methods[name] = self.options(method_name=name)
+        # `handle.method` is written in every call: kept, the next one finds it without us.
+        made = self.__dict__[name] = self.options(method_name=name)
         return made
 
     def __reduce__(self) -> Any:
@@ -225,13 +208,9 @@ class DeploymentHandle(Generic[_T]):
         envelope = self._envelope(context)
         loop = _get_running_loop()
         make: Any = DeploymentResponseGenerator if self._stream else DeploymentResponse
-        for value in args:
-            if isinstance(value, (DeploymentResponse, DeploymentResponseGenerator)):
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if value.__class__ in _RESPONSES:
                 return make(submit_later(self, loop, envelope, args, kwargs, context), envelope)
-        if kwargs:
-            for value in kwargs.values():
-                if isinstance(value, (DeploymentResponse, DeploymentResponseGenerator)):
-                    return make(submit_later(self, loop, envelope, args, kwargs, context), envelope)
         try:
             data, buffers = values.dumps((args, kwargs))
         except Exception as error:  # noqa: BLE001 - border: the user's __reduce__ may raise anything
@@ -247,7 +226,6 @@ class DeploymentHandle(Generic[_T]):
 
     def _envelope(self, context: RequestContext | None) -> Envelope:
         timeout_s = self._timeout_s
-        deployment = self._deployment
         if context is None:
             request_id = new_request_id()
             trace = ""
@@ -257,12 +235,14 @@ class DeploymentHandle(Generic[_T]):
             if context.deadline is not None:
                 left_s = max(0.0, context.deadline - time.monotonic())
                 timeout_s = left_s if timeout_s is None else min(left_s, timeout_s)
+        name, app_name = self._deployment
+        # By position, which is the quickest: see `Envelope` for the order.
         return Envelope(
             request_id,
-            deployment.app_name,
-            deployment.name,
+            app_name,
+            name,
             self.method_name,
-            CallKind.STREAM if self._stream else CallKind.UNARY,
+            self._kind,
             timeout_s,
             0,
             False,

@@ -58,6 +58,7 @@ class FakeRouter:
     def on_answered(self, call: Call, load: int) -> None: ...
 
     def _begin(self, call: Call, envelope: Envelope, body: bytes) -> None:
+        call.state = CallState.QUEUED
         self.calls.append(call)
         self.envelopes.append(envelope)
         args, kwargs = values.loads(body, envelope.buffer_sizes)
@@ -513,7 +514,8 @@ async def test_a_handle_looks_for_its_router_again_after_an_instance_was_left(
     router: FakeRouter, handle: DeploymentHandle[Any]
 ) -> None:
     seen = []
-    for step in (lambda: None, forget_routers, handle.shutdown):
+    steps: list[Callable[[], None]] = [forget_routers, forget_routers, handle.shutdown]
+    for step in steps:
         step()
         seen.append(handle.is_initialized)
         await handle.remote()
