@@ -116,5 +116,11 @@ class _Package(ModuleType):
     def ingress(self, _: ModuleType) -> None:
         """Ignore the module."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel by name. Pickling libraries know only plain modules."""
+        from importlib import import_module
+
+        return import_module, (__name__,)
+
 
 sys.modules[__name__].__class__ = _Package

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import remora
 from remora.deployment import deployment
 from remora.errors import CodeNotPicklableError, DeployError
 from remora.pickling import deployed_reference, dumps_call, is_importable
@@ -77,6 +78,15 @@ def test_local_classes_go_by_value() -> None:
 
     cls, _, _ = pickle.loads(dumps(Local))
     assert cls().answer() == 42
+
+
+def test_code_may_use_the_package_itself() -> None:
+    class Local:
+        def __call__(self) -> object:
+            return remora.status
+
+    assert pickle.loads(dumps(Local))[0].__name__ == "Local"
+    assert pickle.loads(pickle.dumps(remora)) is remora
 
 
 def test_installed_and_standard_modules_are_importable() -> None:
