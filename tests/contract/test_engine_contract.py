@@ -36,8 +36,10 @@ async def local_engine(folder: Path) -> AsyncIterator[Engine]:
     try:
         launched.wait_ready()
         engine = LocalEngine(home)
-        yield engine
-        await engine.close()
+        try:
+            yield engine
+        finally:
+            await engine.close()
     finally:
         launched.end(2.0)
 

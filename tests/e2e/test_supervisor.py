@@ -47,6 +47,14 @@ async def until(condition: Callable[[], object], what: str, timeout_s: float = 8
         await asyncio.sleep(0.005)
 
 
+@contextlib.asynccontextmanager
+async def closing(engine: LocalEngine) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await engine.close()
+
+
 class Instance:
     """An instance under test, and the controller's view of it."""
 
@@ -90,6 +98,12 @@ class Instance:
             assert time.monotonic() < deadline, f"{name} was not restarted"
         return pid
 
+    async def listens(self, *names: str) -> None:
+        """Wait until these processes, which run `idle`, have set their handlers."""
+        for name in names:
+            file = self.home.root / f"waits-{await self.pid(name)}"
+            await until(file.exists, f"{name} has set its handler")
+
     def members(self) -> list[int]:
         return linux.members(self.token, ())
 
@@ -111,10 +125,10 @@ async def running(
     launched = launch(home, http, bound, entry_points=entry_points, grace_s=grace_s)
     try:
         instance = Instance(home, launched)
-        await instance.engine.connect()
-        assert isinstance(await instance.next(), NodeJoined)
-        yield instance
-        await instance.engine.close()
+        async with closing(instance.engine):
+            await instance.engine.connect()
+            assert isinstance(await instance.next(), NodeJoined)
+            yield instance
     finally:
         launched.end(2.0)
     assert instance.members() == []
@@ -395,7 +409,9 @@ async def main():
     await engine.connect()
     await engine.start_process(ProcessSpec("app/d#1", "entrypoints:parent", "remora: replica"))
     await engine.start_process(ProcessSpec("app/d#2", "entrypoints:stubborn", "remora: replica"))
-    while not (home.root / "children.txt").exists() or not (home.root / "stubborn").exists():
+    # Its two replicas have done what they do, controller and proxy have set their handlers.
+    expected = ["children.txt", "stubborn", "waits-*", "waits-*"]
+    while any(len(list(home.root.glob(name))) < expected.count(name) for name in expected):
         await asyncio.sleep(0.005)
     if os.fork() == 0:
         # A child of the owner that outlives it, and keeps what it inherited.
@@ -470,10 +486,8 @@ async def test_an_instance_that_is_not_bound_outlives_its_starter_and_logs_to_a_
 async def test_sigterm_ends_proxies_then_replicas_then_the_controller(remora_home: Path) -> None:
     async with running(remora_home) as instance:
         started = await instance.start("idle")
-        pids = [await instance.pid(name) for name in ("controller", "proxy-1")]
-        for pid in (*pids, started.pid):
-            waits = instance.home.root / f"waits-{pid}"
-            await until(waits.exists, "its handler is set")
+        await instance.listens("controller", "proxy-1")
+        await until((instance.home.root / f"waits-{started.pid}").exists, "the replica listens")
         os.kill(instance.launched.pid, signal.SIGTERM)
         assert instance.launched.wait_gone(GONE_S)
         ends = (instance.home.root / "ends.txt").read_text(encoding="utf-8").split()
@@ -494,6 +508,7 @@ async def test_a_second_signal_ends_the_patience(remora_home: Path) -> None:
     async with running(remora_home, grace_s=60.0) as instance:
         await instance.start("stubborn")
         await until((instance.home.root / "stubborn").exists, "SIGTERM is ignored")
+        await instance.listens("proxy-1")
         os.kill(instance.launched.pid, signal.SIGTERM)
         ends = instance.home.root / "ends.txt"
         await until(ends.exists, "the first signal was taken")
