@@ -12,12 +12,19 @@ from remora.handle import handle_to_current_app
 from remora.types import DeploymentID
 
 
+@pytest.fixture(autouse=True)
+def _outside() -> Iterator[None]:
+    """No replica, whatever ran in this process before."""
+    set_replica_context(None)
+    yield
+    set_replica_context(None)
+
+
 @pytest.fixture
-def context() -> Iterator[ReplicaContext]:
+def context(_outside: None) -> ReplicaContext:
     made = ReplicaContext("app/D#x1", DeploymentID("D", "app"), rank=ReplicaRank(2, 0, 2))
     set_replica_context(made)
-    yield made
-    set_replica_context(None)
+    return made
 
 
 def test_outside_a_replica_it_is_an_error() -> None:

@@ -1,0 +1,164 @@
+"""Scripts that call the public functions: what they print, how they end, what they leave behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.e2e.waiting import until
+
+from remora.engine.local.launch import find_owner
+from remora.home import Home
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
+
+HEAD = """
+import asyncio, sys
+import remora as serve
+
+@serve.deployment
+class Doubler:
+    async def __call__(self, x): return x * 2
+    def where(self): return serve.get_replica_context().app_name
+    async def count(self, n):
+        for i in range(n): yield i
+
+@serve.deployment
+class Front:
+    def __init__(self, doubler): self.doubler = doubler
+    async def __call__(self, x): return await self.doubler.remote(self.doubler.remote(x))
+    def plain(self, x): return self.doubler.remote(x).result()
+    async def other_app(self, name): return await serve.get_app_handle(name).remote(1)
+    async def sibling(self): return await serve.get_deployment_handle("Doubler").remote(4)
+
+@serve.deployment(max_constructor_retry_count=1)
+class Broken:
+    def __init__(self): raise ValueError("no model in here")
+
+serve.start(http_options={"port": 0})
+"""
+
+
+def run_script(body: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in an interpreter of its own; whatever it started must end with it."""
+    script = home / "script.py"
+    script.write_text(HEAD + body)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=50
+    )
+    until(lambda: find_owner(Home(home)) is None, "the instance ended with its script")
+    return done
+
+
+def lines_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_script_deploys_calls_and_ends(remora_home: Path) -> None:
+    done = run_script(
+        """
+handle = serve.run(Front.bind(Doubler.bind()))
+print(handle.remote(3).result(), handle.plain.remote(3).result(), handle.sibling.remote().result())
+doubler = serve.get_deployment_handle("Doubler", "default")
+print(list(doubler.options(stream=True).count.remote(3)), doubler.where.remote().result())
+print(serve.status().applications["default"].status.value)
+""",
+        remora_home,
+    )
+    assert lines_of(done) == ["12 6 8", "[0, 1, 2] default", "RUNNING"]
+
+
+def test_everything_works_inside_a_running_loop(remora_home: Path) -> None:
+    done = run_script(
+        """
+async def notebook():
+    handle = serve.run(Front.bind(Doubler.bind()), name="a", route_prefix="/a")
+    print(await handle.remote(3), await serve.get_app_handle("a").plain.remote(2))
+    stream = serve.get_deployment_handle("Doubler", "a").options(stream=True).count.remote(2)
+    print([item async for item in stream])
+    serve.delete("a")
+    print(list(serve.status().applications))
+    await serve.shutdown_async()
+    print(serve.status().proxies)
+asyncio.run(notebook())
+""",
+        remora_home,
+    )
+    assert lines_of(done) == ["12 4", "[0, 1]", "[]", "{}"]
+
+
+def test_applications_call_each_other(remora_home: Path) -> None:
+    done = run_script(
+        """
+front, _ = serve.run_many([
+    serve.RunTarget(Front.bind(Doubler.bind()), "front", "/front"),
+    serve.RunTarget(Doubler.bind(), "doubler", None),
+])
+print(front.other_app.remote("doubler").result())
+for wrong in (lambda: serve.get_app_handle("dubler"),
+              lambda: serve.get_deployment_handle("Nothing", "front")):
+    try:
+        wrong()
+    except Exception as error:
+        print(type(error).__name__, "Did you mean 'doubler'?" in str(error))
+""",
+        remora_home,
+    )
+    assert lines_of(done) == ["2", "RemoraError True", "KeyError False"]
+
+
+def test_a_deploy_that_fails_shows_the_users_traceback_once(remora_home: Path) -> None:
+    done = run_script("serve.run(Broken.bind())\n", remora_home)
+    assert done.returncode == 1
+    last = done.stderr[done.stderr.rindex("remora.errors.DeployError") :]
+    assert "Deploying application default failed" in last
+    assert last.count("ValueError: no model in here") == 1
+
+
+def test_options_that_differ_from_the_running_instance_are_refused(remora_home: Path) -> None:
+    done = run_script(
+        """
+try:
+    serve.start(http_options={"port": 1})
+except ValueError as error:
+    print("port" in str(error) and "runs already" in str(error))
+serve.start()
+""",
+        remora_home,
+    )
+    assert lines_of(done) == ["True"]
+
+
+def test_a_blocking_run_ends_with_ctrl_c(remora_home: Path) -> None:
+    script = remora_home / "script.py"
+    script.write_text(HEAD + "serve.run(Doubler.bind(), blocking=True)\nprint('after')\n")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    try:
+        watcher = "import remora; print(len(remora.status().applications))"
+
+        def is_up() -> bool:
+            done = subprocess.run(
+                [sys.executable, "-c", watcher], capture_output=True, text=True, check=True
+            )
+            return done.stdout.strip() == "1"
+
+        until(is_up, "the application is there")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+        assert out.splitlines()[-1] == "after"
+    finally:
+        process.kill()
+        process.wait()
+    assert find_owner(Home(remora_home)) is None
+
+
+def test_a_killed_script_leaves_nothing_behind(remora_home: Path) -> None:
+    done = run_script(
+        "serve.run(Doubler.bind())\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",
+        remora_home,
+    )
+    assert done.returncode == -signal.SIGKILL
