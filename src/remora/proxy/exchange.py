@@ -89,6 +89,8 @@ class Exchange(Call):
         self._received_bytes = 0
         self._upload_room = 0
         self._upload_ended = False
+        # What the replica may send before the client has taken any of it.
+        request.envelope.credit_bytes = STREAM_WINDOW_BYTES
         super().__init__(request.router, request.envelope, b"")
 
     def begin(self) -> None:
