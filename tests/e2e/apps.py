@@ -90,13 +90,22 @@ class GrandchildCode:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.begun = self.cancelled = 0
 
     async def __call__(self, key: str) -> str:
         await noted(self.path, "grandchild", key, asyncio.sleep(30))
         return "done"
 
     async def quiet(self) -> None:
-        await asyncio.sleep(30)
+        self.begun += 1
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def counts(self) -> tuple[int, int]:
+        return self.begun, self.cancelled
 
 
 class ChildCode:
