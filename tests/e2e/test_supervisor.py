@@ -123,15 +123,21 @@ async def running(
     home = Home.locate(folder)
     http = HTTPOptions(host=None) if port is None else HTTPOptions(port=port)
     launched = launch(home, http, bound, entry_points=entry_points, grace_s=grace_s)
+    tokens = []
     try:
         instance = Instance(home, launched)
+        tokens.append(instance.token)
         async with closing(instance.engine):
             await instance.engine.connect()
             assert isinstance(await instance.next(), NodeJoined)
             yield instance
     finally:
         launched.end(2.0)
-    assert instance.members() == []
+        left = [pid for token in tokens for pid in linux.members(token, ())]
+        # A failed test must not leave what it was looking for behind.
+        for token in tokens:
+            linux.kill_members(token, ())
+    assert left == []
 
 
 @pytest.fixture(autouse=True)
