@@ -150,7 +150,15 @@ class Controller:
         await self.code.load()
         await self.log.load()
         salt = f"{self._salt}-" if self._salt else ""
-        self._inbox.insert(0, _Inbox(ev.ControllerStarted(unix_s=self._unix(), salt=salt)))
+        started = ev.ControllerStarted(
+            unix_s=self._unix(), salt=salt, new_instance=await self._is_first()
+        )
+        self._inbox.insert(0, _Inbox(started))
+
+    async def _is_first(self) -> bool:
+        """No controller ran before this one in this instance."""
+        processes = await self.engine.system_processes()
+        return any(p.name == "controller" and p.restarts == 0 for p in processes)
 
     async def _pump(self) -> None:
         async for event in self.engine.events():

@@ -28,6 +28,8 @@ class ControllerStarted(Event, frozen=True, kw_only=True):
     unix_s: float
     #: Makes replica ids of this state different from those of every other state.
     salt: str = ""
+    #: It is the first one of an instance that has just started, not a successor.
+    new_instance: bool = False
 
 
 class InventoryComplete(Event, frozen=True, kw_only=True):

@@ -48,13 +48,18 @@ def _controller_started(work: Workspace, event: ev.ControllerStarted) -> None:
     state = work.state
     state.unix_offset_s = event.unix_s - work.now
     state.salt = state.salt or event.salt
+    if event.new_instance:
+        # A shutdown was asked of the instance before this one, and that has ended.
+        state.shutting_down = False
     for _, _, replica in state.replicas():
         replica_id = replica.replica_id
         # Times of another process's clock mean nothing here.
         work.update(replica_id, since_s=work.now)
         if replica.state is ReplicaState.RUNNING:
             work.move(replica_id, Cause.CONTROLLER_RESTARTED)
-        state.activity[replica_id] = Activity(found=True, health_checked_s=work.now)
+        # Whether the engine ever got a start that was asked for, its inventory will tell.
+        call = "start" if replica.state is ReplicaState.PENDING else ""
+        state.activity[replica_id] = Activity(found=True, call=call, health_checked_s=work.now)
     state.inventory_complete = not state.activity
     state.hold_snapshot_until_s = work.now + HOLD_SNAPSHOT_S if state.activity else None
 
