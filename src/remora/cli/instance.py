@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from remora.cli.errors import CommandError
 from remora.config import HTTPOptions
 from remora.engine.local.launch import Launch, Owner, find_owner, launch
-from remora.errors import ConnectionLostError
+from remora.errors import ConnectionLostError, InstanceError
 from remora.home import Home
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ class Instance:
         ended = asyncio.ensure_future(wait_gone(self.pid))
         try:
             while not ended.done():
-                with suppress(ConnectionLostError):
+                with suppress(ConnectionLostError, InstanceError):
                     async with (
                         ControlClient(self.home) as client,
-                        aclosing(client.watch()) as statuses,
+                        aclosing(client.watch()) as statuses,  # type: ignore[type-var]
                     ):
                         async for status in statuses:
                             yield status

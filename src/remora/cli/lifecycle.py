@@ -9,7 +9,7 @@ import rich_click as click
 from remora.cli.instance import Instance, wait_gone
 from remora.control.client import ControlClient
 from remora.engine.local.launch import Owner, end, find_owner
-from remora.errors import ConnectionLostError
+from remora.errors import InstanceError
 from remora.home import Home
 
 #: Seconds that the controller has to say that it heard of the shutdown. The draining comes after.
@@ -58,7 +58,7 @@ async def _stop(home: Home, owner: Owner) -> None:
         async with asyncio.timeout(_HEARD_LIMIT_S):
             async with ControlClient(home) as client:
                 await client.shutdown()
-    except (ConnectionLostError, TimeoutError):
+    except (InstanceError, TimeoutError):
         click.echo("The controller does not answer: ending the instance without it.", err=True)
         await asyncio.to_thread(end, owner)
     await wait_gone(owner.pid)
