@@ -40,10 +40,12 @@ class ReplicaConnection(ServerConnection):
 
     def on_frame(self, frame: RawFrame) -> None:
         """Take a frame of the caller."""
-        kind, _, _, number, meta, body = frame
+        kind, flags, _, number, meta, body = frame
         if kind == _REQUEST:
             self._last_number = number
             self._on_request(number, meta, body)
+            if flags:
+                self._replica.tell_of_room(self)
             return
         work = self._work.get(number)
         if work is None:
@@ -125,7 +127,10 @@ class ReplicaConnection(ServerConnection):
         if task.cancelled():
             # It never took its first step, so it sent no final frame either.
             replica.requests.refuse_cancelled(self, number)
-        replica.on_request_ended()
+        elif (error := task.exception()) is not None:
+            # It failed while it answered; whoever waits must hear of an end all the same.
+            replica.requests.refuse_broken(self, number, error)
+        replica.on_request_ended(self)
 
 
 class _End:

@@ -12,14 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from remora.context import ReplicaContext, ReplicaRank, set_replica_context
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
 from remora.replica.requests import RequestRunner
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
 from remora.transport.control import ControlHandler
+from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind
 
 _log = logging.getLogger("remora.replica")
@@ -32,7 +35,7 @@ class Replica:
         ongoing: requests begun and not ended.
         max_ongoing: how many may be.
         turns_away: no new requests (not ready yet, draining, or stopping).
-        turned_away: callers that are told when there is room again.
+        turned_away: callers that are told when there is room again (turned away, or asked).
         control: the control methods, by name.
     """
 
@@ -72,18 +75,29 @@ class Replica:
         self._connections.discard(connection)
         self.turned_away.discard(connection)
 
-    def on_request_ended(self) -> None:
-        """A slot is free: tell those who were turned away, or whoever waits for idleness."""
+    def on_request_ended(self, connection: ReplicaConnection) -> None:
+        """A slot is free: tell those who were turned away, or whoever waits for idleness.
+
+        The caller of that request, `connection`, has its answer, which tells of this slot.
+        """
         self.ongoing -= 1
-        if self.turned_away and not self.turns_away:
-            self._call_back()
+        if self.turned_away and not self.turns_away and self.ongoing < self.max_ongoing:
+            self._call_back(connection)
         if self.turns_away and self.ongoing == 0:
             self._idle.set()
 
-    def _call_back(self) -> None:
-        for connection in self.turned_away:
-            connection.write(FrameKind.FREED, 0)
-        self.turned_away.clear()
+    def tell_of_room(self, connection: ReplicaConnection) -> None:
+        """Tell a caller when there is room for more: now, or once a request ends."""
+        self.turned_away.add(connection)
+        if self.ongoing < self.max_ongoing and not self.turns_away:
+            self._call_back()
+
+    def _call_back(self, answered: ReplicaConnection | None = None) -> None:
+        room = min(self.max_ongoing - self.ongoing, MAX_LOAD)
+        told = [c for c in self.turned_away if room > 1 or c is not answered]
+        for connection in told:
+            connection.write(FrameKind.FREED, 0, load=room)
+        self.turned_away.difference_update(told)
 
     async def drain(self) -> None:
         """Turn new requests away and wait until those begun have ended."""
@@ -121,17 +135,27 @@ class Replica:
             os.chdir(surroundings.cwd)
         self.spec = spec
         self._limit_to(spec.config.max_ongoing_requests)
+        context = ReplicaContext(
+            replica_id=spec.replica_id,
+            deployment_id=DeploymentID(spec.deployment, spec.application),
+            rank=ReplicaRank(spec.rank, 0, spec.rank),
+            world_size=spec.config.num_replicas,
+            code_version=spec.code_version,
+        )
+        set_replica_context(context)
         try:
             self.code = await UserCode.construct(spec)
         except RemoraError:
             raise
         except (Exception, SystemExit) as error:
             raise ReplicaStartError(user_traceback(error)) from error
+        context.servable_object = self.code.target
         # What exists now lives as long as the process: collecting it again is wasted time.
         gc.collect()
         gc.freeze()
         self.watchdog.start()
         self.turns_away = False
+        self._call_back()
         return ReplicaReady(pid=os.getpid(), docs_path=self.code.docs_path)
 
     async def _check_health(self, body: bytes) -> bytes:

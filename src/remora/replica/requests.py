@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from remora.errors import RemoraError, RequestCancelledError
+from remora.errors import RemoraError, RemoteError, RequestCancelledError
 from remora.replica.http_values import to_reply
 from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_traceback
@@ -65,7 +65,7 @@ class RequestRunner:
         except asyncio.CancelledError:
             context.cancel_children()
             connection.finish(number, _ERROR, _CANCELLED_META, _CANCELLED_BODY)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             connection.finish(number, _ERROR, *self._describe(error, envelope))
         else:
             connection.finish(number, _RESPONSE, meta, data)
@@ -82,7 +82,7 @@ class RequestRunner:
         except asyncio.CancelledError:
             context.cancel_children()
             work.finish(FrameKind.ERROR, _CANCELLED_META, _CANCELLED_BODY)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             work.finish(FrameKind.ERROR, *self._describe(error, envelope))
         else:
             work.finish(FrameKind.END)
@@ -91,10 +91,17 @@ class RequestRunner:
         """Answer a request that was cancelled before its first step."""
         connection.finish(number, _ERROR, _CANCELLED_META, _CANCELLED_BODY)
 
+    def refuse_broken(
+        self, connection: ReplicaConnection, number: int, error: BaseException
+    ) -> None:
+        """Answer a request whose own answer could not be sent (too large, for example)."""
+        _log.error("%s could not answer: %r", self._replica.replica_id, error, exc_info=error)
+        if not isinstance(error, Exception):
+            error = RemoteError(f"{type(error).__name__}: {error}")
+        connection.finish(number, _ERROR, *encode_error(error))
+
     async def _begin_stream(self, method: UserMethod, args: Any, kwargs: Any) -> Any:
-        result = method.function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            result = await result
+        result = await self._call(method, args, kwargs)
         if not (inspect.isasyncgen(result) or inspect.isgenerator(result)):
             raise TypeError(
                 f"{method.name} is no generator, so it cannot be called with stream=True: "
@@ -111,8 +118,13 @@ class RequestRunner:
             finally:
                 await items.aclose()
             return
-        async for meta, data in iterate_in_thread(self._replica.threads, items, _encode_value):
-            await work.send_item(meta, data)
+        encoded = iterate_in_thread(self._replica.threads, items, _encode_value)
+        try:
+            async for meta, data in encoded:
+                await work.send_item(meta, data)
+        finally:
+            # Left to the garbage collector, the thread would outlive the request's slot.
+            await encoded.aclose()
 
     # -- HTTP ---------------------------------------------------------------------------------
 
@@ -131,7 +143,7 @@ class RequestRunner:
         except asyncio.CancelledError:
             context.cancel_children()
             work.finish(FrameKind.ERROR, _CANCELLED_META, _CANCELLED_BODY)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             if work.finished:
                 # A background task, or the tail of a middleware: the client has its answer.
                 _log.exception("Request %s failed after its response", envelope.request_id)
@@ -239,16 +251,19 @@ class RequestRunner:
         return method.function(*args, **kwargs)
 
     async def _in_thread(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run a plain function in the pool. Its slot is taken until it ends, even when the
-        request is cancelled, because a thread cannot be stopped."""
+        """Run a plain function in the pool.
+
+        Its slot is taken until it ends, even when the request is cancelled, because a thread
+        cannot be stopped.
+        """
         context = contextvars.copy_context()
-        future = self._replica.loop.run_in_executor(
-            self._replica.threads, _run_plain, context, function, args, kwargs
-        )
+        run = self._replica.threads.submit(_run_plain, context, function, args, kwargs)
+        future = asyncio.wrap_future(run)
         try:
             failure, result = await asyncio.shield(future)
         except asyncio.CancelledError:
-            if not future.cancel():
+            # The thread's own future knows whether it has begun; the loop's one does not.
+            if not run.cancel():
                 await asyncio.wait((future,))
             raise
         if failure is not None:
@@ -278,7 +293,7 @@ def _run_plain(
     """Run in a pool thread. Exceptions are returned: StopIteration cannot cross a future."""
     try:
         return None, context.run(function, *args, **kwargs)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
         return error, None
 
 
@@ -301,7 +316,10 @@ def _http_exception(error: BaseException) -> tuple[bytes, bytes] | None:
     detail = getattr(error, "detail", None)
     if not isinstance(status, int) or detail is None or isinstance(error, RemoraError):
         return None
-    _, headers, body = to_reply({"detail": detail})
-    for name, value in (getattr(error, "headers", None) or {}).items():
-        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    try:
+        _, headers, body = to_reply({"detail": detail})
+        for name, value in (getattr(error, "headers", None) or {}).items():
+            headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    except (TypeError, ValueError, AttributeError):
+        return None  # It only looked like one, or carries what HTTP cannot.
     return pack(HttpStart(status, headers)), body

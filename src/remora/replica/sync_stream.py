@@ -39,6 +39,12 @@ class _Pipe:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
+    def _is_stopped(self) -> bool:
+        return self.stopped
+
+    def _has_room(self) -> bool:
+        return self.stopped or len(self.items) < READ_AHEAD_ITEMS
+
     def notify(self) -> None:
         """In the thread, with the lock held: one wake-up for everything until it is seen."""
         if not self.notified:
@@ -49,22 +55,28 @@ class _Pipe:
         """In the thread: iterate until the end, an error, or a stop."""
         failure: BaseException | None = None
         try:
-            for item in items:
-                made = convert(item)
-                with self.lock:
-                    while len(self.items) >= READ_AHEAD_ITEMS and not self.stopped:
-                        self.lock.wait()
-                    if self.stopped:
-                        break
-                    self.items.append(made)
-                    self.notify()
-            items.close()
-        except (Exception, SystemExit) as error:
+            try:
+                self._iterate(items, convert)
+            finally:
+                items.close()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             failure = error
         with self.lock:
             self.failure = failure
             self.ended = True
             self.notify()
+
+    def _iterate(self, items: Generator[Any, Any, Any], convert: Callable[[Any], Any]) -> None:
+        if self._is_stopped():
+            return
+        for item in items:
+            made = convert(item)
+            with self.lock:
+                self.lock.wait_for(self._has_room)
+                if self._is_stopped():
+                    return
+                self.items.append(made)
+                self.notify()
 
 
 async def iterate_in_thread(

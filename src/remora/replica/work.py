@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FRAME_COST_BYTES = 64
 #: Bytes of a request body that may be under way to us.
 UPLOAD_WINDOW_BYTES = 256 * 1024
+_UNBOUNDED = 1 << 62
 #: A generator that never waits for anything is made to let others run after this many items.
 ITEMS_PER_TURN = 64
 
@@ -85,7 +86,8 @@ class Work:
     def cancel(self) -> None:
         """The caller has gone or given up: stop the handler at its next await."""
         self._disconnected = True
-        self._window = 1
+        # A handler that goes on regardless never waits again: what it sends is dropped.
+        self._window = _UNBOUNDED
         self._wake_up()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -131,8 +133,9 @@ class Work:
     ) -> None:
         """Send the final frame, once."""
         if not self.finished:
-            self.finished = True
+            # In this order: an answer that cannot be sent (too large) has not been sent.
             self.connection.finish(self.number, kind, meta, body)
+            self.finished = True
 
     @property
     def response_started(self) -> bool:

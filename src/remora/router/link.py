@@ -24,8 +24,9 @@ class ReplicaLink:
         outstanding: requests this router has sent and that have not ended.
         others: requests of other routers, as of the replica's last answer.
         limit: how many may be outstanding. A replica that turns us away lowers it to what it
-            has of us, each answer and each call back raises it by one: so a busy replica with
-            many routers turns away at most about one request for each that it answers.
+            has of us. What reaches a lowered limit asks the replica to tell when it has room,
+            and for how many, which raises the limit again: so a busy replica with many routers
+            turns few requests away, and none waits while it has room.
         full: the replica turned us away and has not called us back.
         leaving: the replica said goodbye: it never has room again.
         position: index in the router's list of open links; -1: not in it.
@@ -110,13 +111,11 @@ class ReplicaLink:
         if self.channel is not None:
             self.channel.close()
 
-    def on_freed(self) -> None:
+    def on_freed(self, room: int) -> None:
         """The replica has room again."""
-        if self.full:
-            # Otherwise an answer has come since we were turned away, and told as much.
-            self.full = False
-            self.limit = self.outstanding + 1
-            self.router.on_link_ready(self)
+        self.full = False
+        self.limit = max(self.limit, min(self.outstanding + room, self.router.max_ongoing))
+        self.router.on_link_ready(self)
 
     def on_bye(self) -> None:
         """The replica takes no new requests."""

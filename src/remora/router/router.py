@@ -31,7 +31,7 @@ from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.link import ReplicaLink
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.codec import pack
-from remora.wire.messages import Envelope
+from remora.wire.messages import WANTS_ROOM, Envelope
 
 _log = logging.getLogger("remora.router")
 
@@ -203,8 +203,6 @@ class Router:
         others = load - link.outstanding
         link.others = others if others > 0 else 0
         link.full = False
-        if link.limit < self.max_ongoing:
-            link.limit += 1
         if link.gone:
             link.close_if_idle()
             return
@@ -263,12 +261,15 @@ class Router:
         if call.deadline is not None:
             envelope.timeout_s = max(0.0, call.deadline - self.loop.time())
         try:
-            call.number = channel.request(call, pack(envelope), call.body)
+            flags = 0
+            if link.limit < self.max_ongoing and link.outstanding + 1 >= link.limit:
+                flags = WANTS_ROOM
+            call.number = channel.request(call, pack(envelope), call.body, flags)
         except ConnectionLostError:
             self._shut(link)
             self._requeue(call)
             return
-        except Exception as error:  # A message that cannot be framed (too large) fails alone.
+        except Exception as error:  # noqa: BLE001 - a message too large to frame fails alone
             call.fail(error)
             return
         call.link = link

@@ -47,8 +47,8 @@ class Sink(Protocol):
 class Owner(Protocol):
     """Hears what concerns the connection as a whole."""
 
-    def on_freed(self) -> None:
-        """The other side, which turned us away, has room again."""
+    def on_freed(self, room: int) -> None:
+        """The other side, which turned us away, has room again, for `room` requests."""
 
     def on_bye(self) -> None:
         """The other side takes no new requests."""
@@ -90,7 +90,9 @@ class Channel(asyncio.Protocol):
         hello = Hello(WIRE_VERSION, self._token, self._name)
         self._outbox.write(framing.encode(_HELLO, 0, pack(hello)))
 
-    def request(self, sink: Sink, meta: bytes, body: bytes | memoryview = b"") -> int:
+    def request(
+        self, sink: Sink, meta: bytes, body: bytes | memoryview = b"", flags: int = 0
+    ) -> int:
         """Send a request; its frames go to `sink`. Returns its number.
 
         Raises:
@@ -103,11 +105,11 @@ class Channel(asyncio.Protocol):
         if number > _LAST_NUMBER or self._wrapped:
             number = self._last = self._free_number(number)
         if len(body) > LARGE_BODY_BYTES:
-            head = framing.encode_head(_REQUEST, number, meta, len(body))
+            head = framing.encode_head(_REQUEST, number, meta, len(body), flags)
             self._outbox.write(head)
             self._outbox.write_large(body)
         else:
-            self._outbox.write(framing.encode(_REQUEST, number, meta, body))
+            self._outbox.write(framing.encode(_REQUEST, number, meta, body, flags))
         self._sinks[number] = sink
         return number
 
@@ -174,7 +176,7 @@ class Channel(asyncio.Protocol):
                     sink.on_frame(frame)
             elif self._owner is not None:
                 if kind == _FREED:
-                    self._owner.on_freed()
+                    self._owner.on_freed(frame[2])
                 elif kind == _BYE:
                     self._last_taken = int.from_bytes(frame[4], "little")
                     self._owner.on_bye()

@@ -130,7 +130,7 @@ async def answer_control(
         connection.write(FrameKind.END, number)
     except asyncio.CancelledError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # The border of a control method: the caller hears of it and decides.
         meta, pickled = encode_error(error)
         connection.write(FrameKind.ERROR, number, meta, pickled)

@@ -40,7 +40,7 @@ def encode_error(
 def _text_of(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as failure:  # The border to a user's `__str__`.
+    except Exception as failure:  # noqa: BLE001 - border: a user's `__str__`
         text = f"(its text cannot be shown: {type(failure).__name__})"
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -53,7 +53,7 @@ def _pickle(error: BaseException) -> bytes:
         # Many exceptions pickle and then fail to unpickle (a constructor with other
         # arguments). Only the side that has the class loaded can find out cheaply.
         pickle.loads(data)
-    except Exception:  # User classes may raise anything here; the text still travels.
+    except Exception:  # noqa: BLE001 - user classes may raise anything; the text still travels
         return b""
     return data
 
@@ -65,7 +65,7 @@ def decode_error_frame(meta: bytes, body: bytes | memoryview) -> BaseException:
     if body:
         try:
             error = pickle.loads(body)
-        except Exception as failure:  # The class may not exist on this side.
+        except Exception as failure:  # noqa: BLE001 - the class may not exist on this side
             error = RemoteError(
                 f"{about.type_name}: {about.message} (the exception itself could not be "
                 f"unpickled here: {failure})"

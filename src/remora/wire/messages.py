@@ -10,7 +10,7 @@ A connection carries many requests at once, told apart by a number that the call
                      ERROR                              at any point, final
 
 Beside the requests: HELLO (first frame of both sides), FREED (a replica that turned the
-caller away has room again), BYE (the callee takes no request above this number any more).
+caller away, or was asked to say so, has room again: for as many as its load field says), BYE (the callee takes no request above this number any more).
 
 Rules: plain data only. Fields are only added at the end, with a default, so that two
 versions understand each other.
@@ -21,6 +21,9 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
+
+#: Flag of a REQUEST: send FREED as soon as there is room for more than this one.
+WANTS_ROOM = 1
 
 #: Raised when the meaning of a frame changes; the HELLO of both sides must agree.
 WIRE_VERSION = 1

@@ -1,0 +1,258 @@
+"""Replicas as objects, routers fed by hand, a front door on port 0: all on one loop, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import uvicorn
+
+from remora.config import DeploymentConfig, HTTPOptions
+from remora.core.route_table import RouteTable
+from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
+from remora.observe.access import AccessLog
+from remora.observe.counters import RequestCounters
+from remora.replica.replica import Replica
+from remora.router.call import StreamCall, UnaryCall
+from remora.router.router import Router
+from remora.transport.listener import listen
+from remora.types import DeploymentID, ReplicaID, replica_id
+from remora.wire import values
+from remora.wire.codec import pack
+from remora.wire.control import ReplicaReconfigure, ReplicaSpec, Surroundings
+from remora.wire.messages import CallKind, Envelope
+
+DEPLOYMENT = DeploymentID("App")
+
+
+async def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
+    """Turn the loop until `condition()` is true."""
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def envelope(method: str, kind: CallKind = CallKind.UNARY, **fields: Any) -> Envelope:
+    return Envelope("request-1", "default", "App", method, kind, **fields)
+
+
+def body_of(*args: Any, **kwargs: Any) -> tuple[bytes, list[int]]:
+    data, buffers = values.dumps((args, kwargs))
+    sizes, body = values.join(data, buffers)
+    return body, sizes
+
+
+def call(router: Router, method: str, *args: Any, **fields: Any) -> UnaryCall:
+    body, sizes = body_of(*args)
+    return router.call(envelope(method, buffer_sizes=sizes, **fields), body)
+
+
+def stream(router: Router, method: str, *args: Any, **fields: Any) -> StreamCall:
+    body, sizes = body_of(*args)
+    return router.stream(envelope(method, CallKind.STREAM, buffer_sizes=sizes, **fields), body)
+
+
+class Node:
+    """A replica with a listening socket, as an object on this loop."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.replica = Replica(replica_id(DEPLOYMENT, name))
+        self.path = str(folder / f"{name}.sock")
+        self.server: asyncio.Server | None = None
+
+    @property
+    def route(self) -> ReplicaRoute:
+        return ReplicaRoute(ReplicaID(self.replica.replica_id), f"unix:{self.path}")
+
+    @property
+    def target(self) -> Any:
+        assert self.replica.code is not None
+        return self.replica.code.target
+
+    async def start(self, code: Any, args: tuple[Any, ...], max_ongoing: int) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(self.path)
+        sock.listen(100)
+        self.server = await listen(sock, self.replica.accept)
+        spec = ReplicaSpec(
+            replica_id=self.replica.replica_id,
+            application="default",
+            deployment="App",
+            code=cloudpickle.dumps((code, args, {})),
+            code_version="1",
+            config=DeploymentConfig(max_ongoing_requests=max_ongoing),
+            surroundings=Surroundings(),
+            route_prefix="/",
+            ingress=True,
+        )
+        await self.replica.control["initialize"](pack(spec))  # type: ignore[misc]
+
+    async def reconfigure(self, max_ongoing: int) -> None:
+        config = DeploymentConfig(max_ongoing_requests=max_ongoing)
+        await self.replica.control["reconfigure"](pack(ReplicaReconfigure(config=config)))  # type: ignore[misc]
+
+    def die(self) -> None:
+        """Cut every connection without a word, as a killed process does, and listen no more."""
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+        Path(self.path).unlink(missing_ok=True)
+        for connection in list(self.replica._connections):
+            if connection._transport is not None:
+                connection._transport.abort()
+
+    async def stop(self) -> None:
+        self.die()
+        await self.replica.stop()
+
+
+class FakeClient:
+    """What the front door asks of a routing client, with a snapshot given by hand."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.name = "proxy"
+        self.loop = asyncio.get_running_loop()
+        self.snapshot = Snapshot()
+        self.routes: RouteTable[AppRoute] = RouteTable({})
+        self._rig = rig
+        self._routers: dict[DeploymentID, Router] = {}
+
+    def router(self, deployment: DeploymentID) -> Router:
+        if deployment not in self._routers:
+            self._routers[deployment] = self._rig.router("proxy", deployment)
+        return self._routers[deployment]
+
+    def show(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.routes = RouteTable(
+            {app.route_prefix: app for app in snapshot.apps.values() if app.route_prefix}
+        )
+        for deployment, route in snapshot.deployments.items():
+            self.router(deployment).update(route)
+
+
+class Door:
+    """A running front door."""
+
+    def __init__(
+        self, front: HttpFront, client: FakeClient, server: uvicorn.Server, port: int
+    ) -> None:
+        self.front = front
+        self.client = client
+        self.server = server
+        self.port = port
+        self.router = client.router(DEPLOYMENT)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send bytes and read until the other side closes."""
+        reader, writer = await self.connect()
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        finally:
+            writer.close()
+
+
+class Rig:
+    """Makes replicas, routers and front doors, and ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: list[Node] = []
+        self.routers: list[Router] = []
+        self.doors: list[tuple[uvicorn.Server, asyncio.Task[None], AccessLog]] = []
+
+    async def node(self, code: Any, *args: Any, max_ongoing: int = 5) -> Node:
+        node = Node(f"r{len(self.nodes)}", self.folder)
+        self.nodes.append(node)
+        await node.start(code, args, max_ongoing)
+        return node
+
+    def router(self, name: str = "test", deployment: DeploymentID = DEPLOYMENT) -> Router:
+        router = Router(deployment, name, random.Random(1))
+        self.routers.append(router)
+        return router
+
+    def route(self, *nodes: Node, **fields: Any) -> DeploymentRoute:
+        limit = nodes[0].replica.max_ongoing if nodes else 5
+        fields.setdefault("max_ongoing_requests", limit)
+        return DeploymentRoute(replicas=tuple(node.route for node in nodes), **fields)
+
+    async def routed(self, *nodes: Node, **fields: Any) -> Router:
+        """A router that is connected to these replicas."""
+        router = self.router()
+        router.update(self.route(*nodes, **fields))
+        await until(lambda: len(router._open) == len(nodes))
+        return router
+
+    async def pair(self, code: Any, *args: Any, max_ongoing: int = 5) -> tuple[Node, Router]:
+        node = await self.node(code, *args, max_ongoing=max_ongoing)
+        return node, await self.routed(node)
+
+    async def door(self, *nodes: Node, options: HTTPOptions | None = None, **fields: Any) -> Door:
+        client = FakeClient(self)
+        client.show(
+            Snapshot(
+                1,
+                {"default": AppRoute("default", "/", "App")},
+                {DEPLOYMENT: self.route(*nodes, **fields)},
+            )
+        )
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(1024)
+        access = AccessLog(self.folder / f"access-{len(self.doors)}.log")
+        front = HttpFront(client, options or HTTPOptions(), access, RequestCounters())  # type: ignore[arg-type]
+        config = uvicorn.Config(
+            front,
+            http=FrontProtocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+        )
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server._serve(sockets=[sock]))
+        self.doors.append((server, task, access))
+        await until(lambda: server.started)
+        return Door(front, client, server, sock.getsockname()[1])
+
+    async def close(self) -> None:
+        for server, task, access in self.doors:
+            server.force_exit = server.should_exit = True
+            await task
+            access.close()
+        for router in self.routers:
+            router.disconnect()
+        for node in self.nodes:
+            await node.stop()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def open_rig(folder: Path) -> AsyncIterator[Rig]:
+    rig = Rig(folder)
+    try:
+        yield rig
+    finally:
+        await rig.close()
+        # A replica freezes what it finds, which in here is everything.
+        gc.unfreeze()
