@@ -265,7 +265,8 @@ async def test_an_exception_ends_in_status_1_with_the_traceback_on_stderr(
 
 async def test_stopping_is_expected_and_lets_the_process_end_by_itself(remora_home: Path) -> None:
     async with running(remora_home) as instance:
-        await instance.start("answer")
+        started = await instance.start("answer")
+        await until((instance.home.root / f"waits-{started.pid}").exists, "its handler is set")
         await instance.engine.stop_process("app/d#1", 8.0)
         event = await instance.exited()
         assert (event.reason, event.expected) == ("exit status 0", True)
