@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from asyncio.events import _get_running_loop
+from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
@@ -41,8 +42,9 @@ else:
     _T = TypeVar("_T")
 
 _STREAM = CallKind.STREAM
-#: Stands for the end of a stream where no exception can.
-_END: Any = object()
+#: Items of a stream that cross from one thread to another at a time. Beyond a few dozen the
+#: cost of a turn no longer shows; the bound keeps a slow reader's memory small.
+_MAX_TAKEN = 128
 #: Tasks that hand answers over to threads: a loop alone keeps only weak references.
 _finishing: set[asyncio.Task[None]] = set()
 
@@ -154,6 +156,10 @@ class FailedCall:
     async def __anext__(self) -> Any:
         raise self._error
 
+    def has_next(self) -> bool:
+        """Say that nothing waits here."""
+        return True
+
     def cancel(self) -> None:
         """Nothing to cancel."""
 
@@ -231,6 +237,10 @@ class ChainedCall:
     async def __anext__(self) -> Any:
         return await (await self._submitted()).__anext__()
 
+    def has_next(self) -> bool:
+        """The next `anext` does not wait."""
+        return self._call is not None and bool(self._call.has_next())
+
     def cancel(self) -> None:
         """Give the call up, sent or not. Idempotent."""
         self._cancelled = True
@@ -300,6 +310,10 @@ class ThreadCall:
         """The next item. Runs on the background loop."""
         assert self._call is not None
         return await self._call.__anext__()
+
+    def has_next(self) -> bool:
+        """The next `anext` does not wait."""
+        return self._call is not None and self._call.has_next()
 
     def cancel(self) -> None:
         """Give the call up; from any thread."""
@@ -437,11 +451,15 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
     Dropping it unread gives the call up, as with any Python generator.
     """
 
-    __slots__ = ("_finished",)
+    __slots__ = ("_ending", "_finished", "_taken")
 
     def __init__(self, call: Any, envelope: Envelope) -> None:
         super().__init__(call, envelope)
         self._finished = False
+        #: Items fetched from the call's loop that the reader has not had yet.
+        self._taken: deque[Any] = deque()
+        #: What comes after those: the end or an error; None: more items.
+        self._ending: BaseException | None = None
 
     def __await__(self) -> NoReturn:
         raise TypeError("A streaming response cannot be awaited; use `async for`.")
@@ -459,12 +477,12 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         try:
             if loop is None or loop is _get_running_loop():
                 return await call.__anext__()  # type: ignore[no-any-return]
-            item = await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(_next_or(call, _END), loop)
-            )
-            if item is _END:
-                raise StopAsyncIteration
-            return item  # type: ignore[no-any-return]
+            while not self._taken:
+                if self._ending is not None:
+                    raise self._ending
+                taking = asyncio.run_coroutine_threadsafe(_take(call), loop)
+                self._keep(await asyncio.wrap_future(taking))
+            return self._taken.popleft()  # type: ignore[no-any-return]
         except BaseException:
             self._finished = True
             raise
@@ -481,11 +499,18 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         assert loop is not None
         if type(call) is ThreadCall:
             call.answer.result()
-        item = asyncio.run_coroutine_threadsafe(_next_or(call, _END), loop).result()
-        if item is _END:
-            self._finished = True
-            raise StopIteration
-        return item  # type: ignore[no-any-return]
+        while not self._taken:
+            if self._ending is not None:
+                self._finished = True
+                if isinstance(self._ending, StopAsyncIteration):
+                    raise StopIteration
+                raise self._ending
+            self._keep(asyncio.run_coroutine_threadsafe(_take(call), loop).result())
+        return self._taken.popleft()  # type: ignore[no-any-return]
+
+    def _keep(self, found: tuple[list[Any], BaseException | None]) -> None:
+        items, self._ending = found
+        self._taken.extend(items)
 
     def __del__(self) -> None:
         try:
@@ -498,9 +523,17 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         return f"DeploymentResponseGenerator(request_id={self.request_id!r})"
 
 
-async def _next_or(call: Any, end: Any) -> Any:
-    """The next item, or `end`: a StopAsyncIteration cannot cross a future."""
+async def _take(call: Any) -> tuple[list[Any], BaseException | None]:
+    """Wait for an item and take all that are there, so that few turns cross threads.
+
+    Returns:
+        the items, and what ends them (StopAsyncIteration at the end of the stream), if it came.
+    """
+    items: list[Any] = []
     try:
-        return await call.__anext__()
-    except StopAsyncIteration:
-        return end
+        items.append(await call.__anext__())
+        while len(items) < _MAX_TAKEN and call.has_next():
+            items.append(await call.__anext__())
+    except Exception as ending:  # noqa: BLE001 - border: handed to the reader
+        return items, ending
+    return items, None

@@ -228,6 +228,10 @@ class StreamCall(Call):
                 self._grant()
         return frame
 
+    def has_next(self) -> bool:
+        """The next `anext` does not wait."""
+        return bool(self._frames)
+
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
