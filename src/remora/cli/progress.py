@@ -44,22 +44,24 @@ def news(before: ApplicationStatus | None, now: ApplicationStatus) -> list[str]:
 
 def failure_text(status: ApplicationStatus) -> str:
     """Return why an application failed, each reason once. Pure."""
-    reasons: list[str] = []
+    reasons = [f"{d.name}: {d.message.strip()}" for d in status.deployments.values() if _bad(d)]
+    if own := own_message(status):
+        reasons.insert(0, own)
+    return "\n".join(reasons) or "no reason was given; see the logs"
+
+
+def _bad(deployment: DeploymentStatus) -> bool:
+    return deployment.status in TROUBLE and bool(deployment.message.strip())
+
+
+def own_message(status: ApplicationStatus) -> str:
+    """Return an application's message, unless its deployments' messages say the same. Pure."""
+    message = status.message.strip()
     for deployment in status.deployments.values():
-        text = deployment.message.strip()
-        if deployment.status in TROUBLE and text:
-            reasons.append(f"{deployment.name}: {text}")
-    told = "\n".join(reasons)
-    application = status.message.strip()
-    # The application's message often repeats its deployments' messages, or is contained in one.
-    repeats = any(
-        d.message.strip() and (d.message.strip() in application or application in d.message)
-        for d in status.deployments.values()
-    )
-    if application and not (reasons and repeats):
-        reasons.insert(0, application)
-        told = "\n".join(reasons)
-    return told or "no reason was given; see the logs"
+        part = deployment.message.strip()
+        if part and (part in message or message in part):
+            return ""
+    return message
 
 
 class Narrator(Protocol):

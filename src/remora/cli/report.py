@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from remora.cli.errors import CommandError, did_you_mean
+from remora.cli.progress import own_message
 from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _add_application(table: Table, application: ApplicationStatus) -> None:
 def _notes(application: ApplicationStatus) -> list[Text]:
     from rich.text import Text
 
-    messages = [(application.name, application.message)]
+    messages = [(application.name, own_message(application))]
     messages += [
         (f"{application.name}/{d.name}", d.message) for d in application.deployments.values()
     ]
