@@ -29,6 +29,7 @@ from remora.types import DEFAULT_APP_NAME
 
 if TYPE_CHECKING:
     from remora.router.client import RoutingClient
+    from remora.wire.control import ApplicationSpec
 
 __all__ = [
     "ReplicaContext",
@@ -151,12 +152,14 @@ def run_many(
     # The instance comes up while the code is pickled.
     specs = [build(one.target, one.name, one.route_prefix) for one in targets]
     instance.deploy(specs, wait=wait_for_applications_running)
-    url = instance.wait_ready()
-    for spec in specs:
-        where = f" at {url}{spec.route_prefix}" if url and spec.route_prefix else ""
-        _log.info("Application %r runs%s.", spec.name, where)
-    if blocking:
-        _stay(instance, [spec.name for spec in specs])
+    try:
+        _announce(specs, instance.wait_ready())
+        if blocking:
+            _stay(instance)
+    except KeyboardInterrupt:
+        if not blocking:
+            raise
+        _end_stay(instance, [spec.name for spec in specs])
     return [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
 
 
@@ -180,18 +183,25 @@ def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
         raise NotSupportedYetError(field, value, advice)
 
 
-def _stay(instance: _instance.Instance, names: list[str]) -> None:
-    """Wait for Ctrl-C (or for the instance to end), then end what was started."""
-    try:
-        while not instance.wait_gone(1.0):
-            pass
-        _log.error("The instance in %s has ended.", instance.home.root)
-    except KeyboardInterrupt:
-        if instance.launched is not None:
-            shutdown()
-        else:
-            # It ran before this script: only what the script deployed goes.
-            instance.delete(names, DELETE_LIMIT_S)
+def _announce(specs: list[ApplicationSpec], url: str) -> None:
+    for spec in specs:
+        where = f" at {url}{spec.route_prefix}" if url and spec.route_prefix else ""
+        _log.info("Application %r runs%s.", spec.name, where)
+
+
+def _stay(instance: _instance.Instance) -> None:
+    """Wait until the instance ends. Ctrl-C comes out of here."""
+    while not instance.wait_gone(1.0):
+        pass
+    _log.error("The instance in %s has ended.", instance.home.root)
+
+
+def _end_stay(instance: _instance.Instance, names: list[str]) -> None:
+    """End what a blocking call has started: all of it, or in a joined instance its part."""
+    if instance.launched is not None:
+        shutdown()
+    else:
+        instance.delete(names, DELETE_LIMIT_S)
 
 
 def start(
