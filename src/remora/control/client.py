@@ -7,7 +7,7 @@ is made at once and answered when the new one is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar
@@ -105,12 +105,14 @@ class ControlClient:
             lambda channel: call_control(channel, "status", None, InstanceStatus)
         )
 
-    async def watch(self) -> AsyncIterator[InstanceStatus]:
+    async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
         """Yield the status now and after every change; goes on after a controller restart.
 
         Raises:
             InstanceError: no instance, or it has ended.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._reconnect_s
         while True:
             channel = await self._connected()
             try:
@@ -119,9 +121,12 @@ class ControlClient:
                 ) as statuses:
                     async for status in statuses:
                         yield status
-            except ConnectionLostError:
-                pass
+                        deadline = loop.time() + self._reconnect_s
+            except ConnectionLostError as error:
+                if loop.time() >= deadline:
+                    raise self._missing(str(error)) from error
             self.close()
+            await asyncio.sleep(_BETWEEN_TRIES_S)
 
     async def _again(self, call: Callable[[Channel], Awaitable[T]]) -> T:
         """Make a call, and make it again while the controller restarts."""

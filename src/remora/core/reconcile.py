@@ -49,12 +49,14 @@ def step(state: ControllerState, events: tuple[AnyEvent, ...], now: Seconds) -> 
     work = Workspace(state, now)
     for event in events:
         take_in(work, event)
-    _end_hold(work)
     # One decision can make another one due (a crash wants a replacement, a replacement a
     # process). A replica changes its state a few times at most, so this ends.
     before = -1
     while work.num_decisions != before:
         before = work.num_decisions
+        # The last pass decides nothing and finds every time that matters.
+        work.wake_at = None
+        _end_hold(work)
         _decide(work)
     _number_snapshot(state, work)
     _end_instance(work)

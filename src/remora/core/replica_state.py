@@ -83,7 +83,7 @@ TRANSITIONS: dict[tuple[ReplicaState, Cause], ReplicaState] = {
     (_RUNNING, Cause.HUNG): _STOPPING,
     # The new controller knows nothing of it until it answers.
     (_RUNNING, Cause.CONTROLLER_RESTARTED): _STARTING,
-    # Crashed.
+    # Crashed: what is safe to repeat is repeated elsewhere, and another replica takes its place.
     (_RUNNING, Cause.GONE): _STOPPED,
     # The last ongoing request has ended.
     (_DRAINING, Cause.IDLE): _STOPPING,

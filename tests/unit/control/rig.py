@@ -19,8 +19,8 @@ from remora.wire.control import (
     ApplicationSpec,
     ApplicationStatus,
     DeleteRequest,
-    DeployRequest,
     DeploymentSpec,
+    DeployRequest,
     Subscription,
 )
 

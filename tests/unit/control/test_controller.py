@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.core.reconcile import replay, story_of
 from remora.core.snapshot import Snapshot
@@ -15,7 +16,6 @@ from remora.testing import FakeEngine
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.control import ApplicationStatus, InstanceStatus, ReplicaReconfigure, ReplicaSpec
-from tests.unit.control.rig import Rig, app, deployment, rig
 
 
 def failing(version: str) -> object:
@@ -298,8 +298,10 @@ def test_an_application_that_worked_is_tried_for_ever() -> None:
 def test_a_sick_replica_drains_and_a_hung_one_is_killed() -> None:
     async def main() -> None:
         async with rig() as r:
-            options = {"health_check_period_s": 1.0, "health_check_timeout_s": 2.0}
-            await r.deploy(app("default", deployment(num_replicas=2, **options)))
+            model = deployment(
+                num_replicas=2, health_check_period_s=1.0, health_check_timeout_s=2.0
+            )
+            await r.deploy(app("default", model))
             await r.until_running()
             sick, hung = r.replicas.serving
             sick.sickness = RuntimeError("GPU fell off")
@@ -471,8 +473,7 @@ def test_a_replica_that_stays_silent_holds_the_snapshot_for_five_seconds_only() 
         before = asyncio.get_running_loop().time()
         r.snapshot = Snapshot()
         await r.start()
-        while r.num_routable() == 0:
-            await asyncio.sleep(0.1)
+        await r.until(lambda _now: r.num_routable() > 0)
         assert 4.8 < asyncio.get_running_loop().time() - before < 5.3
         assert r.num_routable() == 1
         await r.stop()

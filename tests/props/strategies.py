@@ -1,0 +1,80 @@
+"""Values of the pure modules, for Hypothesis."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from remora.core.placement import Capacity, Request
+from remora.core.replica_state import ReplicaState
+from remora.core.rollout import Bounds, Member
+from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
+from remora.types import DeploymentID, NodeID, ReplicaID
+
+names = st.sampled_from(["a", "b", "c", "d"])
+
+member_states = st.sampled_from(
+    [ReplicaState.PENDING, ReplicaState.STARTING, ReplicaState.RUNNING, ReplicaState.DRAINING]
+)
+
+
+@st.composite
+def members(draw: st.DrawFn) -> list[Member]:
+    """Replicas of one deployment, each with a rank of its own."""
+    kinds = draw(st.lists(st.tuples(member_states, st.booleans()), max_size=12))
+    return [
+        Member(ReplicaID(f"app/d#{rank}"), state, current, rank)
+        for rank, (state, current) in enumerate(kinds)
+    ]
+
+
+bounds = st.builds(Bounds, st.integers(1, 5), st.integers(1, 5))
+
+amounts = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 3.0])
+resources = st.dictionaries(st.sampled_from(["CPU", "GPU", "memory", "tpu"]), amounts)
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> list[Capacity]:
+    """Empty nodes with names of their own."""
+    count = draw(st.integers(0, 4))
+    return [
+        Capacity(
+            NodeID(f"n{index}"),
+            draw(
+                st.dictionaries(
+                    st.sampled_from(["CPU", "GPU", "memory"]),
+                    st.sampled_from([0.0, 1.0, 2.0, 4.0]),
+                )
+            ),
+            draining=draw(st.integers(0, 5)) == 0,
+        )
+        for index in range(count)
+    ]
+
+
+@st.composite
+def placement_requests(draw: st.DrawFn) -> list[Request]:
+    """Replicas that want a place."""
+    count = draw(st.integers(0, 8))
+    pins = st.none() | st.sampled_from([NodeID(f"n{index}") for index in range(5)])
+    return [
+        Request(ReplicaID(f"app/d#{index}"), draw(resources), draw(pins)) for index in range(count)
+    ]
+
+
+routes = st.builds(
+    DeploymentRoute,
+    replicas=st.lists(
+        st.builds(ReplicaRoute, st.builds(ReplicaID, names), st.just("unix:/x")), max_size=3
+    ).map(tuple),
+    max_ongoing_requests=st.integers(1, 3),
+    unavailable=st.sampled_from(["", "it failed"]),
+)
+snapshots = st.builds(
+    Snapshot,
+    version=st.integers(0, 100),
+    apps=st.dictionaries(
+        names, st.builds(AppRoute, names, st.none() | st.sampled_from(["/", "/x"]), names)
+    ),
+    deployments=st.dictionaries(st.builds(DeploymentID, names, names), routes),
+)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from remora.control.checkpoint import KEPT_LOG_ENTRIES, CodeStore, EventLog, StateFile
+from remora.core import events as ev
+from remora.core.state import ControllerState
+from remora.errors import EngineError
+from remora.testing import FakeEngine
+
+
+async def test_a_state_is_written_only_when_it_changed() -> None:
+    engine = FakeEngine()
+    file = StateFile(engine)
+    state = ControllerState(salt="s")
+    await file.save(state)
+    first = engine.store["state"]
+    state.last_event_id = 5
+    await file.save(state)
+    assert engine.store["state"] is first
+    state.next_replica = 2
+    await file.save(state)
+    assert (await StateFile(engine).load(0.0)).last_event_id == 5
+
+
+async def test_a_failed_save_is_tried_again() -> None:
+    engine = FakeEngine()
+    file = StateFile(engine)
+    engine.fail_puts = True
+    with pytest.raises(EngineError):
+        await file.save(ControllerState(salt="s"))
+    engine.fail_puts = False
+    await file.save(ControllerState(salt="s"))
+    assert (await StateFile(engine).load(0.0)).salt == "s"
+
+
+async def test_equal_code_is_kept_once_and_swept_when_unneeded() -> None:
+    engine = FakeEngine()
+    code = CodeStore(engine)
+    one, same, other = await code.put(b"1"), await code.put(b"1"), await code.put(b"2")
+    assert one == same != other
+    await code.sweep(set())
+    assert set(engine.store) == {one, other}, "requests that are not decided hold it"
+    code.unpin([one, same, other])
+    await code.sweep({other})
+    assert set(engine.store) == {other}
+    fresh = CodeStore(engine)
+    await fresh.load()
+    assert await fresh.get(other) == b"2"
+    with pytest.raises(EngineError, match="missing from the store"):
+        await fresh.get(one)
+    await fresh.sweep(set())
+    assert engine.store == {}
+
+
+async def test_code_that_cannot_be_written_holds_nothing() -> None:
+    engine = FakeEngine()
+    code = CodeStore(engine)
+    engine.fail_puts = True
+    with pytest.raises(EngineError):
+        await code.put(b"1")
+    engine.fail_puts = False
+    key = await code.put(b"1")
+    code.unpin([key])
+    await code.sweep(set())
+    assert engine.store == {}
+
+
+async def test_the_log_keeps_the_last_thousands_in_order_over_restarts() -> None:
+    engine = FakeEngine()
+    number = 0
+    log = EventLog(engine)
+    for _ in range(3):
+        log = EventLog(engine)
+        await log.load()
+        for _ in range(2500):
+            number += 1
+            log.append(ev.LogEntry(float(number), (ev.NodeLost(node_id="n", event_id=number),)))  # type: ignore[arg-type]
+            if log.is_due:
+                await log.flush()
+        await log.flush()
+    entries = await log.read()
+    numbers = [int(entry.now_s) for entry in entries]
+    assert numbers == list(range(numbers[0], number + 1))
+    assert 2000 <= len(numbers) <= KEPT_LOG_ENTRIES + 1000
+    assert entries[-1].events[0].event_id == number
