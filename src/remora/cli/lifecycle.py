@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import rich_click as click
+import click
 
 from remora.cli.instance import Instance, wait_gone
 from remora.control.client import ControlClient

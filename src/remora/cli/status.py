@@ -6,8 +6,8 @@ import asyncio
 import sys
 from contextlib import aclosing
 
+import click
 import msgspec
-import rich_click as click
 
 from remora.cli.instance import Instance
 from remora.cli.report import render, select
