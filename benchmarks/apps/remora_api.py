@@ -1,4 +1,4 @@
-"""The FastAPI application as an ingress on Remora, all defaults."""
+"""The FastAPI application as an ingress on Remora, with room for the 32 requests of the load."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ class Api:
     """Serves the endpoints of the FastAPI application."""
 
 
-app = serve.deployment(serve.ingress(api)(Api)).bind()
+app = serve.deployment(serve.ingress(api)(Api), max_ongoing_requests=100).bind()

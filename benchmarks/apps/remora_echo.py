@@ -1,8 +1,8 @@
-"""The deployment of the handle rows on Remora, all defaults."""
+"""The deployment of the handle rows on Remora, with room for the 32 requests of the load."""
 
 from __future__ import annotations
 
 import remora as serve
 from benchmarks.apps.work import Echo
 
-app = serve.deployment(Echo).bind()
+app = serve.deployment(Echo, max_ongoing_requests=100).bind()

@@ -1,8 +1,8 @@
-"""Two bytes on Remora, all defaults."""
+"""Two bytes on Remora, with room for the 32 requests of the load."""
 
 from __future__ import annotations
 
 import remora as serve
 from benchmarks.apps.work import Hello
 
-app = serve.deployment(Hello).bind()
+app = serve.deployment(Hello, max_ongoing_requests=100).bind()
