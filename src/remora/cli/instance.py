@@ -187,7 +187,7 @@ class Instance:
                 with suppress(ConnectionLostError, InstanceError):
                     async with (
                         ControlClient(self.home) as client,
-                        aclosing(client.watch()) as statuses,  # type: ignore[type-var]
+                        aclosing(client.watch()) as statuses,
                     ):
                         async for status in statuses:
                             yield status
