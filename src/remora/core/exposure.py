@@ -56,10 +56,10 @@ def why_unavailable(deployment: Deployment) -> str:
     if deployment.failures < limit:
         return ""
     if has_failed(deployment) and deployment.previous is None:
-        return f"it failed to start {deployment.failures} times in a row; see `remora status`"
+        return f"it failed to start {restart.in_a_row(deployment.failures)}; see `remora status`"
     if deployment.worked:
         return (
-            f"it failed to start {deployment.failures} times in a row and is tried again every "
+            f"it failed to start {restart.in_a_row(deployment.failures)} and is tried again every "
             f"{restart.MAX_DELAY_S:g} s at the latest; see `remora status`"
         )
     return ""

@@ -43,6 +43,11 @@ def max_attempts(max_constructor_retry_count: int, target: int) -> int:
     return max(1, min(max_constructor_retry_count, MAX_ATTEMPTS_PER_REPLICA * target))
 
 
+def in_a_row(failures: int) -> str:
+    """Say how often, for people. Pure."""
+    return "once" if failures == 1 else f"{failures} times in a row"
+
+
 def delay_s(failures: int) -> Seconds:
     """How long to wait after so many failures in a row.
 
@@ -69,7 +74,7 @@ def decide(
     Pure.
     """
     if failures >= limit and not worked_before and not some_run:
-        return GiveUp(f"failed to start {failures} times in a row")
+        return GiveUp(f"failed to start {in_a_row(failures)}")
     wait_s = delay_s(failures)
     return Retry(now + wait_s, f"failed start {failures}: next one in {wait_s:g} s")
 

@@ -160,7 +160,7 @@ def _failed_message(deployment: Deployment) -> str:
         else ""
     )
     return (
-        f"The deployment failed to start {deployment.failures} times in a row and is not tried "
+        f"The deployment failed to start {restart.in_a_row(deployment.failures)} and is not tried "
         f"again. {instead}Fix the cause and deploy again. The last failure was:\n"
         f"{deployment.last_failure}"
     )
@@ -192,7 +192,7 @@ def _trouble(deployment: Deployment, pacing: Pacing, now: Seconds) -> list[str]:
             else f"it is tried again, every {restart.MAX_DELAY_S:g} s at the latest"
         )
         trouble.append(
-            f"A replica failed to start ({deployment.failures} times in a row; {outlook}):\n"
+            f"A replica failed to start ({restart.in_a_row(deployment.failures)}; {outlook}):\n"
             f"{deployment.last_failure}"
         )
     return trouble
