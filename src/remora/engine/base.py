@@ -169,7 +169,11 @@ class Engine(ABC):
 
     @abstractmethod
     async def system_processes(self) -> list[SystemProcess]:
-        """The processes of the instance that are not the caller's, for status reports."""
+        """The processes of the instance that are not the caller's, for status reports.
+
+        Guarantees: events of everything that was alive at `connect` come before this answer. A
+        restarted controller takes it for the end of the inventory.
+        """
 
     @abstractmethod
     async def shutdown(self) -> None:

@@ -178,6 +178,6 @@ def test_a_call_that_was_lost_is_made_again_after_a_moment() -> None:
     driver.deploy(user_config=2)
     assert isinstance(driver.actions[0], act.Reconfigure)
     driver.feed(ev.CallLost(replica_id=ReplicaID("a/d#x1"), call="reconfigure"))
-    assert len(driver.actions) == 0
+    assert not list(driver.actions)
     driver.feed(after_s=0.6)
     assert isinstance(driver.actions[0], act.Reconfigure)
