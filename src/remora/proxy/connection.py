@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from remora.proxy import head as heads
 from remora.proxy import respond
 from remora.proxy.exchange import Exchange
-from remora.proxy.front import Front
+from remora.proxy.front import BrokenBodyError, Front
 from remora.transport.outbox import LARGE_BYTES, Outbox
 from remora.types import Seconds
 from remora.wire.messages import HttpHead
@@ -31,7 +31,7 @@ HEAD_TIMEOUT_S: Seconds = 30.0
 #: The largest head (request line and headers) in bytes. Node allows 16 KB, nginx 32 KB; twice
 #: nginx's is room enough for any honest cookie.
 MAX_HEAD_BYTES = 64 * 1024
-#: After a refused upload the client's bytes are read and dropped for this long, so that it sees
+#: After a refused head or upload the client's bytes are read and dropped for this long, so that it sees
 #: the answer and not a reset.
 LINGER_S: Seconds = 2.0
 #: Requests that a client may have sent ahead (pipelining) before they are answered.
@@ -126,6 +126,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; the parser calls the `on_…` methods."""
+        if self._closing and self._reading is None:
+            return
         if self._in_head:
             if self._head_bytes == 0:
                 self._since = self._loop.time()
@@ -139,10 +141,8 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(400, f"Invalid HTTP request received: {error}")
             return
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(
-                431, f"The request line and headers may have {MAX_HEAD_BYTES} bytes together."
-            )
+        if self._in_head:
+            self._check_head()
 
     # -- the parser -------------------------------------------------------------------------
 
@@ -162,6 +162,10 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is there: make the exchange, and begin it if it is its turn."""
         self._in_head = False
+        if self._head_bytes > MAX_HEAD_BYTES:
+            # So much came since the head began, but part of it may be the body's.
+            self._head_bytes = _size(self._url, self._headers)
+            self._check_head()
         self._head_bytes = 0
         if self._closing:
             return
@@ -301,6 +305,12 @@ class ClientConnection(asyncio.Protocol):
         due = max(self._since + soonest, now + soonest / 4)
         self._timer = self._loop.call_later(due - now, self._look)
 
+    def _check_head(self) -> None:
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(
+                431, f"The request line and headers may have {MAX_HEAD_BYTES} bytes together."
+            )
+
     def _refuse(self, status: int, reason: str) -> None:
         """Answer what is no proper request, and close."""
         if self._closing:
@@ -312,13 +322,26 @@ class ClientConnection(asyncio.Protocol):
             lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body))
             self._outbox.write(b"".join((*lines, response.body)))
             _log.info("Refused a request of %s with status %d: %s", self._client, status, reason)
-            self.pause_reading()
-            self.close()
-        else:
+            # Closed now, with bytes unread, the client would see a reset and not the answer.
+            self._outbox.flush()
+            self._transport.write_eof()
+            self._loop.call_later(LINGER_S, self.close)
+        elif self._active is not self._reading:
             # Nothing can be said before the response that is under way.
             self._active.keep_alive = False
             self._ahead.clear()
             self.pause_reading()
+        elif self._active.complete:
+            self.close()
+        else:
+            # Its handler, if it has begun, would wait for the rest for ever.
+            self._active.keep_alive = False
+            self._active.give_up(BrokenBodyError(reason))
+
+
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    """Bytes of a head, but for its method and version."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:

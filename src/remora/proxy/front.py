@@ -58,6 +58,12 @@ class BodyTooLargeError(RequestError):
         super().__init__(f"The request body is larger than max_body_bytes={limit}.")
 
 
+class BrokenBodyError(RequestError):
+    """What the client sends behind the head is no body."""
+
+    http_status = 400
+
+
 def new_request_id(rng: random.Random) -> str:
     """A random UUID (version 4) as text."""
     bits = rng.getrandbits(128)
