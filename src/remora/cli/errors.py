@@ -55,14 +55,24 @@ def _is_users(filename: str) -> bool:
     return not filename.startswith(("<frozen importlib", _IMPORT_MACHINERY, _OUR_CODE))
 
 
-def user_traceback(error: BaseException) -> str:
-    """Format the traceback of `error` from the first frame of the user's code on.
+def _users_depth(trace: TracebackType | None) -> int | None:
+    """How many frames there are up to the last one of the user's; None: all."""
+    users = [
+        depth
+        for depth, (frame, _) in enumerate(traceback.walk_tb(trace), 1)
+        if not frame.f_code.co_filename.startswith(_OUR_CODE)
+    ]
+    return max(users, default=None)
 
-    The frames above it are ours and the import machinery's: they say nothing about the mistake.
+
+def user_traceback(error: BaseException) -> str:
+    """Format the traceback of `error` from the first frame of the user's code to the last.
+
+    The frames around them are ours and the import machinery's: they say nothing about the mistake.
     """
     trace: TracebackType | None = error.__traceback__
     while trace is not None and not _is_users(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
-    lines = traceback.format_exception(type(error), error, trace)
+    lines = traceback.format_exception(type(error), error, trace, limit=_users_depth(trace))
     # Without any frame of the user's, Python still prints the header of an empty list.
     return "".join(lines).rstrip()
