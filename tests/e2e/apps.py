@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,87 @@ Ingress = serve.deployment(name="Ingress", max_ongoing_requests=1000)(IngressCod
 def three_levels(path: str) -> Any:
     """The application of `Ingress`, `Child` and `Grandchild`."""
     return Ingress.bind(path, Child.bind(path, Grandchild.bind(path)))
+
+
+# ------------------------------------------------------------------------------- bad manners
+
+
+class _Unheard(BaseException):
+    """Something that no `except Exception` catches."""
+
+
+def _exhaust_descriptors() -> str:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held = []
+    try:
+        while True:
+            held.append(open("/dev/null"))  # noqa: PTH123, SIM115
+    except OSError:
+        _kept.append(held)
+        return f"{len(held)} descriptors"
+
+
+def _fork() -> int:
+    pid = os.fork()
+    if pid == 0:
+        # Holds copies of every socket of this replica, for ever.
+        while True:
+            time.sleep(1000)
+    return pid
+
+
+def _leave_threads() -> int:
+    never = threading.Event()
+    for _ in range(20):
+        threading.Thread(target=never.wait).start()
+    return threading.active_count()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _raise_unheard() -> None:
+    raise _Unheard("on purpose")
+
+
+_kept: list[Any] = []
+_MANNERS: dict[str, Callable[[], Any]] = {
+    "well": lambda: "well",
+    "os._exit": lambda: os._exit(3),
+    "sys.exit": lambda: sys.exit("on purpose"),
+    "abort": os.abort,
+    "BaseException": _raise_unheard,
+    "KeyboardInterrupt": _interrupt,
+    "unjson": object,
+    "descriptors": _exhaust_descriptors,
+    "print": lambda: print("x" * 10_000_000),
+    "fork": _fork,
+    "threads": _leave_threads,
+}
+
+
+class BadMannersCode:
+    """Does what a handler should not do."""
+
+    async def __call__(self, request: Request) -> Any:
+        return _MANNERS[request.query_params["how"]]()
+
+
+class BadMannersInThreadCode:
+    """Does the same in the pool of threads for plain functions."""
+
+    def __call__(self, request: Request) -> Any:
+        return _MANNERS[request.query_params["how"]]()
+
+
+class UploadCode:
+    """Counts the bytes of a body as they come."""
+
+    async def __call__(self, request: Request) -> int:
+        return sum([len(chunk) async for chunk in request.stream()])
+
+
+BadManners = serve.deployment(name="BadManners", num_replicas=2)(BadMannersCode)
+BadMannersInThread = serve.deployment(name="BadManners", num_replicas=2)(BadMannersInThreadCode)
+Upload = serve.deployment(name="Upload")(UploadCode)
