@@ -11,6 +11,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.drivers import cores
 from benchmarks.drivers.orders import Operation, obey
 from benchmarks.stats import percentile
 
@@ -120,8 +121,10 @@ def main() -> None:
     flags = parser.parse_args()
     serve = importlib.import_module(flags.serve)
     module, _, attribute = flags.app.partition(":")
+    cores.start_callees()
     serve.start(http_options={"host": "127.0.0.1", "port": flags.port})
     serve.run(getattr(importlib.import_module(module), attribute))
+    cores.take_own()
     try:
         loads = HandleLoads(serve.get_app_handle("default"))
         uvloop.run(obey(flags.orders, loads.operations()))

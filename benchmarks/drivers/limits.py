@@ -14,6 +14,7 @@ from typing import cast
 
 import uvloop
 
+from benchmarks.drivers import cores
 from benchmarks.drivers.handle import PAYLOAD
 from benchmarks.drivers.orders import Operation, obey
 from benchmarks.stats import percentile
@@ -113,7 +114,9 @@ def main() -> None:
         uvloop.run(serve_pong(flags.pong))
     else:
         path = flags.folder / "pong.sock"
+        cores.start_callees()
         pong = _start_pong(path)
+        cores.take_own()
         try:
             operations: dict[str, Operation] = {
                 "call_p50_ms": functools.partial(call_p50_ms, str(path)),
