@@ -97,10 +97,11 @@ class ClientConnection(asyncio.Protocol):
         self._server_state.connections.discard(cast(Any, self))
         if self._timer is not None:
             self._timer.cancel()
-        self._ahead.clear()
         self._reading = None
+        self._drop_ahead()
         active = self._active
-        if active is not None and not active.request.stays:
+        # Work goes on for a client that wanted it to, but not without the rest of its body.
+        if active is not None and not (active.request.stays and active.is_read):
             active.leave()
 
     def eof_received(self) -> None:
@@ -311,6 +312,10 @@ class ClientConnection(asyncio.Protocol):
                 431, f"The request line and headers may have {MAX_HEAD_BYTES} bytes together."
             )
 
+    def _drop_ahead(self) -> None:
+        while self._ahead:
+            self._ahead.popleft().cancel()
+
     def _refuse(self, status: int, reason: str) -> None:
         """Answer what is no proper request, and close."""
         if self._closing:
@@ -329,7 +334,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._active is not self._reading:
             # Nothing can be said before the response that is under way.
             self._active.keep_alive = False
-            self._ahead.clear()
+            self._drop_ahead()
             self.pause_reading()
         elif self._active.complete:
             self.close()

@@ -197,6 +197,9 @@ class Exchange(Call):
             return
         if isinstance(error, RequestCancelledError) and self.connection.is_gone:
             self._finish(respond.STATUS_CLIENT_LEFT)
+        elif not self.connection.is_turn_of(self):
+            # Sent ahead by the client: what it is told waits for the answers before it.
+            self.request.response = respond.from_error(error)
         elif self.head_sent:
             self._cut()
         else:
