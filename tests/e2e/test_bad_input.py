@@ -338,6 +338,44 @@ def rss(pid: int) -> int:
     return found.rss_bytes
 
 
+@pytest.mark.timeout(90)
+async def test_clients_that_send_a_byte_a_second_hold_nobody_up(
+    shared: Instance, bystander: Load
+) -> None:
+    one = Echo.options(max_ongoing_requests=1).bind()
+    async with shared.running(one, "one") as url:
+        began = time.monotonic()
+        body = b"POST /one HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+        bodies = [asyncio.create_task(drip(url, body)) for _ in range(5)]
+        heads = [asyncio.create_task(drip(url, b"GET /one HTTP/1.1\r\n")) for _ in range(5)]
+        async with load(url, rate=20) as traffic:
+            # A request whose body is still coming takes no place in a replica.
+            answers = await asyncio.gather(*heads)
+        assert traffic.failures == []
+        assert len(traffic.answers) > 400
+        assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers), answers
+        assert time.monotonic() - began < 45.0
+        for task in bodies:
+            assert not task.done()
+            task.cancel()
+        await asyncio.wait(bodies)
+
+
+async def drip(url: str, start: bytes) -> bytes:
+    """Send `start`, then a byte a second, until the server answers or closes."""
+    reader, writer = await connect(url)
+    answer = asyncio.create_task(reader.read())
+    try:
+        writer.write(start)
+        while not answer.done():
+            writer.write(b"x")
+            await asyncio.wait((answer,), timeout=1.0)
+        return answer.result()
+    finally:
+        answer.cancel()
+        writer.close()
+
+
 async def test_thousands_of_idle_connections_disturb_nobody(
     shared: Instance, bystander: Load, many_descriptors: None
 ) -> None:
@@ -422,6 +460,12 @@ async def test_an_instance_s_sockets_are_its_user_s_alone(shared: Instance) -> N
 
 # ----------------------------------------------------------------------------- in the handlers
 
+_TOLD = {
+    "sys.exit": "SystemExit: on purpose",
+    "BaseException": "_Unheard",
+    "unjson": "or a Starlette response",
+}
+
 
 @pytest.mark.parametrize("app", [BadManners, BadMannersInThread], ids=["async", "thread"])
 async def test_bad_manners_end_one_request(shared: Instance, bystander: Load, app: Any) -> None:
@@ -435,6 +479,7 @@ async def test_bad_manners_end_one_request(shared: Instance, bystander: Load, ap
         for how in ("sys.exit", "BaseException", "unjson"):
             before = await shared.pids("manners")
             assert await ask_for(how) == (500, b"Internal Server Error"), how
+            assert _TOLD[how] in shared.log(), "the client is told nothing, the log all"
             assert await shared.pids("manners") == before, how
         for how in ("descriptors", "print", "fork", "threads"):
             assert (await ask_for(how))[0] == 200, how
