@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import uvicorn
@@ -19,6 +19,8 @@ from remora.core.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
+from remora.proxy.connection import ClientConnection
+from remora.proxy.front import Front
 from remora.replica.replica import Replica
 from remora.router.call import StreamCall, UnaryCall
 from remora.router.router import Router
@@ -142,9 +144,15 @@ class Door:
     """A running front door."""
 
     def __init__(
-        self, front: HttpFront, client: FakeClient, server: uvicorn.Server, port: int
+        self,
+        front: Front,
+        client: FakeClient,
+        counters: RequestCounters,
+        server: uvicorn.Server,
+        port: int,
     ) -> None:
         self.front = front
+        self.counters = counters
         self.client = client
         self.server = server
         self.port = port
@@ -216,10 +224,11 @@ class Rig:
         sock.bind(("127.0.0.1", 0))
         sock.listen(1024)
         access = AccessLog(self.folder / f"access-{len(self.doors)}.log")
-        front = HttpFront(client, options or HTTPOptions(), access, RequestCounters())  # type: ignore[arg-type]
+        counters = RequestCounters()
+        front = Front(cast(Any, client), options or HTTPOptions(), access, counters)
         config = uvicorn.Config(
-            front,
-            http=FrontProtocol,
+            cast(Any, front),
+            http=ClientConnection,
             ws="none",
             loop="none",
             lifespan="off",
@@ -233,7 +242,7 @@ class Rig:
         task = asyncio.create_task(server._serve(sockets=[sock]))
         self.doors.append((server, task, access))
         await until(lambda: server.started)
-        return Door(front, client, server, sock.getsockname()[1])
+        return Door(front, client, counters, server, sock.getsockname()[1])
 
     async def close(self) -> None:
         for server, task, access in self.doors:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.rig import Rig, call, stream, until
+from tests.integration.rig import Rig, body_of, call, envelope, stream, until
 
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
@@ -21,6 +21,9 @@ from remora.errors import (
     RequestTimeoutError,
 )
 from remora.replica.requests import current
+from remora.wire.codec import pack
+from remora.wire.framing import encode
+from remora.wire.messages import FrameKind
 
 
 class OddError(Exception):
@@ -306,13 +309,18 @@ async def test_cancelled_while_queued_never_starts(rig: Rig) -> None:
 
 async def test_cancelled_before_its_first_step_never_starts(rig: Rig) -> None:
     node, router = await rig.pair(App, max_ongoing=1)
-    cancelled = call(router, "held", 1)
-    cancelled.cancel()
-    with pytest.raises(RequestCancelledError):
-        await cancelled
-    assert await asyncio.wait_for(_wait(call(router, "echo", 2)), 5) == 2
-    assert node.target.order == []
+    connection = next(iter(node.replica._connections))
+    body, _ = body_of(1)
+    # Both in one read: the handler's task is made, and cancelled before it runs.
+    connection.data_received(
+        encode(FrameKind.REQUEST, 1000, pack(envelope("held")), body)
+        + encode(FrameKind.CANCEL, 1000)
+    )
+    assert node.replica.ongoing == 1
     await until(lambda: node.replica.ongoing == 0)
+    assert node.target.order == []
+    assert work(node) == []
+    assert await asyncio.wait_for(_wait(call(router, "echo", 2)), 5) == 2
 
 
 async def test_cancellation_stops_handler_and_its_children_soon(rig: Rig) -> None:

@@ -50,8 +50,7 @@ class App:
         raise LookupError("lost the thread")
 
     def plain_fails(self, after: int) -> Any:
-        for i in range(after):
-            yield i
+        yield from range(after)
         raise LookupError("lost the thread")
 
     async def bad_item(self) -> Any:

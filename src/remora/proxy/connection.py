@@ -256,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
             self.resume_reading()
             if not exchange.keep_alive:
                 self._closing = True
-                self._loop.call_later(LINGER_S, self.close)
+                self._linger()
             return
         self.on_turn_over(exchange)
 
@@ -312,6 +312,12 @@ class ClientConnection(asyncio.Protocol):
                 431, f"The request line and headers may have {MAX_HEAD_BYTES} bytes together."
             )
 
+    def _linger(self) -> None:
+        """Close in a while; in place of the other limits, and gone with the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LINGER_S, self.close)
+
     def _drop_ahead(self) -> None:
         while self._ahead:
             self._ahead.popleft().cancel()
@@ -330,7 +336,7 @@ class ClientConnection(asyncio.Protocol):
             # Closed now, with bytes unread, the client would see a reset and not the answer.
             self._outbox.flush()
             self._transport.write_eof()
-            self._loop.call_later(LINGER_S, self.close)
+            self._linger()
         elif self._active is not self._reading:
             # Nothing can be said before the response that is under way.
             self._active.keep_alive = False

@@ -1,0 +1,157 @@
+"""Connections between processes: strangers, junk, silence, tokens, versions, control calls."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from tests.integration.rig import Rig, call, until
+
+from remora.errors import ConnectionLostError, MethodNotFoundError, RemoteError
+from remora.transport.channel import connect
+from remora.transport.control import call_control, serve_control, stream_control
+from remora.wire.codec import pack
+from remora.wire.framing import MAX_HELLO_BYTES, encode
+from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+
+
+class App:
+    async def echo(self, x: Any) -> Any:
+        return x
+
+
+HELLO = encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"\x00" * 64,
+        b"\xff" * 64,
+        struct.pack("<IIBBHI", MAX_HELLO_BYTES + 1, 0, 1, 0, 0, 0),
+        encode(FrameKind.REQUEST, 1, b"x"),
+        encode(FrameKind.HELLO, 0, b"\xc1"),
+        encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION + 1))),
+        encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, "a token that nobody asked for"))),
+        HELLO + encode(FrameKind.REQUEST, 1, b"\xc1"),
+        HELLO + b"\xff" * 64,
+    ],
+)
+async def test_junk_closes_its_own_connection_and_no_other(rig: Rig, data: bytes) -> None:
+    node, router = await rig.pair(App)
+    reader, writer = await asyncio.open_unix_connection(node.path)
+    writer.write(data)
+    try:
+        await asyncio.wait_for(reader.read(), 5)
+    except ConnectionResetError:
+        pass
+    writer.close()
+    assert await call(router, "echo", 1) == 1
+    await until(lambda: len(node.replica._connections) == 1)
+
+
+async def test_who_never_greets_is_cut_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remora.transport.listener.HELLO_TIMEOUT_S", 0.05)
+    node, router = await rig.pair(App)
+    for data in (b"", HELLO[:5]):
+        reader, writer = await asyncio.open_unix_connection(node.path)
+        writer.write(data)
+        try:
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        except ConnectionResetError:
+            pass
+        writer.close()
+    assert await call(router, "echo", 1) == 1
+    await until(lambda: len(node.replica._connections) == 1)
+
+
+class Number(msgspec.Struct):
+    n: int
+
+
+class Methods:
+    def __init__(self) -> None:
+        self.ended = 0
+        self.cancelled = 0
+
+    async def double(self, body: bytes) -> bytes:
+        return pack(Number(2 * msgspec.msgpack.decode(body, type=Number).n))
+
+    async def count(self, body: bytes) -> AsyncIterator[bytes]:
+        try:
+            for n in range(msgspec.msgpack.decode(body, type=Number).n):
+                yield pack(Number(n))
+        finally:
+            self.ended += 1
+
+    async def fail(self, body: bytes) -> bytes:
+        raise LookupError("not here")
+
+    async def hang(self, body: bytes) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return b""
+
+
+async def served(token: str = "") -> tuple[Methods, asyncio.Server, str]:
+    methods = Methods()
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    names = ("double", "count", "fail", "hang")
+    handlers: Any = {name: getattr(methods, name) for name in names}
+    server = await serve_control(sock, handlers, token)
+    return methods, server, f"tcp:127.0.0.1:{sock.getsockname()[1]}"
+
+
+async def test_tcp_needs_the_token() -> None:
+    _, server, address = await served("secret")
+    for token in ("", "Secret", "secret "):
+        channel = await connect(address, name="stranger", token=token)
+        with pytest.raises(ConnectionLostError):
+            await call_control(channel, "double", Number(4), Number, timeout_s=5)
+    channel = await connect(address, name="friend", token="secret")
+    assert await call_control(channel, "double", Number(4), Number) == Number(8)
+    channel.close()
+    server.close()
+
+
+async def test_control_calls_and_streams() -> None:
+    methods, server, address = await served()
+    channel = await connect(address, name="test")
+    assert await call_control(channel, "double", Number(2), Number) == Number(4)
+    seen = [item.n async for item in stream_control(channel, "count", Number(500), Number)]
+    assert seen == list(range(500))
+    with pytest.raises((LookupError, RemoteError), match="not here"):
+        await call_control(channel, "fail")
+    with pytest.raises(MethodNotFoundError, match="count, double"):
+        await call_control(channel, "nothing")
+    with pytest.raises(TimeoutError):
+        await call_control(channel, "hang", timeout_s=0.02)
+    await until(lambda: methods.cancelled == 1)
+    stream = stream_control(channel, "count", Number(10**9), Number)
+    assert (await anext(stream)).n == 0
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: methods.ended == 2)
+    assert channel._sinks == {}
+    waiting = asyncio.create_task(call_control(channel, "hang"))
+    await asyncio.sleep(0)
+    channel.close()
+    with pytest.raises(ConnectionLostError):
+        await waiting
+    await until(lambda: methods.cancelled == 2)
+    server.close()
+
+
+async def test_nobody_there_is_said_at_once(rig: Rig) -> None:
+    with pytest.raises(ConnectionLostError, match="Nothing answers"):
+        await connect(f"unix:{rig.folder}/none.sock", name="test")
