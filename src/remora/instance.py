@@ -152,7 +152,7 @@ class Instance:
 
         async with (
             ControlClient(self.home) as client,
-            aclosing(client.watch()) as reports,  # type: ignore[type-var]  # it is a generator
+            aclosing(client.watch()) as reports,
         ):
             async for report in reports:
                 yield report

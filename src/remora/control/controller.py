@@ -59,6 +59,7 @@ class Controller:
         connect: Connect = connect_replica,
         unix: Callable[[], float] = time.time,
         salt: str = "",
+        bound: bool = False,
     ) -> None:
         """Make a controller; `run` starts it.
 
@@ -67,12 +68,15 @@ class Controller:
             connect: opens a link to a replica.
             unix: tells the time of day, for people.
             salt: makes the replica ids of a new state differ from those of earlier states.
+            bound: the instance ends with the program that started it, and what that program
+                deployed is not brought back by the next one.
         """
         self.engine = engine
         self.code = CodeStore(engine)
         self.log = EventLog(engine)
         self.publisher = Publisher(self._on_acked)
         self.state = ControllerState()
+        self._bound = bound
         self._connect = connect
         self._unix = unix
         self._salt = salt
@@ -150,8 +154,9 @@ class Controller:
         await self.code.load()
         await self.log.load()
         salt = f"{self._salt}-" if self._salt else ""
+        is_first = await self._is_first()
         started = ev.ControllerStarted(
-            unix_s=self._unix(), salt=salt, new_instance=await self._is_first()
+            unix_s=self._unix(), salt=salt, new_instance=is_first, forget=is_first and self._bound
         )
         self._inbox.insert(0, _Inbox(started))
 

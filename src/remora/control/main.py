@@ -31,7 +31,9 @@ def main(context: ProcessContext) -> None:
 async def _serve(context: ProcessContext) -> None:
     engine = await _engine(str(context.args.get("engine", "local")), context.home)
     # Four characters tell the replicas of this state from those of a state that was lost.
-    controller = Controller(engine, salt=os.urandom(2).hex())
+    controller = Controller(
+        engine, salt=os.urandom(2).hex(), bound=bool(context.args.get("bound", False))
+    )
     admin = Admin(
         controller,
         home=str(context.home.root),
@@ -46,7 +48,7 @@ async def _serve(context: ProcessContext) -> None:
         await running
         _log.warning("The engine has gone away; this controller ends.")
     except asyncio.CancelledError:
-        _log.info("Told to end; replicas keep serving.")
+        _log.debug("Told to end.")
     finally:
         server.close()
         await engine.close()

@@ -30,6 +30,8 @@ class ControllerStarted(Event, frozen=True, kw_only=True):
     salt: str = ""
     #: It is the first one of an instance that has just started, not a successor.
     new_instance: bool = False
+    #: The applications of the instance before it belonged to a program that has ended.
+    forget: bool = False
 
 
 class InventoryComplete(Event, frozen=True, kw_only=True):

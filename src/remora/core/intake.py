@@ -51,6 +51,8 @@ def _controller_started(work: Workspace, event: ev.ControllerStarted) -> None:
     if event.new_instance:
         # A shutdown was asked of the instance before this one, and that has ended.
         state.shutting_down = False
+    if event.forget:
+        state.applications.clear()
     for _, _, replica in state.replicas():
         replica_id = replica.replica_id
         # Times of another process's clock mean nothing here.

@@ -29,3 +29,33 @@ class RequestCounters:
     def rows(self) -> list[tuple[str, str, int, int, float]]:
         """Application, method, status, number of requests, sum of their seconds."""
         return [(*key, int(sum(row[:-1])), row[-1]) for key, row in self._rows.items()]
+
+    def render(self) -> str:
+        """Write everything in the text format of Prometheus, under the names of Ray Serve."""
+        requests = ["# TYPE serve_num_http_requests_total counter"]
+        errors = ["# TYPE serve_num_http_error_requests_total counter"]
+        latency = ["# TYPE serve_http_request_latency_ms histogram"]
+        for application, method, status, count, total_s in sorted(self.rows()):
+            row = self._rows[application, method, status]
+            labels = (
+                f'application="{_escaped(application)}",method="{_escaped(method)}",'
+                f'status_code="{status}"'
+            )
+            requests.append(f"serve_num_http_requests_total{{{labels}}} {count}")
+            if status >= 400:
+                errors.append(f"serve_num_http_error_requests_total{{{labels}}} {count}")
+            below = 0
+            for bound_s, in_bucket in zip((*BUCKETS_S, None), row[:-1], strict=True):
+                below += int(in_bucket)
+                bound = "+Inf" if bound_s is None else f"{bound_s * 1000:g}"
+                latency.append(
+                    f'serve_http_request_latency_ms_bucket{{{labels},le="{bound}"}} {below}'
+                )
+            latency.append(f"serve_http_request_latency_ms_sum{{{labels}}} {total_s * 1000:g}")
+            latency.append(f"serve_http_request_latency_ms_count{{{labels}}} {count}")
+        return "\n".join((*requests, *errors, *latency, ""))
+
+
+def _escaped(value: str) -> str:
+    """A label's value: a client may send any method, an application may have any name."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -15,6 +15,7 @@ from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.proxy import respond
 from remora.proxy.respond import Response
+from remora.request_context import new_request_id
 from remora.router.client import RoutingClient
 from remora.router.router import Router
 from remora.types import DeploymentID
@@ -47,6 +48,7 @@ _KNOWN = {
     b"x-request-disconnect-disabled": "stay",
 }
 _NOTHING: dict[str, str] = {}
+_LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 class BodyTooLargeError(RequestError):
@@ -62,14 +64,6 @@ class BrokenBodyError(RequestError):
     """What the client sends behind the head is no body."""
 
     http_status = 400
-
-
-def new_request_id(rng: random.Random) -> str:
-    """A random UUID (version 4) as text."""
-    bits = rng.getrandbits(128)
-    text = f"{bits:032x}"
-    variant = "89ab"[bits & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
 class Request:
@@ -145,10 +139,10 @@ class Front:
                 if known is _NOTHING:
                     known = {}
                 known[meaning] = value.decode("latin-1")
-        request_id = known.get("request_id", "")[:MAX_REQUEST_ID_CHARS] or new_request_id(self._rng)
+        request_id = known.get("request_id", "")[:MAX_REQUEST_ID_CHARS] or new_request_id()
         path = head.path
         if path.startswith("/-/"):
-            return self._answered(head, request_id, self._system(path))
+            return self._answered(head, request_id, self._system(head))
         found = self._client.routes.match(path)
         if found is None:
             return self._answered(head, request_id, respond.not_found(path))
@@ -234,7 +228,11 @@ class Front:
 
     # -- the system's own paths ---------------------------------------------------------------
 
-    def _system(self, path: str) -> Response:
+    def _system(self, head: HttpHead) -> Response:
+        path = head.path
+        if path == "/-/metrics" and head.client is not None and head.client[0] in _LOOPBACK:
+            # Of this proxy; for those on this machine only.
+            return respond.text(200, self._counters.render())
         if path == "/-/livez":
             return respond.text(200, "success")
         if path not in ("/-/healthz", "/-/routes"):

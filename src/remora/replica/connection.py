@@ -15,7 +15,7 @@ from remora.transport.control import answer_control
 from remora.transport.errors import encode_error
 from remora.transport.listener import ServerConnection
 from remora.wire.codec import decode_credit, decode_envelope
-from remora.wire.framing import MAX_LOAD, RawFrame
+from remora.wire.framing import LARGE_BODY_BYTES, MAX_LOAD, RawFrame
 from remora.wire.messages import CallKind, FrameKind
 
 if TYPE_CHECKING:
@@ -72,8 +72,11 @@ class ReplicaConnection(ServerConnection):
         self, number: int, kind: int, meta: bytes = b"", body: bytes | memoryview = b""
     ) -> None:
         """Send a final frame; it carries how busy the replica is without this request."""
-        load = self._replica.ongoing - 1
-        self.write(kind, number, meta, body, 0, load if load < MAX_LOAD else MAX_LOAD)
+        load = min(self._replica.ongoing - 1, MAX_LOAD)
+        if len(self._work) == 1 and len(body) <= LARGE_BODY_BYTES:
+            self.write_now(kind, number, meta, body, load)
+        else:
+            self.write(kind, number, meta, body, 0, load)
 
     def _on_request(self, number: int, meta: bytes, body: bytes | memoryview) -> None:
         try:

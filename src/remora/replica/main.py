@@ -11,7 +11,7 @@ import uvloop
 from remora.engine.base import ProcessContext
 from remora.observe.logs import configure_logging
 from remora.replica.replica import Replica
-from remora.router.client import use_instance
+from remora.router.client import use_instance, use_own_loop
 from remora.transport.listener import listen
 
 _log = logging.getLogger("remora.replica")
@@ -25,6 +25,7 @@ def main(context: ProcessContext) -> None:
 
 
 async def _serve(context: ProcessContext) -> None:
+    use_own_loop(asyncio.get_running_loop())
     replica = Replica(context.process_id)
     server = await listen(context.sockets["wire"], replica.accept)
     terminated = asyncio.Event()

@@ -191,4 +191,9 @@ class Replica:
             self.threads.shutdown(wait=False)
             self.threads = ThreadPoolExecutor(max_ongoing, "remora-handler")
             self.max_ongoing = max_ongoing
+            if "anyio" in sys.modules:
+                # FastAPI and Starlette run plain functions in threads that anyio counts.
+                from anyio.to_thread import current_default_thread_limiter
+
+                current_default_thread_limiter().total_tokens = max_ongoing
 

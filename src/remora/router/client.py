@@ -155,6 +155,8 @@ class _ProcessRouting:
             asyncio.AbstractEventLoop, AsyncGenerator[None, None]
         ] = weakref.WeakKeyDictionary()
         self.background: RoutingClient | None = None
+        #: The loop that a replica's process runs anyway; None: there is none.
+        self.own_loop: asyncio.AbstractEventLoop | None = None
 
 
 _process = _ProcessRouting()
@@ -164,6 +166,11 @@ def use_instance(home: Home, name: str) -> None:
     """Say which instance this process calls, before its first call."""
     _process.home = home
     _process.name = name
+
+
+def use_own_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Let threads without a loop call over this one instead of a background thread's."""
+    _process.own_loop = loop
 
 
 def instance_home() -> Home | None:
@@ -198,7 +205,10 @@ def background_client() -> RoutingClient:
         InstanceError: this process is in no instance.
     """
     with _process.lock:
-        if _process.background is None:
+        if _process.background is None and _process.own_loop is not None:
+            loop = _process.own_loop
+            _process.background = asyncio.run_coroutine_threadsafe(_find(loop), loop).result()
+        elif _process.background is None:
             home = _require_home()
             ready = threading.Event()
             threading.Thread(
@@ -222,6 +232,10 @@ def forget_instance() -> None:
         _process.clients.clear()
     if client is not None:
         client.loop.call_soon_threadsafe(client.loop.stop)
+
+
+async def _find(loop: asyncio.AbstractEventLoop) -> RoutingClient:
+    return routing_client(loop)
 
 
 def _require_home() -> Home:

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
 from remora.transport.outbox import Outbox
+from remora.transport.spin import Spinner
 from remora.wire import framing
 from remora.wire.codec import decode_hello, pack
 from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
@@ -74,6 +75,7 @@ class Channel(asyncio.Protocol):
         self._greeting: asyncio.Future[None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._outbox: Outbox
+        self._spinner: Spinner
         self._reason = "closed by the other side"
 
     @property
@@ -87,6 +89,7 @@ class Channel(asyncio.Protocol):
         transport = cast(asyncio.WriteTransport, transport)
         self._transport = transport
         self._outbox = Outbox(transport)
+        self._spinner = Spinner(asyncio.get_running_loop())
         hello = Hello(WIRE_VERSION, self._token, self._name)
         self._outbox.write(framing.encode(_HELLO, 0, pack(hello)))
 
@@ -108,8 +111,11 @@ class Channel(asyncio.Protocol):
             head = framing.encode_head(_REQUEST, number, meta, len(body), flags)
             self._outbox.write(head)
             self._outbox.write_large(body)
-        else:
+        elif self._sinks:
             self._outbox.write(framing.encode(_REQUEST, number, meta, body, flags))
+        else:
+            self._outbox.write_now(framing.encode(_REQUEST, number, meta, body, flags))
+            self._spinner.begin()
         self._sinks[number] = sink
         return number
 
@@ -167,6 +173,7 @@ class Channel(asyncio.Protocol):
                 self._transport.abort()
             return
         sinks = self._sinks
+        self._spinner.end()
         for frame in frames:
             kind = frame[0]
             number = frame[3]

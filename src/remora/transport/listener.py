@@ -97,6 +97,13 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._outbox.write(framing.encode(kind, number, meta, body, flags, load))
 
+    def write_now(
+        self, kind: int, number: int, meta: bytes, body: bytes | memoryview, load: int
+    ) -> None:
+        """Send a small frame, and what waits before it, without waiting for the turn's end."""
+        if self.is_open:
+            self._outbox.write_now(framing.encode(kind, number, meta, body, 0, load))
+
     async def wait_writable(self) -> None:
         """Wait until the peer has taken most of what was sent."""
         if self._room is not None:

@@ -53,6 +53,7 @@ def system_requests(
     *,
     http_url: str,
     supervisor_pid: int,
+    bound: bool,
     controller: str,
     proxy: str,
 ) -> list[Message]:
@@ -73,6 +74,7 @@ def system_requests(
                 "http": dict(http),
                 "http_url": http_url,
                 "supervisor_pid": supervisor_pid,
+                "bound": bound,
             },
         }
     ]
