@@ -28,18 +28,20 @@ class EchoCode:
         self.version = version
         self.delay_s = delay_s
         self.config: Any = None
+        self.num_seen = 0
 
     def reconfigure(self, config: Any) -> None:
         self.config = config
 
     async def __call__(self, request: Request) -> dict[str, Any]:
+        self.num_seen += 1
         delay_s = float(request.query_params.get("delay", self.delay_s))
         if delay_s:
             await asyncio.sleep(delay_s)
         return {"version": self.version, "pid": os.getpid(), "config": self.config}
 
-    async def where(self) -> int:
-        return os.getpid()
+    async def seen(self) -> int:
+        return self.num_seen
 
 
 class TrickleCode:

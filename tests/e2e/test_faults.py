@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import signal
 import time
 
 import aiohttp
 import pytest
-from tests.e2e.apps import Echo, Spawner
+from tests.e2e.apps import Echo, Spawner, Trickle
 from tests.e2e.conftest import StartInstance
 from tests.e2e.instances import Instance
-from tests.e2e.load import get, load
-from tests.e2e.processes import is_alive, kill
-from tests.e2e.waiting import until_true
+from tests.e2e.load import ask, client, get, load
+from tests.e2e.processes import is_alive, kill, title
+from tests.e2e.waiting import until_async, until_true
+
+from remora.build import build
+from remora.control.client import ControlClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -121,6 +127,106 @@ async def test_killing_everything_but_the_supervisor_comes_back(
     await instance.replicas("echo", 2, without=before)
     async with asyncio.timeout(10):
         assert await answered()
+
+
+async def test_killing_the_only_replica_loses_no_get(shared: Instance) -> None:
+    async with shared.running(Echo.bind("v1", 0.02), "only") as url:
+        (victim,) = await shared.pids("only")
+        async with load(url) as traffic:
+            await traffic.more(100)
+            kill(victim)
+            await shared.replicas("only", 1, without={victim})
+            await traffic.more(100)
+    assert traffic.failures == []
+
+
+async def test_killing_a_replica_ends_the_posts_that_it_worked_on_at_once(
+    shared: Instance,
+) -> None:
+    async with shared.running(Echo.bind("v1", 1.0), "posts") as url, client() as session:
+        (victim,) = await shared.pids("posts")
+        posts = [asyncio.create_task(ask(session, url, method="POST")) for _ in range(20)]
+        await until_async(lambda: begun(shared, "posts", 20), "all are under way")
+        kill(victim)
+        began = time.monotonic()
+        answers = await asyncio.gather(*posts)
+        # They may have had effects: said at once, and not repeated.
+        assert [a.status for a in answers] == [500] * 20
+        assert time.monotonic() - began < 0.5
+        # What was not begun is not lost.
+        assert (await ask(session, f"{url}?delay=0", method="POST")).status == 200
+
+
+async def test_killing_a_replica_cuts_the_streams_that_it_sent(shared: Instance) -> None:
+    async with shared.running(Trickle.bind(), "cut") as url, client() as session:
+        (victim,) = await shared.pids("cut")
+        async with session.get(url) as response:
+            assert await response.content.readany()
+            kill(victim)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+
+async def test_a_deploy_survives_its_controller(start_instance: StartInstance) -> None:
+    instance = start_instance()
+    await instance.run(Echo.bind(), "first")
+    old = (await instance.status()).controller_pid
+    two = Echo.options(num_replicas=3).bind("second")
+    async with ControlClient(instance.home) as controller:
+        await controller.deploy([build(two, "second", "/second")])
+    # Accepted is kept.
+    kill(old)
+    await instance.replicas("second", 3)
+    assert (await get(f"{instance.url}/second")).json["version"] == "second"
+    assert (await get(f"{instance.url}/first")).status == 200
+
+
+async def test_a_replica_that_stands_still_is_replaced(shared: Instance) -> None:
+    app = Echo.options(
+        num_replicas=2,
+        health_check_period_s=0.3,
+        health_check_timeout_s=0.3,
+        graceful_shutdown_timeout_s=0.5,
+    )
+    async with shared.running(app.bind(), "still") as url:
+        before = await shared.pids("still")
+        victim = min(before)
+        os.kill(victim, signal.SIGSTOP)
+        await shared.replicas("still", 2, without={victim})
+        async with load(url) as traffic:
+            await traffic.more(100)
+        assert traffic.failures == []
+        await until_true(lambda: not is_alive(victim), "it is killed")
+
+
+async def test_a_storm_of_kills_passes(start_instance: StartInstance) -> None:
+    """Anything but the supervisor dies, again and again, in no order."""
+    rng = random.Random(5)
+    instance = start_instance()
+    url = await instance.run(Echo.options(num_replicas=3).bind("v1", 0.01), "storm")
+    num_cut = 0
+    async with load(url, rate=100, force_close=True) as traffic:
+        for _ in range(25):
+            victim = rng.choice([pid for pid in instance.members() if pid != instance.pid])
+            if title(victim) == "remora: proxy":
+                num_cut += traffic.in_flight
+            kill(victim)
+            await traffic.more(rng.randrange(5, 40))
+        await instance.replicas("storm", 3)
+        await instance.wait(lambda s: s.applications["storm"].status == "RUNNING", "all is well")
+        calm = len(traffic.answers) + traffic.in_flight
+        await traffic.more(100)
+    assert all(a.status == 200 for a in traffic.answers[calm:])
+    refused = [a for a in traffic.failures if isinstance(a.error, aiohttp.ClientConnectorError)]
+    assert refused == []
+    assert len(traffic.failures) <= num_cut, traffic.failures
+    assert is_alive(instance.pid)
+
+
+async def begun(instance: Instance, name: str, number: int) -> bool:
+    """The replicas of an application work on `number` requests."""
+    seen = await instance.handle("Echo", name).seen.remote()
+    return bool(seen == number)
 
 
 class ControlEngine:
