@@ -20,7 +20,7 @@ from remora.errors import (
     RequestCancelledError,
     RequestTimeoutError,
 )
-from remora.replica.requests import current
+from remora.request_context import current
 from remora.wire.codec import pack
 from remora.wire.framing import encode
 from remora.wire.messages import FrameKind
@@ -138,7 +138,7 @@ async def test_answers_values_of_all_kinds(rig: Rig) -> None:
 
 async def test_arrays_travel_both_ways(rig: Rig) -> None:
     _, router = await rig.pair(App)
-    array = np.arange(100_000, dtype=np.float64).reshape(1000, 100)
+    array: Any = np.arange(100_000, dtype=np.float64).reshape(1000, 100)
     back = await call(router, "echo", {"a": array, "b": [array[:10]], "c": array[:, ::2]})
     np.testing.assert_array_equal(back["a"], array)
     np.testing.assert_array_equal(back["b"][0], array[:10])
@@ -249,7 +249,7 @@ async def test_few_refusals_for_each_answer_when_many_routers_wait(rig: Rig) -> 
                 refused += 1
                 original(rejected)
 
-            router.on_rejected = count  # type: ignore[method-assign]
+            router.on_rejected = count  # type: ignore[method-assign,assignment]
             del link
     calls = [call(router, "nap", 0.002) for _ in range(200) for router in routers]
     await asyncio.wait_for(asyncio.gather(*map(_wait, calls)), 10)

@@ -49,7 +49,7 @@ async def read_answer(reader: asyncio.StreamReader, head_only: bool = False) -> 
 
 
 async def ask(
-    door: Door, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str
+    door: Door, path: str = "/", method: str = "GET", body: bytes = b"", **headers: Any
 ) -> Answer:
     reader, writer = await door.connect()
     try:
@@ -59,7 +59,7 @@ async def ask(
         writer.close()
 
 
-def request(path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> bytes:
+def request(path: str = "/", method: str = "GET", body: bytes = b"", **headers: Any) -> bytes:
     if body:
         headers["content-length"] = str(len(body))
     lines = "".join(f"{k.replace('_', '-')}: {v}\r\n" for k, v in headers.items())
@@ -115,7 +115,7 @@ class Plain:
         raise HTTPException(418, "a teapot", headers={"x-pot": "tea"})
 
     async def on_badrefuse(self, request: Request) -> Any:
-        raise HTTPException(418, object())  # type: ignore[arg-type]
+        raise HTTPException(418, object())
 
     async def on_cancelled(self, request: Request) -> Any:
         raise RequestCancelledError("its child")
@@ -511,7 +511,8 @@ async def test_who_leaves_in_the_middle_of_a_body_is_not_waited_for(
     plain: tuple[Node, Door],
 ) -> None:
     node, door = plain
-    for headers in ({}, {"x_request_disconnect_disabled": "?1"}):
+    options: tuple[dict[str, Any], ...] = ({}, {"x_request_disconnect_disabled": "?1"})
+    for headers in options:
         for size in ("1000", "1000000"):
             _, writer = await door.connect()
             writer.write(request("/echo", "POST", content_length=size, **headers) + b"abc")
@@ -528,7 +529,7 @@ async def test_time_is_up_with_408(rig: Rig, how: str) -> None:
     node = await rig.node(Plain, max_ongoing=1)
     seconds = 0.05 if how == "option" else None
     door = await rig.door(node, options=HTTPOptions(request_timeout_s=seconds))
-    headers = {"x_request_timeout_seconds": "0.05"} if how == "header" else {}
+    headers: dict[str, Any] = {"x_request_timeout_seconds": "0.05"} if how == "header" else {}
     answer = await ask(door, "/hold", **headers)
     assert answer.status == 408
     assert "x-request-id" in answer.headers
@@ -617,7 +618,8 @@ async def test_large_heads_are_431(plain: tuple[Node, Door], where: str, at_once
     elif where == "header":
         data = request("/text", x_large="x" * size)
     else:
-        data = request("/text", **{f"h{i}": "v" * 50 for i in range(size // 50)})
+        many: dict[str, Any] = {f"h{i}": "v" * 50 for i in range(size // 50)}
+        data = request("/text", **many)
     reader, writer = await door.connect()
     for start in range(0, len(data), len(data) if at_once else 16_000):
         writer.write(data[start : start + (len(data) if at_once else 16_000)])

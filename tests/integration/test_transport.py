@@ -143,7 +143,7 @@ async def test_control_calls_and_streams() -> None:
     await stream.aclose()  # type: ignore[attr-defined]
     await until(lambda: methods.ended == 2)
     assert channel._sinks == {}
-    waiting = asyncio.create_task(call_control(channel, "hang"))
+    waiting: asyncio.Task[None] = asyncio.create_task(call_control(channel, "hang"))
     await asyncio.sleep(0)
     channel.close()
     with pytest.raises(ConnectionLostError):

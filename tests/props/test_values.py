@@ -40,7 +40,7 @@ def test_plain_values_survive(value: Any) -> None:
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=4))
 def test_arrays_travel_beside_the_pickle(lengths: list[int]) -> None:
-    arrays = [np.arange(n, dtype=np.int64) for n in lengths]
+    arrays: list[Any] = [np.arange(n, dtype=np.int64) for n in lengths]
     data, buffers = values.dumps(arrays)
     assert len(buffers) == len(arrays)
     assert len(data) < 1000

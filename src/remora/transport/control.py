@@ -126,6 +126,9 @@ async def answer_control(
             return
         async for item in made:
             connection.write(FrameKind.ITEM, number, body=item)
+            # What is written leaves at the end of the turn; only then is it known whether the
+            # peer takes it. A handler that never waits must not keep the loop from turning.
+            await asyncio.sleep(0)
             await connection.wait_writable()
         connection.write(FrameKind.END, number)
     except asyncio.CancelledError:
