@@ -64,7 +64,7 @@ class RequestRunner:
             meta, data = _encode_value(result)
         except asyncio.CancelledError:
             context.cancel_children()
-            connection.finish(number, _ERROR, _CANCELLED_META, _CANCELLED_BODY)
+            self.refuse_cancelled(connection, number)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             connection.finish(number, _ERROR, *self._describe(error, envelope))
         else:
@@ -81,15 +81,21 @@ class RequestRunner:
             await self._send_items(work, await self._begin_stream(method, args, kwargs))
         except asyncio.CancelledError:
             context.cancel_children()
-            work.finish(FrameKind.ERROR, _CANCELLED_META, _CANCELLED_BODY)
+            if not self._replica.stopped.is_set():
+                work.finish(FrameKind.ERROR, _CANCELLED_META, _CANCELLED_BODY)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             work.finish(FrameKind.ERROR, *self._describe(error, envelope))
         else:
             work.finish(FrameKind.END)
 
     def refuse_cancelled(self, connection: ReplicaConnection, number: int) -> None:
-        """Answer a request that was cancelled before its first step."""
-        connection.finish(number, _ERROR, _CANCELLED_META, _CANCELLED_BODY)
+        """Answer a request that was cancelled.
+
+        When it is the end of this process that cancels it, nothing is said: its caller has not
+        given it up, sees the connection end, and decides whether another replica gets it.
+        """
+        if not self._replica.stopped.is_set():
+            connection.finish(number, _ERROR, _CANCELLED_META, _CANCELLED_BODY)
 
     def refuse_broken(
         self, connection: ReplicaConnection, number: int, error: BaseException
@@ -142,7 +148,8 @@ class RequestRunner:
                 await self._plain(code, work)
         except asyncio.CancelledError:
             context.cancel_children()
-            work.finish(FrameKind.ERROR, _CANCELLED_META, _CANCELLED_BODY)
+            if not self._replica.stopped.is_set():
+                work.finish(FrameKind.ERROR, _CANCELLED_META, _CANCELLED_BODY)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             if work.finished:
                 # A background task, or the tail of a middleware: the client has its answer.

@@ -281,6 +281,11 @@ class Router:
     def _requeue(self, call: Call) -> None:
         if call.state is CallState.DONE:
             return
+        route = self._route
+        if route is None or (route.unavailable and not self._links):
+            reason = "it was deleted" if route is None else route.unavailable
+            call.fail(DeploymentUnavailableError(self.deployment, reason))
+            return
         call.state = CallState.QUEUED
         call.link = None
         # Several calls may come back in any order; each takes its old place.
