@@ -25,6 +25,8 @@ class EchoCode:
     def __init__(self, version: str = "v1", delay_s: float = 0.0) -> None:
         if version == "broken":
             raise ValueError("no weights at /models/v2")
+        if version == "hangs":
+            time.sleep(1000)
         self.version = version
         self.delay_s = delay_s
         self.config: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -10,11 +11,17 @@ from tests.e2e.apps import Echo, Trickle
 from tests.e2e.conftest import StartInstance
 from tests.e2e.instances import Instance, running_pids
 from tests.e2e.load import get, load
-from tests.e2e.waiting import until_true
+from tests.e2e.processes import kill
+from tests.e2e.waiting import until_async, until_true
+
+from remora.build import build
+from remora.control.client import ControlClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
 TWO = Echo.options(num_replicas=2)
+#: Its constructor never returns.
+HANGING = Echo.bind("hangs")
 
 
 def versions(answers: list[Any]) -> list[str]:
@@ -132,6 +139,101 @@ async def test_deployments_come_and_go_with_the_graph(shared: Instance) -> None:
             await traffic.more(50)
         assert traffic.failures == []
         assert len(running_pids(await shared.status(), "graph")) == 1
+
+
+async def test_a_deploy_that_overtakes_another_wins(shared: Instance) -> None:
+    async with shared.running(TWO.bind("v0", 0.01), "overtaken") as url, load(url) as traffic:
+        await traffic.more(50)
+        async with ControlClient(shared.home) as controller:
+            for number in range(1, 6):
+                spec = build(TWO.bind(f"v{number}", 0.01), "overtaken", "/overtaken")
+                await controller.deploy([spec])
+        await shared.wait(
+            lambda status: status.applications["overtaken"].status == "RUNNING", "it runs"
+        )
+        await shared.replicas("overtaken", 2)
+        settled = len(traffic.answers) + traffic.in_flight
+        await traffic.more(50)
+    assert traffic.failures == []
+    assert set(versions(traffic.answers[settled:])) == {"v5"}
+
+
+async def test_a_deploy_over_a_broken_one_wins(shared: Instance) -> None:
+    async with shared.running(TWO.bind("old"), "mended") as url, load(url) as traffic:
+        await traffic.more(20)
+        async with ControlClient(shared.home) as controller:
+            await controller.deploy([build(TWO.bind("broken"), "mended", "/mended")])
+        app = await shared.deploy(TWO.bind("new"), "mended", route="/mended")
+        assert app.status == "RUNNING", app
+        await shared.replicas("mended", 2)
+        settled = len(traffic.answers) + traffic.in_flight
+        await traffic.more(20)
+    assert traffic.failures == []
+    assert set(versions(traffic.answers[settled:])) == {"new"}
+
+
+async def test_a_roll_out_survives_the_controller(shared: Instance) -> None:
+    async with shared.running(TWO.bind("old", 0.01), "rolled") as url, load(url) as traffic:
+        await traffic.more(20)
+        async with ControlClient(shared.home) as controller:
+            await controller.deploy([build(TWO.bind("new", 0.01), "rolled", "/rolled")])
+        kill((await shared.status()).controller_pid)
+
+        async def done() -> bool:
+            return set(versions(traffic.answers[-20:])) == {"new"}
+
+        await until_async(done, "the new version answers", 20.0)
+        await shared.replicas("rolled", 2)
+    assert traffic.failures == []
+
+
+async def test_a_deploy_under_way_can_be_deleted(shared: Instance) -> None:
+    async with ControlClient(shared.home) as controller:
+        await controller.deploy([build(HANGING, "hanging", "/hanging")])
+    await shared.wait(
+        lambda status: status.applications["hanging"].deployments["Echo"].replica_states,
+        "a replica is being started",
+    )
+    await shared.delete("hanging")
+
+
+async def test_an_instance_ends_while_a_constructor_hangs(start_instance: StartInstance) -> None:
+    instance = start_instance()
+    async with ControlClient(instance.home) as controller:
+        await controller.deploy([build(HANGING, "hanging", "/hanging")])
+    await instance.wait(
+        lambda status: status.applications["hanging"].deployments["Echo"].replica_states,
+        "a replica is being started",
+    )
+    began = time.monotonic()
+    await asyncio.to_thread(instance.end)
+    assert time.monotonic() - began < 8.0
+
+
+async def test_a_request_that_never_ends_is_ended_by_its_deployment_s_patience(
+    shared: Instance,
+) -> None:
+    app = Echo.options(graceful_shutdown_timeout_s=0.5)
+    url = await shared.run(app.bind(), "patience")
+    endless = asyncio.create_task(get(f"{url}?delay=1000"))
+    await _begun(shared, endless)
+    began = time.monotonic()
+    await shared.delete("patience")
+    assert time.monotonic() - began < 3.0
+    # It is not left hanging, and nobody says that its client has cancelled it.
+    assert (await endless).status in (500, 503)
+
+
+async def test_a_request_that_its_last_replica_takes_along_has_an_end(shared: Instance) -> None:
+    url = await shared.run(Echo.bind(), "orphan")
+    (victim,) = await shared.pids("orphan")
+    endless = asyncio.create_task(get(f"{url}?delay=1000"))
+    await _begun(shared, endless)
+    async with ControlClient(shared.home) as controller:
+        await controller.delete(["orphan"])
+    # A GET may be repeated, but here nothing comes that could.
+    kill(victim)
+    assert (await asyncio.wait_for(endless, 5.0)).status in (500, 503)
 
 
 async def _begun(instance: Instance, *tasks: asyncio.Task[Any]) -> None:
