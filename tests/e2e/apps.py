@@ -257,6 +257,25 @@ class UploadCode:
         return sum([len(chunk) async for chunk in request.stream()])
 
 
+class EndlessCode:
+    """Streams for as long as anybody reads, and counts what it could get rid of."""
+
+    def __init__(self) -> None:
+        self.num_parts = 0
+
+    async def __call__(self, request: Request) -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            while True:
+                self.num_parts += 1
+                yield bytes(100_000)
+
+        return StreamingResponse(parts())
+
+    async def count(self) -> int:
+        return self.num_parts
+
+
+Endless = serve.deployment(name="Endless", max_ongoing_requests=100)(EndlessCode)
 BadManners = serve.deployment(name="BadManners", num_replicas=2)(BadMannersCode)
 BadMannersInThread = serve.deployment(name="BadManners", num_replicas=2)(BadMannersInThreadCode)
 Upload = serve.deployment(name="Upload")(UploadCode)

@@ -70,8 +70,9 @@ async def get(url: str, **options: Any) -> Answer:
 class Load:
     """Requests at a fixed rate, whether or not earlier ones were answered."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, rate: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, rate: float, method: str) -> None:
         self._session = session
+        self._method = method
         self._url = url
         self._rate = rate
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,7 +105,7 @@ class Load:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _one(self) -> None:
-        self.answers.append(await ask(self._session, self._url))
+        self.answers.append(await ask(self._session, self._url, method=self._method))
 
     async def drain(self) -> None:
         """Wait for what is under way."""
@@ -112,16 +113,19 @@ class Load:
 
 
 @asynccontextmanager
-async def load(url: str, rate: float = 200.0, **options: Any) -> AsyncIterator[Load]:
-    """Keep `rate` GETs per second on `url` up during the `with` block, and wait for all answers.
+async def load(
+    url: str, rate: float = 200.0, method: str = "GET", **options: Any
+) -> AsyncIterator[Load]:
+    """Keep `rate` requests per second up during the `with` block, and wait for all answers.
 
     Args:
         url: what to ask for.
         rate: requests per second.
+        method: a POST is never repeated, so it shows what a GET would hide.
         options: of the connector; `force_close=True` makes a connection for each request.
     """
     async with client(**options) as session:
-        made = Load(session, url, rate)
+        made = Load(session, url, rate, method)
         generator = asyncio.create_task(made.generate())
         try:
             yield made

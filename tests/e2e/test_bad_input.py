@@ -25,13 +25,14 @@ from tests.e2e.apps import (
     BadManners,
     BadMannersInThread,
     Echo,
+    Endless,
     Upload,
 )
 from tests.e2e.conftest import StartCommand, StartInstance
 from tests.e2e.instances import Instance
 from tests.e2e.load import Load, ask, client, get, load
 from tests.e2e.processes import kill, title, usage
-from tests.e2e.waiting import until_true
+from tests.e2e.waiting import until_async, until_true
 
 from remora.errors import InstanceError
 from remora.wire.codec import pack
@@ -330,6 +331,32 @@ async def test_a_large_upload_passes_through_little_memory(
         assert answer.json == num_parts * len(part)
         grown = {title(pid): peaks[pid] - before[pid] for pid in pids}
         assert max(grown.values()) < 20_000_000, grown
+
+
+async def test_clients_that_do_not_read_stop_what_is_sent_to_them(
+    shared: Instance, bystander: Load
+) -> None:
+    async with shared.running(Endless.bind(), "endless") as url:
+        handle = shared.handle("Endless", "endless")
+        pids = {(await shared.status()).proxies[0].pid, *await shared.pids("endless")}
+        before = {pid: rss(pid) for pid in pids}
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(20):
+                _, writer = await connect(url)
+                stack.callback(writer.close)
+                writer.write(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+            last = -1
+
+            async def stands_still() -> bool:
+                nonlocal last
+                previous, last = last, await handle.count.remote()
+                await bystander.more(5)
+                return bool(previous == last > 20)
+
+            await until_async(stands_still, "the generators stand still")
+            grown = {title(pid): rss(pid) - before[pid] for pid in pids}
+            # 20 clients times the windows on the way: of the stream, of two sockets.
+            assert max(grown.values()) < 40_000_000, grown
 
 
 def rss(pid: int) -> int:

@@ -1,4 +1,7 @@
-"""Changing what runs, under load: nothing is lost, and a bad change changes nothing."""
+"""Changing what runs, under load: nothing is lost, and a bad change changes nothing.
+
+The load are POSTs, which are never repeated: here nothing may have to be.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def versions(answers: list[Any]) -> list[str]:
 
 
 async def test_a_new_version_takes_over_without_a_lost_request(shared: Instance) -> None:
-    async with shared.running(TWO.bind("old", 0.02), "change") as url, load(url) as traffic:
+    async with (
+        shared.running(TWO.bind("old", 0.02), "change") as url,
+        load(url, method="POST") as traffic,
+    ):
         await traffic.more(50)
         before = len(traffic.answers)
         await shared.deploy(TWO.bind("new", 0.02), "change", route="/change")
@@ -47,7 +53,7 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_at_full_strength(
 ) -> None:
     async with shared.running(TWO.bind("old", 0.02), "bad") as url:
         before = await shared.pids("bad")
-        async with load(url) as traffic:
+        async with load(url, method="POST") as traffic:
             await traffic.more(50)
             failed = await shared.deploy(
                 TWO.options(max_constructor_retry_count=1).bind("broken"), "bad", route="/bad"
@@ -68,7 +74,7 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_at_full_strength(
 async def test_the_number_of_replicas_changes_without_a_lost_request(shared: Instance) -> None:
     app = TWO.bind("v1", 0.02)
     await shared.deploy(app, "scale", route="/scale", code_version="1")
-    async with shared.deleting("scale") as url, load(url) as traffic:
+    async with shared.deleting("scale") as url, load(url, method="POST") as traffic:
         await traffic.more(50)
         for number in (4, 1, 2):
             app = Echo.options(num_replicas=number).bind("v1", 0.02)
@@ -86,7 +92,7 @@ async def test_a_change_of_options_alone_keeps_the_processes(shared: Instance) -
     async with shared.deleting("config") as url:
         before = await shared.pids("config")
         assert (await get(url)).json["config"] == {"threshold": 1}
-        async with load(url) as traffic:
+        async with load(url, method="POST") as traffic:
             await traffic.more(50)
             changed = TWO.options(user_config={"threshold": 2}).bind("v1")
             await shared.deploy(changed, "config", route="/config", code_version="1")
@@ -128,7 +134,7 @@ async def test_shutdown_drains_what_is_ongoing(start_instance: StartInstance) ->
 async def test_deployments_come_and_go_with_the_graph(shared: Instance) -> None:
     async with shared.running(Echo.bind(), "graph") as url:
         renamed = Echo.options(name="Other").bind("v2")
-        async with load(url) as traffic:
+        async with load(url, method="POST") as traffic:
             await traffic.more(50)
             await shared.deploy(renamed, "graph", route="/graph")
             await traffic.more(50)
@@ -142,7 +148,10 @@ async def test_deployments_come_and_go_with_the_graph(shared: Instance) -> None:
 
 
 async def test_a_deploy_that_overtakes_another_wins(shared: Instance) -> None:
-    async with shared.running(TWO.bind("v0", 0.01), "overtaken") as url, load(url) as traffic:
+    async with (
+        shared.running(TWO.bind("v0", 0.01), "overtaken") as url,
+        load(url, method="POST") as traffic,
+    ):
         await traffic.more(50)
         async with ControlClient(shared.home) as controller:
             for number in range(1, 6):
@@ -159,7 +168,10 @@ async def test_a_deploy_that_overtakes_another_wins(shared: Instance) -> None:
 
 
 async def test_a_deploy_over_a_broken_one_wins(shared: Instance) -> None:
-    async with shared.running(TWO.bind("old"), "mended") as url, load(url) as traffic:
+    async with (
+        shared.running(TWO.bind("old"), "mended") as url,
+        load(url, method="POST") as traffic,
+    ):
         await traffic.more(20)
         async with ControlClient(shared.home) as controller:
             await controller.deploy([build(TWO.bind("broken"), "mended", "/mended")])
@@ -173,7 +185,10 @@ async def test_a_deploy_over_a_broken_one_wins(shared: Instance) -> None:
 
 
 async def test_a_roll_out_survives_the_controller(shared: Instance) -> None:
-    async with shared.running(TWO.bind("old", 0.01), "rolled") as url, load(url) as traffic:
+    async with (
+        shared.running(TWO.bind("old", 0.01), "rolled") as url,
+        load(url, method="POST") as traffic,
+    ):
         await traffic.more(20)
         async with ControlClient(shared.home) as controller:
             await controller.deploy([build(TWO.bind("new", 0.01), "rolled", "/rolled")])
