@@ -15,6 +15,7 @@ import cloudpickle
 import uvicorn
 
 from remora.config import DeploymentConfig, HTTPOptions
+from remora.context import set_replica_context
 from remora.core.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
 from remora.observe.access import AccessLog
@@ -263,5 +264,6 @@ async def open_rig(folder: Path) -> AsyncIterator[Rig]:
         yield rig
     finally:
         await rig.close()
-        # A replica freezes what it finds, which in here is everything.
+        # A replica freezes what it finds, which in here is everything, and says where it is.
         gc.unfreeze()
+        set_replica_context(None)
