@@ -157,6 +157,7 @@ class _ProcessRouting:
         self.background: RoutingClient | None = None
         #: The loop that a replica's process runs anyway; None: there is none.
         self.own_loop: asyncio.AbstractEventLoop | None = None
+        self.own_thread = 0
 
 
 _process = _ProcessRouting()
@@ -169,8 +170,9 @@ def use_instance(home: Home, name: str) -> None:
 
 
 def use_own_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Let threads without a loop call over this one instead of a background thread's."""
+    """Let threads without a loop call over this one, which runs in the calling thread."""
     _process.own_loop = loop
+    _process.own_thread = threading.get_ident()
 
 
 def instance_home() -> Home | None:
@@ -205,10 +207,11 @@ def background_client() -> RoutingClient:
         InstanceError: this process is in no instance.
     """
     with _process.lock:
-        if _process.background is None and _process.own_loop is not None:
-            loop = _process.own_loop
-            _process.background = asyncio.run_coroutine_threadsafe(_find(loop), loop).result()
-        elif _process.background is None:
+        loop = _process.own_loop
+        if loop is not None and threading.get_ident() != _process.own_thread:
+            return asyncio.run_coroutine_threadsafe(_find(loop), loop).result()
+        # On the loop itself the caller is going to block: only another thread can serve it.
+        if _process.background is None:
             home = _require_home()
             ready = threading.Event()
             threading.Thread(
