@@ -37,6 +37,8 @@ class ReplicaConnection(ServerConnection):
         self._replica = replica
         self._work: dict[int, Work | asyncio.Task[None]] = {}
         self._last_number = 0
+        #: A request was turned away since this caller was last told of room.
+        self.was_rejected = False
 
     def on_frame(self, frame: RawFrame) -> None:
         """Take a frame of the caller."""
@@ -92,6 +94,7 @@ class ReplicaConnection(ServerConnection):
             return
         if not may_start(replica.ongoing, replica.max_ongoing, replica.turns_away):
             replica.turned_away.add(self)
+            self.was_rejected = True
             self.write(_REJECT, number, load=min(replica.ongoing, MAX_LOAD))
             return
         replica.ongoing += 1

@@ -78,7 +78,9 @@ class Replica:
     def on_request_ended(self, connection: ReplicaConnection) -> None:
         """A slot is free: tell those who were turned away, or whoever waits for idleness.
 
-        The caller of that request, `connection`, has its answer, which tells of this slot.
+        The caller of that request, `connection`, has its answer, which tells of this slot. But
+        the answer leaves before the slot is free, so its next request may have been turned away
+        in between: then the answer has told it nothing.
         """
         self.ongoing -= 1
         if self.turned_away and not self.turns_away and self.ongoing < self.max_ongoing:
@@ -94,8 +96,9 @@ class Replica:
 
     def _call_back(self, answered: ReplicaConnection | None = None) -> None:
         room = min(self.max_ongoing - self.ongoing, MAX_LOAD)
-        told = [c for c in self.turned_away if room > 1 or c is not answered]
+        told = [c for c in self.turned_away if room > 1 or c is not answered or c.was_rejected]
         for connection in told:
+            connection.was_rejected = False
             connection.write(FrameKind.FREED, 0, load=room)
         self.turned_away.difference_update(told)
 
