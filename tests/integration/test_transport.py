@@ -131,10 +131,14 @@ async def test_control_calls_and_streams() -> None:
     assert await call_control(channel, "double", Number(2), Number) == Number(4)
     seen = [item.n async for item in stream_control(channel, "count", Number(500), Number)]
     assert seen == list(range(500))
-    with pytest.raises((LookupError, RemoteError), match="not here"):
+    with pytest.raises(RemoteError, match="LookupError: not here"):
         await call_control(channel, "fail")
-    with pytest.raises(MethodNotFoundError, match="count, double"):
+    with pytest.raises(LookupError, match="not here"):
+        await call_control(channel, "fail", unpickle=True)
+    with pytest.raises(RemoteError, match="count, double"):
         await call_control(channel, "nothing")
+    with pytest.raises(MethodNotFoundError, match="count, double"):
+        await call_control(channel, "nothing", unpickle=True)
     with pytest.raises(TimeoutError):
         await call_control(channel, "hang", timeout_s=0.02)
     await until(lambda: methods.cancelled == 1)

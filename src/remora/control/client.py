@@ -76,7 +76,7 @@ class ControlClient:
             RemoraError: refused; nothing has changed.
         """
         request = DeployRequest(tuple(applications))
-        await self._again(lambda channel: call_control(channel, "deploy", request))
+        await self._again(lambda channel: call_control(channel, "deploy", request, unpickle=True))
 
     async def delete(self, names: Iterable[str]) -> None:
         """Begin to delete applications; `watch` tells when they are gone.
@@ -85,7 +85,7 @@ class ControlClient:
             InstanceError: no instance, or it does not come back.
         """
         request = DeleteRequest(tuple(names))
-        await self._again(lambda channel: call_control(channel, "delete", request))
+        await self._again(lambda channel: call_control(channel, "delete", request, unpickle=True))
 
     async def shutdown(self) -> None:
         """Begin to delete everything and to end the instance.
@@ -93,7 +93,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance.
         """
-        await self._again(lambda channel: call_control(channel, "shutdown"))
+        await self._again(lambda channel: call_control(channel, "shutdown", unpickle=True))
 
     async def status(self) -> InstanceStatus:
         """Ask how everything is.
@@ -102,7 +102,7 @@ class ControlClient:
             InstanceError: no instance, or it does not come back.
         """
         return await self._again(
-            lambda channel: call_control(channel, "status", None, InstanceStatus)
+            lambda channel: call_control(channel, "status", None, InstanceStatus, unpickle=True)
         )
 
     async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
@@ -117,7 +117,7 @@ class ControlClient:
             channel = await self._connected()
             try:
                 async with aclosing(
-                    stream_control(channel, "watch", None, InstanceStatus)  # type: ignore[type-var]
+                    stream_control(channel, "watch", None, InstanceStatus, unpickle=True)  # type: ignore[type-var]
                 ) as statuses:
                     async for status in statuses:
                         yield status

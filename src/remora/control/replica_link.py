@@ -31,7 +31,7 @@ class ReplicaLink(Protocol):
         Raises:
             ConnectionLostError: the replica is gone.
             TimeoutError: no answer in time.
-            Exception: whatever the method raised.
+            RemoteError: the method raised; the text is all that comes here, see `transport.control`.
         """
 
     @property

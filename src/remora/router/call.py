@@ -153,7 +153,7 @@ def decode_value(frame: RawFrame) -> Any:
     """The Python value in a RESPONSE or ITEM, or raise what an ERROR carries."""
     kind, _, _, _, meta, body = frame
     if kind == _ERROR:
-        raise decode_error_frame(meta, body)
+        raise decode_error_frame(meta, body, unpickle=True)
     return values.loads(body, decode_sizes(meta) if meta else [])
 
 

@@ -103,7 +103,7 @@ class RoutingClient:
                 channel = await connect(address, name=self._subscriber)
                 subscription = Subscription(self._subscriber, os.getpid())
                 async for change in stream_control(
-                    channel, "subscribe", subscription, SnapshotDiff
+                    channel, "subscribe", subscription, SnapshotDiff, unpickle=True
                 ):
                     wait_s = _FIRST_RECONNECT_S
                     self._apply(change)
@@ -119,7 +119,7 @@ class RoutingClient:
             wait_s = min(wait_s * 2, _LAST_RECONNECT_S)
 
     async def _acknowledge(self, channel: Channel, version: int) -> None:
-        await call_control(channel, "ack", Ack(self._subscriber, version))
+        await call_control(channel, "ack", Ack(self._subscriber, version), unpickle=True)
 
     def _apply(self, change: SnapshotDiff) -> None:
         old = self.snapshot

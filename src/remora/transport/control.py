@@ -2,6 +2,9 @@
 
 Used towards the controller (deploy, status, subscribe, …) and towards replicas (initialize,
 drain, …). The methods are listed in `wire/control.py`.
+
+Rules: what the other side raised comes as a RemoteError with its text. Only who talks to our own
+controller, which raises nothing of a user's making, may ask for the exception itself.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ ControlHandler = Callable[[bytes], "Awaitable[bytes] | AsyncIterator[bytes]"]
 class _ControlSink:
     """Queues the frames of one control request."""
 
-    def __init__(self) -> None:
+    def __init__(self, unpickle: bool) -> None:
+        self._unpickle = unpickle
         self._queue: asyncio.Queue[RawFrame | ConnectionLostError] = asyncio.Queue()
 
     def on_frame(self, frame: RawFrame) -> None:
@@ -47,7 +51,7 @@ class _ControlSink:
         if isinstance(found, ConnectionLostError):
             raise found
         if found[0] == FrameKind.ERROR:
-            raise decode_error_frame(found[4], found[5])
+            raise decode_error_frame(found[4], found[5], unpickle=self._unpickle)
         return found
 
 
@@ -61,6 +65,8 @@ async def call_control(
     body: msgspec.Struct | None = None,
     reply: type[T] | None = None,
     timeout_s: float | None = None,
+    *,
+    unpickle: bool = False,
 ) -> T:
     """Call a control method and wait for its answer.
 
@@ -70,13 +76,14 @@ async def call_control(
         body: the argument; None for methods without one.
         reply: type of the answer; None for methods that answer nothing.
         timeout_s: seconds to wait; None: as long as it takes.
+        unpickle: True: raise what the method raised as itself; only towards our controller.
 
     Raises:
         ConnectionLostError: the other side went away.
         TimeoutError: no answer in time; the other side is told to stop.
-        Exception: whatever the method raised.
+        RemoteError: the method raised; with `unpickle` whatever it raised.
     """
-    sink = _ControlSink()
+    sink = _ControlSink(unpickle)
     number = channel.request(sink, _meta(method), pack(body) if body is not None else b"")
     done = False
     try:
@@ -94,15 +101,20 @@ async def call_control(
 
 
 async def stream_control(
-    channel: Channel, method: str, body: msgspec.Struct | None, item: type[T]
+    channel: Channel,
+    method: str,
+    body: msgspec.Struct | None,
+    item: type[T],
+    *,
+    unpickle: bool = False,
 ) -> AsyncIterator[T]:
     """Call a control method that answers with a stream; closing the iterator ends it there.
 
     Raises:
         ConnectionLostError: the other side went away.
-        Exception: whatever the method raised.
+        RemoteError: the method raised; with `unpickle` whatever it raised.
     """
-    sink = _ControlSink()
+    sink = _ControlSink(unpickle)
     number = channel.request(sink, _meta(method), pack(body) if body is not None else b"")
     try:
         while True:

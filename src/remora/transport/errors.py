@@ -58,11 +58,22 @@ def _pickle(error: BaseException) -> bytes:
     return data
 
 
-def decode_error_frame(meta: bytes, body: bytes | memoryview) -> BaseException:
-    """Make the exception that the other side raised, with its traceback as a note."""
+def decode_error_frame(meta: bytes, body: bytes | memoryview, *, unpickle: bool) -> BaseException:
+    """Make the exception that the other side raised, with its traceback as a note.
+
+    Args:
+        meta: of the ERROR frame.
+        body: of the ERROR frame: the pickled exception, or nothing.
+        unpickle: False: make a RemoteError with its text and leave the pickle alone. Opening it
+            runs code of the sender's choosing and gives exceptions that this process may take
+            for its own (a user's ConnectionLostError is no lost connection).
+    """
     about = decode_error(meta)
     error: BaseException | None = None
-    if body:
+    if not unpickle:
+        text = f"{about.type_name}: {about.message}" if about.from_user else about.message
+        error = RemoteError(text)
+    elif body:
         try:
             error = pickle.loads(body)
         except Exception as failure:  # noqa: BLE001 - the class may not exist on this side
