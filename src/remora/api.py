@@ -389,7 +389,7 @@ def _cached(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
 
 def _known_ingress(app_name: str) -> str | None:
     """Read the ingress from this loop's snapshot, if it is there: no round trip in a replica."""
-    from remora.router.client import routing_client
+    from remora.router.process import routing_client
 
     try:
         client = routing_client(asyncio.get_running_loop())
@@ -401,7 +401,7 @@ def _known_ingress(app_name: str) -> str | None:
 
 def _awaited_ingress(app_name: str) -> str:
     """Wait until the background client's snapshot names a running application."""
-    from remora.router.client import background_client
+    from remora.router.process import background_client
 
     client = background_client()
     waiting = asyncio.run_coroutine_threadsafe(_wait_app(client, app_name), client.loop)

@@ -253,7 +253,7 @@ class DeploymentHandle(Generic[_T]):
 
     def _find_router(self, loop: AbstractEventLoop) -> Router:
         """Look the router of a loop up, on that loop, and keep it for the next call."""
-        from remora.router.client import routing_client
+        from remora.router.process import routing_client
 
         client = routing_client(loop)
         router = client.router(self._deployment)
@@ -280,7 +280,7 @@ class DeploymentHandle(Generic[_T]):
         if loop is not None:
             self._find_router(loop)
             return
-        from remora.router.client import background_client
+        from remora.router.process import background_client
 
         client = background_client()
         found = threading.Event()

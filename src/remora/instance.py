@@ -25,7 +25,7 @@ from remora.engine.local.launch import Launch, Owner, find_owner
 from remora.errors import ConfigError, ConnectionLostError, DeployError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home
-from remora.router.client import forget_instance, instance_home, use_instance
+from remora.router.process import forget_instance, instance_home, use_instance
 
 if TYPE_CHECKING:
     from remora.control.client import ControlClient

@@ -86,7 +86,7 @@ def submit_later(
     try:
         if loop is not None:
             return ChainedCall(handle, loop, envelope, work, owners)
-        from remora.router.client import background_client
+        from remora.router.process import background_client
 
         return ThreadCall(handle, background_client().loop, envelope, work, owners)
     except RemoraError as error:

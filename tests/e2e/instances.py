@@ -22,7 +22,7 @@ from remora.engine.local.launch import Launch, launch
 from remora.errors import ConnectionLostError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.home import Home
-from remora.router.client import forget_instance, use_instance
+from remora.router.process import forget_instance, use_instance
 from remora.wire.control import ApplicationStatus, InstanceStatus
 
 REPOSITORY = Path(__file__).resolve().parents[2]

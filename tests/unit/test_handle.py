@@ -16,7 +16,7 @@ from remora.errors import ConfigError, RayServeException, RequestCancelledError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.request_context import RequestContext, current
 from remora.response import DeploymentResponse, DeploymentResponseGenerator
-from remora.router import client as routing
+from remora.router import process as routing
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.router import Router
 from remora.transport.errors import encode_error

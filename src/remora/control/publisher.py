@@ -40,11 +40,6 @@ class Publisher:
         self._numbers = itertools.count()
         self._told = -1
 
-    @property
-    def names(self) -> list[str]:
-        """Who is subscribed."""
-        return [subscriber.name for subscriber in self._subscribers.values()]
-
     def publish(self, snapshot: Snapshot) -> None:
         """Make `snapshot` the latest; the same version again changes nothing."""
         if self._latest is not None and self._latest.version == snapshot.version:

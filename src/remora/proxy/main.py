@@ -16,7 +16,8 @@ from remora.observe.counters import RequestCounters
 from remora.observe.logs import configure_logging
 from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
-from remora.router.client import RoutingClient, adopt_client, use_instance
+from remora.router.client import RoutingClient
+from remora.router.process import adopt_client, use_instance
 
 _log = logging.getLogger("remora.proxy")
 

@@ -11,7 +11,7 @@ import uvloop
 from remora.engine.base import ProcessContext
 from remora.observe.logs import configure_logging
 from remora.replica.replica import Replica
-from remora.router.client import use_instance, use_own_loop
+from remora.router.process import use_instance, use_own_loop
 from remora.transport.listener import listen
 
 _log = logging.getLogger("remora.replica")
