@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from remora.home import Home
 _HTTP_BACKLOG = 4096
 #: The same for connections between our own processes.
 BACKLOG = 1024
+
+
+#: How long others may look at the lock, one after another, while an instance wants to take it.
+_LOOKING_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Claim:
         except OSError as error:
             raise folder_error(home, error) from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except OSError as error:
             owner = _read_owner(fd)
             os.close(fd)
@@ -110,6 +115,26 @@ class Claim:
     def close(self) -> None:
         """Let go of the folder."""
         os.close(self.fd)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock of an instance, past those that only look whether somebody has it.
+
+    Raises:
+        OSError: another instance has it.
+    """
+    deadline = time.monotonic() + _LOOKING_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            # An owner lets nobody share its lock. `find_owner` does, and is gone in a moment.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.0005)
 
 
 def remove_sockets(home: Home) -> None:

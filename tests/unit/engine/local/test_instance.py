@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,38 @@ def test_the_next_owner_learns_who_did_not_leave_in_order(tmp_path: Path) -> Non
     third = Claim.take(home)
     assert third.previous is None
     third.close()
+
+
+def test_who_only_looks_for_an_owner_keeps_nobody_from_being_one(tmp_path: Path) -> None:
+    home = Home.locate(tmp_path)
+    Claim.take(home).close()
+    # As long as `find_owner` holds it, and then some.
+    fd = os.open(home.lock_file, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    looking = threading.Timer(0.02, os.close, (fd,))
+    looking.start()
+    Claim.take(home).close()
+    looking.join()
+
+
+def test_many_who_look_at_once_keep_nobody_from_being_one(tmp_path: Path) -> None:
+    home = Home.locate(tmp_path)
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            find_owner(home)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            Claim.take(home).close()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}', "\0" * 10])
