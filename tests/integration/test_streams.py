@@ -10,7 +10,7 @@ import pytest
 from tests.integration.rig import Rig, call, stream, until
 
 from remora.errors import RequestCancelledError
-from remora.router.call import STREAM_WINDOW_BYTES
+from remora.wire.window import WINDOW_BYTES
 
 
 class App:
@@ -114,7 +114,7 @@ async def test_a_reader_that_never_reads_holds_a_bounded_number_of_bytes(
         settled = node.target.made
         await asyncio.sleep(0.05)
     held = sum(len(frame[5]) + 64 for frame in pending._frames)
-    assert held <= STREAM_WINDOW_BYTES + size + 100
+    assert held <= WINDOW_BYTES + size + 100
     # Another caller of the same replica and connection is not held up.
     assert await call(router, "echo", 1) == 1
     pending.cancel()

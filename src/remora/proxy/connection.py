@@ -20,8 +20,9 @@ from remora.proxy import head as heads
 from remora.proxy import respond
 from remora.proxy.exchange import Exchange
 from remora.proxy.front import BrokenBodyError, Front
-from remora.transport.outbox import LARGE_BYTES, Outbox
+from remora.transport.outbox import Outbox
 from remora.types import Seconds
+from remora.wire.framing import LARGE_BODY_BYTES
 from remora.wire.messages import HttpHead
 
 _log = logging.getLogger("remora.proxy")
@@ -219,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """Send to the client."""
-        if len(data) > LARGE_BYTES:
+        if len(data) > LARGE_BODY_BYTES:
             self._outbox.write_large(data)
         else:
             self._outbox.write(data)

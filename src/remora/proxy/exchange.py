@@ -21,10 +21,11 @@ from remora.proxy import head as heads
 from remora.proxy import respond
 from remora.proxy.front import SMALL_BODY_BYTES, BodyTooLargeError, Request
 from remora.proxy.respond import Response
-from remora.router.call import FRAME_COST_BYTES, STREAM_WINDOW_BYTES, Call, CallState
+from remora.router.call import Call, CallState
 from remora.wire.codec import decode_credit, decode_error, decode_http_start, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import FrameKind
+from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.proxy.connection import ClientConnection
@@ -90,7 +91,7 @@ class Exchange(Call):
         self._upload_room = 0
         self._upload_ended = False
         # What the replica may send before the client has taken any of it.
-        request.envelope.credit_bytes = STREAM_WINDOW_BYTES
+        request.envelope.credit_bytes = WINDOW_BYTES
         super().__init__(request.router, request.envelope, b"")
 
     def begin(self) -> None:
@@ -155,7 +156,7 @@ class Exchange(Call):
         while self._upload_room > 0 and parts:
             data = parts.popleft()
             self._buffered_bytes -= len(data)
-            self._upload_room -= len(data) + FRAME_COST_BYTES
+            self._upload_room -= cost(len(data))
             self.link.channel.send(FrameKind.BODY, self.number, b"", data)
         if self.is_read and not parts and not self._upload_ended and self._upload_room > 0:
             self._upload_ended = True
@@ -266,7 +267,9 @@ class Exchange(Call):
 
     def _finish_head(self, rendered: heads.Head) -> None:
         lines = rendered.lines
-        lines.append(b"x-request-id: %b\r\n" % self.envelope.request_id.encode("latin-1", "replace"))
+        lines.append(
+            b"x-request-id: %b\r\n" % self.envelope.request_id.encode("latin-1", "replace")
+        )
         lines.append(self.connection.default_lines())
         if rendered.close:
             self.keep_alive = False
@@ -276,7 +279,7 @@ class Exchange(Call):
     def _write_part(self, body: bytes | memoryview) -> None:
         size = len(body)
         if self.state is CallState.SENT:
-            self._consumed += size + FRAME_COST_BYTES
+            self._consumed += cost(size)
             self.grant()
         if size == 0 or not heads.has_body(self.request.method, self.status):
             return
@@ -296,7 +299,7 @@ class Exchange(Call):
     def grant(self) -> None:
         """Let the replica send on, as far as the client takes what it sends."""
         if (
-            self._consumed * 2 >= STREAM_WINDOW_BYTES
+            is_grant_due(self._consumed)
             and not self.connection.is_write_paused
             and self.state is CallState.SENT
             and self.link is not None
@@ -334,5 +337,8 @@ class Exchange(Call):
             return
         self.status = status
         self.complete = True
+        if self.state is not CallState.DONE:
+            # Answered without a replica: nothing else ends the call and its deadline.
+            self._close()
         self._parts.clear()
         self.connection.on_exchange_complete(self)

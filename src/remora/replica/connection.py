@@ -84,7 +84,9 @@ class ReplicaConnection(ServerConnection):
         try:
             envelope = decode_envelope(meta)
         except msgspec.MsgspecError as error:
-            _log.warning("Closed a connection of %s: unreadable envelope: %s", self.peer_name, error)
+            _log.warning(
+                "Closed a connection of %s: unreadable envelope: %s", self.peer_name, error
+            )
             self.close()
             return
         replica = self._replica
@@ -120,9 +122,7 @@ class ReplicaConnection(ServerConnection):
             wrong = MethodNotFoundError(f"A replica has no control method {method!r}")
             self.write(FrameKind.ERROR, number, *encode_error(wrong))
             return
-        task = self._replica.loop.create_task(
-            answer_control(self, number, method, body, handler)
-        )
+        task = self._replica.loop.create_task(answer_control(self, number, method, body, handler))
         self._work[number] = task
         task.add_done_callback(lambda _: self._work.pop(number, None))
 

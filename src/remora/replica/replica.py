@@ -199,4 +199,3 @@ class Replica:
                 from anyio.to_thread import current_default_thread_limiter
 
                 current_default_thread_limiter().total_tokens = max_ongoing
-

@@ -11,15 +11,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remora.wire.codec import pack
+from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
+from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
 
-#: What a frame costs in a window beside its body; the reader counts the same.
-FRAME_COST_BYTES = 64
-#: Bytes of a request body that may be under way to us.
-UPLOAD_WINDOW_BYTES = 256 * 1024
 _UNBOUNDED = 1 << 62
 #: A generator that never waits for anything is made to let others run after this many items.
 ITEMS_PER_TURN = 64
@@ -113,7 +111,7 @@ class Work:
         """Send one item of a stream, as soon as its reader has room for it."""
         if self._window <= 0:
             await self._wait_room()
-        self._window -= len(body) + FRAME_COST_BYTES
+        self._window -= cost(len(body))
         self.connection.write(FrameKind.ITEM, self.number, meta, body)
         self._in_turn += 1
         if self._in_turn >= ITEMS_PER_TURN:
@@ -121,21 +119,20 @@ class Work:
             await asyncio.sleep(0)
 
     async def _wait_room(self) -> None:
+        # Several tasks of one handler may send: all of them wait for the same room.
         while self._window <= 0:
-            self._room = asyncio.get_running_loop().create_future()
-            try:
-                await self._room
-            finally:
-                self._room = None
+            if self._room is None or self._room.done():
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
 
-    def finish(
-        self, kind: FrameKind, meta: bytes = b"", body: bytes | memoryview = b""
-    ) -> None:
+    def finish(self, kind: FrameKind, meta: bytes = b"", body: bytes | memoryview = b"") -> None:
         """Send the final frame, once."""
         if not self.finished:
             # In this order: an answer that cannot be sent (too large) has not been sent.
             self.connection.finish(self.number, kind, meta, body)
             self.finished = True
+            # Whoever still reads the request's body, or waits for the client to leave.
+            self._wake_up()
 
     @property
     def response_started(self) -> bool:
@@ -152,20 +149,20 @@ class Work:
                 body, self.body = self.body, b""
                 return {"type": "http.request", "body": bytes(body), "more_body": False}
             self._state = 1
-            self._upload_used = UPLOAD_WINDOW_BYTES
+            self._upload_used = WINDOW_BYTES
             self._grant_upload()
             if self.body:
                 body, self.body = self.body, b""
                 return {"type": "http.request", "body": bytes(body), "more_body": True}
         if self._state == 1:
-            while not self._parts and not self._disconnected:
+            while not self._parts and not self._disconnected and not self.finished:
                 await self._wait_wake()
             if self._parts:
                 data, last = self._parts.popleft()
-                self._upload_used += len(data) + FRAME_COST_BYTES
+                self._upload_used += cost(len(data))
                 if last:
                     self._state = 2
-                elif self._upload_used * 2 >= UPLOAD_WINDOW_BYTES:
+                elif is_grant_due(self._upload_used):
                     self._grant_upload()
                 return {"type": "http.request", "body": data, "more_body": not last}
         while not self._disconnected and not self.finished:
@@ -177,19 +174,18 @@ class Work:
         kind = message["type"]
         if kind == "http.response.start":
             headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
-            self._start = HttpStart(message["status"], headers)
+            self._start = HttpStart(int(message["status"]), headers)
             return
         if kind != "http.response.body":
             raise RuntimeError(f"The ASGI app sent {kind!r}, which this server does not know")
         if self._start is None:
             raise RuntimeError("The ASGI app sent a body before `http.response.start`")
-        body = message.get("body", b"")
+        body = octets(message.get("body", b""))
         more = message.get("more_body", False)
         if not self._started:
             meta = pack(self._start)
             if not more:
                 self.finish(FrameKind.RESPONSE, meta, body)
-                self._wake_up()
                 return
             self._started = True
             self.connection.write(FrameKind.START, self.number, meta)
@@ -197,7 +193,6 @@ class Work:
             await self.send_item(b"", body)
         if not more:
             self.finish(FrameKind.END)
-            self._wake_up()
 
     def _grant_upload(self) -> None:
         self.connection.write(FrameKind.CREDIT, self.number, pack(self._upload_used))

@@ -18,6 +18,7 @@ from remora.wire import values
 from remora.wire.codec import decode_sizes, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import Envelope, FrameKind
+from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
@@ -29,12 +30,6 @@ _END = int(FrameKind.END)
 _ERROR = int(FrameKind.ERROR)
 _REJECT = int(FrameKind.REJECT)
 _FINAL_BUT_REJECT = frozenset((_RESPONSE, _END, _ERROR))
-
-#: Bytes of a stream that may be under way before its reader has taken any. Large enough for a
-#: fast local stream to never run dry, small enough that 1,000 slow readers cost 256 MB at most.
-STREAM_WINDOW_BYTES = 256 * 1024
-#: What a frame costs in a window beside its body, so that tiny items are bounded as well.
-FRAME_COST_BYTES = 64
 
 
 class CallState(IntEnum):
@@ -196,7 +191,7 @@ class StreamCall(Call):
     __slots__ = ("_consumed", "_error", "_frames", "_waiter")
 
     def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
-        envelope.credit_bytes = STREAM_WINDOW_BYTES
+        envelope.credit_bytes = WINDOW_BYTES
         super().__init__(router, envelope, body)
         self._frames: deque[RawFrame] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -223,8 +218,8 @@ class StreamCall(Call):
                 self._waiter = None
         frame = frames.popleft()
         if self.state is CallState.SENT:
-            self._consumed += len(frame[5]) + FRAME_COST_BYTES
-            if self._consumed * 2 >= STREAM_WINDOW_BYTES:
+            self._consumed += cost(len(frame[5]))
+            if is_grant_due(self._consumed):
                 self._grant()
         return frame
 

@@ -15,7 +15,7 @@ from remora.transport import address as addresses
 from remora.transport.outbox import Outbox
 from remora.transport.spin import Spinner
 from remora.wire import framing
-from remora.wire.codec import decode_hello, pack
+from remora.wire.codec import pack, read_hello
 from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
 from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
 
@@ -91,7 +91,7 @@ class Channel(asyncio.Protocol):
         self._outbox = Outbox(transport)
         self._spinner = Spinner(asyncio.get_running_loop())
         hello = Hello(WIRE_VERSION, self._token, self._name)
-        self._outbox.write(framing.encode(_HELLO, 0, pack(hello)))
+        self._outbox.send(_HELLO, 0, pack(hello))
 
     def request(
         self, sink: Sink, meta: bytes, body: bytes | memoryview = b"", flags: int = 0
@@ -107,12 +107,8 @@ class Channel(asyncio.Protocol):
         number = self._last = self._last + 1
         if number > _LAST_NUMBER or self._wrapped:
             number = self._last = self._free_number(number)
-        if len(body) > LARGE_BODY_BYTES:
-            head = framing.encode_head(_REQUEST, number, meta, len(body), flags)
-            self._outbox.write(head)
-            self._outbox.write_large(body)
-        elif self._sinks:
-            self._outbox.write(framing.encode(_REQUEST, number, meta, body, flags))
+        if self._sinks or len(body) > LARGE_BODY_BYTES:
+            self._outbox.send(_REQUEST, number, meta, body, flags)
         else:
             self._outbox.write_now(framing.encode(_REQUEST, number, meta, body, flags))
             self._spinner.begin()
@@ -124,14 +120,8 @@ class Channel(asyncio.Protocol):
     ) -> None:
         """Send a frame that belongs to a request; dropped when the connection is gone."""
         transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if len(body) > LARGE_BODY_BYTES:
-            head = framing.encode_head(kind, number, meta, len(body))
-            self._outbox.write(head)
-            self._outbox.write_large(body)
-        else:
-            self._outbox.write(framing.encode(kind, number, meta, body))
+        if transport is not None and not transport.is_closing():
+            self._outbox.send(kind, number, meta, body)
 
     async def wait_greeted(self) -> None:
         """Wait until the other side has greeted, so has accepted us and speaks our version.
@@ -165,7 +155,9 @@ class Channel(asyncio.Protocol):
         try:
             frames = self._decoder.feed(data)
             if not self._greeted and frames:
-                self._check_hello(frames[0])
+                read_hello(frames[0])
+                self._greeted = True
+                self._end_greeting()
                 frames = self._decoder.trust()
         except ProtocolError as error:
             self._reason = f"{self.peer} does not speak this wire protocol: {error}"
@@ -217,21 +209,6 @@ class Channel(asyncio.Protocol):
     def _end_greeting(self) -> None:
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_result(None)
-
-    def _check_hello(self, frame: RawFrame) -> None:
-        if frame[0] != _HELLO:
-            raise ProtocolError(f"the first frame is of kind {frame[0]}, not HELLO")
-        try:
-            hello = decode_hello(frame[4])
-        except ValueError as error:
-            raise ProtocolError(f"unreadable HELLO: {error}") from error
-        if hello.version != WIRE_VERSION:
-            raise ProtocolError(
-                f"{self.peer} speaks version {hello.version}, this process {WIRE_VERSION}: "
-                "run the same version of remora on both sides"
-            )
-        self._greeted = True
-        self._end_greeting()
 
 
 async def connect(

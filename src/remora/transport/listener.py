@@ -16,8 +16,8 @@ from typing import cast
 from remora.errors import ProtocolError
 from remora.transport.outbox import Outbox
 from remora.wire import framing
-from remora.wire.codec import decode_hello, pack
-from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
+from remora.wire.codec import pack, read_hello
+from remora.wire.framing import FrameDecoder, RawFrame
 from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
 
 _log = logging.getLogger("remora.transport")
@@ -88,14 +88,8 @@ class ServerConnection(asyncio.Protocol):
     ) -> None:
         """Send a frame; dropped when the peer is gone."""
         transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if len(body) > LARGE_BODY_BYTES:
-            head = framing.encode_head(kind, number, meta, len(body), flags, load)
-            self._outbox.write(head)
-            self._outbox.write_large(body)
-        else:
-            self._outbox.write(framing.encode(kind, number, meta, body, flags, load))
+        if transport is not None and not transport.is_closing():
+            self._outbox.send(kind, number, meta, body, flags, load)
 
     def write_now(
         self, kind: int, number: int, meta: bytes, body: bytes | memoryview, load: int
@@ -136,16 +130,9 @@ class ServerConnection(asyncio.Protocol):
         self.on_closed()
 
     def _check_hello(self, frame: RawFrame) -> None:
-        if frame[0] != _HELLO:
-            raise ProtocolError(f"the first frame is of kind {frame[0]}, not HELLO")
-        try:
-            hello = decode_hello(frame[4])
-        except ValueError as error:
-            raise ProtocolError(f"unreadable HELLO: {error}") from error
+        hello = read_hello(frame)
         if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
             raise ProtocolError("wrong cluster token")
-        if hello.version != WIRE_VERSION:
-            raise ProtocolError(f"peer speaks version {hello.version}, not {WIRE_VERSION}")
         self._greeted = True
         self.peer_name = hello.name
         if self._hello_timer is not None:

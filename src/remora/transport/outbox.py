@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
-#: Messages above this size are not copied into a joined write.
-LARGE_BYTES = 64 * 1024
+from remora.wire import framing
+from remora.wire.framing import LARGE_BODY_BYTES
 
 
 class Outbox:
@@ -21,6 +21,26 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._parts: list[bytes | memoryview] = []
+
+    def send(
+        self,
+        kind: int,
+        number: int,
+        meta: bytes = b"",
+        body: bytes | memoryview = b"",
+        flags: int = 0,
+        load: int = 0,
+    ) -> None:
+        """Write a frame in order, soon; a large body without copying it.
+
+        Raises:
+            ProtocolError: the frame would be too large; nothing of it was written.
+        """
+        if len(body) > LARGE_BODY_BYTES:
+            self.write(framing.encode_head(kind, number, meta, len(body), flags, load))
+            self.write_large(body)
+        else:
+            self.write(framing.encode(kind, number, meta, body, flags, load))
 
     def write(self, data: bytes | memoryview) -> None:
         """Write in order, soon."""

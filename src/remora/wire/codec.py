@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from remora.errors import ProtocolError
-from remora.wire.messages import Envelope, ErrorMeta, Hello, HttpStart
+from remora.wire.framing import RawFrame
+from remora.wire.messages import (
+    WIRE_VERSION,
+    Envelope,
+    ErrorMeta,
+    FrameKind,
+    Hello,
+    HttpStart,
+)
 
 _encoder = msgspec.msgpack.Encoder()
 #: Any struct of `wire/messages.py` or `wire/control.py` to msgpack.
@@ -19,12 +27,28 @@ pack = _encoder.encode
 
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 decode_error = msgspec.msgpack.Decoder(ErrorMeta).decode
-decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_http_start = msgspec.msgpack.Decoder(HttpStart).decode
 decode_credit = msgspec.msgpack.Decoder(int).decode
 decode_sizes = msgspec.msgpack.Decoder(list[int]).decode
 
 T = TypeVar("T")
+
+
+def read_hello(frame: RawFrame) -> Hello:
+    """Read the first frame of a peer.
+
+    Raises:
+        ProtocolError: it is no greeting, or one of another version.
+    """
+    if frame[0] != FrameKind.HELLO:
+        raise ProtocolError(f"the first frame is of kind {frame[0]}, not HELLO")
+    hello = unpack(frame[4], Hello)
+    if hello.version != WIRE_VERSION:
+        raise ProtocolError(
+            f"{hello.name or 'the peer'} speaks version {hello.version}, this process "
+            f"{WIRE_VERSION}: run the same version of remora on both sides"
+        )
+    return hello
 
 
 def unpack(data: bytes | memoryview, kind: type[T]) -> T:

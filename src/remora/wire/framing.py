@@ -79,6 +79,22 @@ def encode_head(
     return _pack(size, len(meta), kind, flags, load, number) + meta
 
 
+def octets(data: object) -> bytes | memoryview:
+    """Whatever holds bytes, as what a frame can carry: its length is its number of bytes.
+
+    What can still change is copied, because it may leave after it was handed over.
+
+    Raises:
+        TypeError: `data` holds no bytes, or not in one piece.
+    """
+    if type(data) is bytes:
+        return data
+    view = memoryview(data)  # type: ignore[arg-type]  # the check is memoryview's own
+    if not view.readonly or not view.nbytes:
+        return view.tobytes()
+    return view.cast("B")
+
+
 class FrameDecoder:
     """Cuts a byte stream into frames.
 
@@ -129,8 +145,7 @@ class FrameDecoder:
             size, meta_size, kind, flags, load, number = _unpack_from(data, position)
             if size > self._limit or meta_size > size - 12 or kind not in _KINDS:
                 raise ProtocolError(
-                    f"not a frame: size={size} (limit {self._limit}) meta={meta_size} "
-                    f"kind={kind}"
+                    f"not a frame: size={size} (limit {self._limit}) meta={meta_size} kind={kind}"
                 )
             need = size + 4
             if left < need:
