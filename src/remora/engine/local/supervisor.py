@@ -253,22 +253,21 @@ class Supervisor:
                 self._do(self._table.failed(process_id, pid, str(message["reason"])))
 
     def _reap(self) -> None:
-        # What a process reported before its end is read before its end is acted on.
-        self._nursery.read_reports()
-        sessions = self._table.sessions()
-        if ended := {pid for pid in sessions if _has_ended(os.P_PID, pid)}:
-            # Before they are reaped: a dead leader keeps its number from being given to others.
-            for pid in ended:
-                linux.kill_group(pid)
-            linux.kill_members("", ended, timeout_s=0.0)
-        for pid in ended:
-            self._do(self._table.exited(*os.waitpid(pid, 0)))
-        # The template, processes between forks, orphans that were adopted.
-        while (stray := _has_ended(os.P_ALL, 0)) and stray not in sessions:
-            os.waitpid(stray, 0)
-            self._nursery.reaped(stray)
-        if stray:
-            self._reap()
+        while pid := _has_ended(os.P_ALL, 0):
+            # Read after its end was seen: all that a process reported was written before it.
+            self._nursery.read_reports()
+            ended = {each for each in self._table.sessions() if _has_ended(os.P_PID, each)}
+            if ended:
+                # Before they are reaped: a dead leader keeps its number from being given away.
+                for each in ended:
+                    linux.kill_group(each)
+                linux.kill_members("", ended, timeout_s=0.0)
+            for each in ended:
+                self._do(self._table.exited(*os.waitpid(each, 0)))
+            if pid not in ended:
+                # The template, a process between forks, an orphan that was adopted.
+                os.waitpid(pid, 0)
+                self._nursery.reaped(pid)
 
     def _system(self) -> list[Message]:
         found = [
