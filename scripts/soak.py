@@ -355,7 +355,7 @@ def main() -> int:
     (folder / "tmp").mkdir()
     record = Record()
     try:
-        url = begin_start(http_options={"port": 0}).wait()
+        url = begin_start(http_options={"port": 0}).wait_ready()
         plain = serve.run(soak_app.plain, name="plain", route_prefix="/plain")
         serve.run(soak_app.orders, name="orders", route_prefix="/orders")
         asyncio.run(soak(record, url, plain, args))

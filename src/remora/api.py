@@ -11,19 +11,21 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remora import instance as _instance
 from remora.build import build, check_route_prefix, check_target
 from remora.config import HTTPOptions, ProxyLocation, nearest
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
+from remora.current import begin, current_instance, end_current, require_instance, wait_for
 from remora.deployment import Application
-from remora.errors import ConfigError, InstanceError, NotSupportedYetError, RemoraError
+from remora.errors import ConfigError, DeployError, InstanceError, NotSupportedYetError, RemoraError
 from remora.handle import DeploymentHandle, handle_to_current_app
 from remora.home import Home
+from remora.instance import Instance, failure_text
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
@@ -148,10 +150,10 @@ def run_many(
     _refuse("_local_testing_mode", _local_testing_mode, "run() starts quickly enough for tests")
     _refuse("controller_options", controller_options)
     _check_targets(targets)
-    instance = _instance.begin()
+    instance = begin()
     # The instance comes up while the code is pickled.
     specs = [build(one.target, one.name, one.route_prefix) for one in targets]
-    instance.deploy(specs, wait=wait_for_applications_running)
+    wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))
     try:
         _announce(specs, instance.wait_ready())
         if blocking:
@@ -183,25 +185,55 @@ def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
         raise NotSupportedYetError(field, value, advice)
 
 
+async def _deploy(instance: Instance, specs: list[ApplicationSpec], wait: bool) -> None:
+    """Deploy, and return when it is accepted, or with `wait` when everything runs."""
+    waiting = {spec.name for spec in specs} if wait else set()
+    async with aclosing(instance.deploy(specs)) as reports:
+        async for report in reports:
+            for name in waiting & report.keys():
+                app = report[name]
+                if app.status == "DEPLOY_FAILED":
+                    raise DeployError(f"Deploying application {name} failed: {failure_text(app)}")
+                if app.status == "RUNNING":
+                    waiting.discard(name)
+            if not waiting:
+                return
+
+
 def _announce(specs: list[ApplicationSpec], url: str) -> None:
     for spec in specs:
         where = f" at {url}{spec.route_prefix}" if url and spec.route_prefix else ""
         _log.info("Application %r runs%s.", spec.name, where)
 
 
-def _stay(instance: _instance.Instance) -> None:
+def _stay(instance: Instance) -> None:
     """Wait until the instance ends. Ctrl-C comes out of here."""
-    while not instance.wait_gone(1.0):
-        pass
+    wait_for(instance, Instance.wait_gone)
     _log.error("The instance in %s has ended.", instance.home.root)
 
 
-def _end_stay(instance: _instance.Instance, names: list[str]) -> None:
+def _end_stay(instance: Instance, names: list[str]) -> None:
     """End what a blocking call has started: all of it, or in a joined instance its part."""
-    if instance.launched is not None:
-        shutdown()
+    if instance.joined:
+        _delete(instance, names)
     else:
-        instance.delete(names, DELETE_LIMIT_S)
+        shutdown()
+
+
+def _delete(instance: Instance, names: list[str]) -> None:
+    """Delete applications and wait until they are gone."""
+
+    async def deleted(instance: Instance) -> None:
+        await instance.delete(names)
+        await asyncio.wait_for(instance.wait_deleted(names), DELETE_LIMIT_S)
+
+    try:
+        wait_for(instance, deleted)
+    except TimeoutError:
+        raise TimeoutError(
+            f"Applications {', '.join(names)} are not gone after {DELETE_LIMIT_S:g}s; they finish "
+            "their ongoing requests. `remora status` shows how far they are."
+        ) from None
 
 
 def start(
@@ -230,7 +262,7 @@ def start(
         ConfigError: a value that cannot be right, or differs from the running instance's.
         InstanceError: the instance cannot come up (port taken, folder not writable).
     """
-    pending = begin_start(
+    instance = begin_start(
         http_options=http_options,
         proxy_location=proxy_location,
         grpc_options=grpc_options,
@@ -239,22 +271,7 @@ def start(
         controller_options=controller_options,
         **unknown,
     )
-    pending.wait()
-
-
-class PendingStart:
-    """An instance that is coming up."""
-
-    def __init__(self, instance: _instance.Instance) -> None:
-        self._instance = instance
-
-    def wait(self) -> str:
-        """Wait until it is up; return the URL of its front door, empty without one.
-
-        Raises:
-            InstanceError: it cannot come up; says why and what to do.
-        """
-        return self._instance.wait_ready()
+    instance.wait_ready()
 
 
 def begin_start(
@@ -262,8 +279,8 @@ def begin_start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     proxy_location: ProxyLocation | str | None = None,
     **others: Any,
-) -> PendingStart:
-    """Start an instance as `start` does, but leave the waiting to `PendingStart.wait`.
+) -> Instance:
+    """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
 
     Args:
         home: state folder; None: the usual one.
@@ -288,7 +305,7 @@ def begin_start(
 
         http = msgspec.structs.replace(http, host=None)
     asked = http_options is not None or proxy_location is not None
-    return PendingStart(_instance.begin(http if asked else None, home))
+    return begin(http if asked else None, home)
 
 
 def shutdown() -> None:
@@ -297,7 +314,7 @@ def shutdown() -> None:
     Ongoing requests finish first, for as long as `graceful_shutdown_timeout_s` allows.
     """
     _handles.clear()
-    if not _instance.end_current():
+    if not end_current():
         _log.info("No instance runs: nothing to shut down.")
 
 
@@ -317,15 +334,19 @@ def delete(name: str, _blocking: bool = True) -> None:
         InstanceError: no instance runs.
         TimeoutError: it is not gone after 60 s; it still will be.
     """
-    _instance.require_instance().delete([name], DELETE_LIMIT_S if _blocking else None)
+    instance = require_instance()
+    if _blocking:
+        _delete(instance, [name])
+    else:
+        wait_for(instance, lambda i: i.delete([name]))
 
 
 def status() -> ServeStatus:
     """How proxies and applications are; empty when no instance runs."""
-    instance = _instance.current_instance()
+    instance = current_instance()
     if instance is None:
         return ServeStatus()
-    return serve_status(instance.ask(lambda client: client.status()))
+    return serve_status(wait_for(instance, Instance.status))
 
 
 def get_app_handle(name: str) -> DeploymentHandle[Any]:
@@ -334,10 +355,10 @@ def get_app_handle(name: str) -> DeploymentHandle[Any]:
     Raises:
         RemoraError: there is no such application, or no instance.
     """
-    instance = _instance.require_instance()
+    instance = require_instance()
     ingress = _known_ingress(name)
     if ingress is None:
-        known = instance.ask(lambda client: client.status()).applications
+        known = wait_for(instance, Instance.status).applications
         if name not in known:
             raise RemoraError(
                 f"Application {name!r} does not exist.{nearest(name, known)} "
@@ -362,7 +383,7 @@ def get_deployment_handle(
     """
     handle = handle_to_current_app(deployment_name, app_name)
     if _check_exists and (deployment_name, handle.app_name) not in _handles:
-        report = _instance.require_instance().ask(lambda client: client.status())
+        report = wait_for(require_instance(), Instance.status)
         app = report.applications.get(handle.app_name)
         if app is None or deployment_name not in app.deployments:
             known = sorted(

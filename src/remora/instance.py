@@ -1,363 +1,287 @@
-"""Which instance this process works with: found running, or launched and bound to it.
+"""One instance, as a program outside of it sees it: found running, or launched.
 
-One process uses one instance at a time. It joins the one that runs in its state folder, or
-launches one that ends with the process. Talking to the controller goes through `Instance.ask`,
-which works with and without a running event loop (scripts and notebooks).
+What the public functions and the command line do to an instance is done here, once; those two
+only choose how to wait and what to print.
 
-Rules: the only module-level state of the public API is `_current`, held here.
+Rules: prints nothing, holds no module-level state. Modules that need an event loop are imported
+when they are first used: a command launches the supervisor before it pays for them.
+
+Concurrency: the coroutines may run on any loop, also each on another one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import logging
 import os
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Self
 
 from remora.config import HTTPOptions
 from remora.engine.local import launch as local
 from remora.engine.local.launch import Launch, Owner, find_owner
-from remora.errors import ConfigError, ConnectionLostError, DeployError, InstanceError
-from remora.handle import forget_routers
+from remora.errors import InstanceError
 from remora.home import Home
-from remora.router.process import forget_instance, instance_home, use_instance
 
 if TYPE_CHECKING:
-    from remora.control.client import ControlClient
     from remora.wire.control import ApplicationSpec, ApplicationStatus, InstanceStatus
-
-_log = logging.getLogger("remora")
-_T = TypeVar("_T")
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
 START_LIMIT_S = 60.0
-#: Seconds that a bound instance has to end when its script does.
+#: Seconds that an instance has to end by itself before it is killed.
 EXIT_LIMIT_S = 10.0
+#: Seconds that the controller has to say that it heard of a shutdown. The draining comes after.
+_HEARD_LIMIT_S = 10.0
+#: Statuses of an application or deployment whose message somebody must read.
+TROUBLE = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 
 
 class Instance:
-    """An instance that this process joined or launched."""
+    """An instance that ran already, or one that this program launched."""
 
     def __init__(
-        self, home: Home, launched: Launch | None, owner: Owner | None, http: HTTPOptions | None
+        self,
+        home: Home,
+        launched: Launch | None,
+        owner: Owner | None,
+        http: HTTPOptions | None = None,
     ) -> None:
-        self.home = home
-        self.launched = launched
-        self._owner = owner
-        #: What it was launched with; None: somebody else launched it.
-        self.http = http
-        self._pid = os.getpid()
+        """Take hold of an instance; `find` and `launch` are the usual ways.
 
-    def wait_ready(self) -> str:
-        """Wait until its sockets take connections; return the URL of its front door.
+        Args:
+            home: its state folder.
+            launched: the supervisor that this program started; None: somebody else did.
+            owner: who holds the folder, if somebody else does.
+            http: what it was launched with; None: that is not known.
+        """
+        self.home = home
+        self.http = http
+        self._launched = launched
+        self._owner = owner
+        self._launcher_pid = os.getpid()
+
+    @classmethod
+    def find(cls, home: Home) -> Self | None:
+        """Find the instance of a state folder; None: none runs there."""
+        owner = find_owner(home)
+        return None if owner is None else cls(home, None, owner)
+
+    @classmethod
+    def launch(cls, home: Home, http: HTTPOptions, *, bound: bool) -> Self:
+        """Launch one without waiting for it.
+
+        Args:
+            home: its state folder.
+            http: the front door.
+            bound: True: it ends with this process, however that ends.
 
         Raises:
-            InstanceError: it cannot come up; says why.
+            InstanceError: no process can be started here.
         """
-        if self.launched is not None:
-            return self.launched.wait_ready(START_LIMIT_S).http_url
+        return cls(home, local.launch(home, http, bound), None, http)
+
+    # ---------------------------------------------------------------------- its processes
+
+    @property
+    def joined(self) -> bool:
+        """Somebody else launched it."""
+        return self._launched is None
+
+    @property
+    def pid(self) -> int:
+        """Of its supervisor."""
+        return self._launched.pid if self._launched is not None else self._known_owner.pid
+
+    @property
+    def _known_owner(self) -> Owner:
         assert self._owner is not None
-        return self._owner.http_url
+        return self._owner
+
+    def wait_ready(self) -> str:
+        """Wait until it is up; return the URL of its front door, empty without one.
+
+        Raises:
+            InstanceError: it cannot come up; says why and what to do.
+        """
+        if self._launched is not None:
+            return self._launched.wait_ready(START_LIMIT_S).http_url
+        return self._known_owner.http_url
 
     def is_alive(self) -> bool:
         """Its supervisor runs."""
-        if self.launched is not None:
-            return not self.launched.wait_gone(0.0)
+        if self._launched is not None:
+            return not self._launched.wait_gone(0.0)
         owner = find_owner(self.home)
-        return owner is not None and self._owner is not None and owner.pid == self._owner.pid
+        return owner is not None and owner.pid == self._known_owner.pid
 
-    def wait_gone(self, timeout_s: float) -> bool:
-        """Wait until its supervisor has ended; False: it has not."""
-        if self.launched is not None:
-            return self.launched.wait_gone(timeout_s)
-        assert self._owner is not None
+    async def wait_gone(self) -> None:
+        """Wait until its supervisor has ended."""
         try:
-            fd = os.pidfd_open(self._owner.pid)
+            fd = os.pidfd_open(self.pid)
         except ProcessLookupError:
-            return True
-        import select
-
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
+            return
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        # A pidfd becomes readable when its process ends.
+        loop.add_reader(fd, ended.set)
         try:
-            return bool(poll.poll(timeout_s * 1000))
+            await ended.wait()
         finally:
+            loop.remove_reader(fd)
             os.close(fd)
+        if self._launched is not None:
+            # Our child: the kernel keeps what is left of it until somebody asks.
+            self._launched.wait_gone(0.0)
 
-    def ask(self, question: Callable[[ControlClient], Coroutine[Any, Any, _T]]) -> _T:
-        """Ask the controller something, from any thread, with or without a running loop.
+    def force_end(self, timeout_s: float = EXIT_LIMIT_S) -> None:
+        """End it without asking its controller; kill it after `timeout_s`.
+
+        A process that was forked off the launching one leaves it alone.
+        """
+        if self._launched is None:
+            local.end(self._known_owner, timeout_s)
+        elif os.getpid() == self._launcher_pid:
+            self._launched.end(timeout_s)
+
+    def release(self) -> None:
+        """Let go of it: a bound instance ends, another one stays."""
+        if self._launched is not None:
+            self._launched.release()
+
+    # ------------------------------------------------------------------- its applications
+
+    async def status(self) -> InstanceStatus:
+        """Ask how everything is.
 
         Raises:
-            InstanceError: the instance is gone.
-            Exception: what the controller answers.
+            InstanceError: the controller does not answer.
         """
-
-        async def asked() -> _T:
-            from remora.control.client import ControlClient
-
-            async with ControlClient(self.home) as client:
-                return await question(client)
-
-        self.wait_ready()
-        try:
-            return run_coroutine(asked())
-        except ConnectionLostError as error:
-            raise InstanceError(
-                f"The controller of the instance in {self.home.root} does not answer: {error}. "
-                "`remora status` says how it is."
-            ) from error
-
-    def deploy(self, specs: list[ApplicationSpec], wait: bool = True) -> None:
-        """Deploy applications and wait until each is RUNNING.
-
-        Raises:
-            DeployError: one cannot be brought up; holds the user's traceback.
-            InstanceError: the instance went away.
-        """
-        self.wait_ready()
-        run_coroutine(self._deploy(specs, wait))
-
-    async def _deploy(self, specs: list[ApplicationSpec], wait: bool) -> None:
         from remora.control.client import ControlClient
 
         async with ControlClient(self.home) as client:
-            applications = (await client.status()).applications
-            before = {name: app.revision for name, app in applications.items()}
-            await client.deploy(specs)
-        waiting = {spec.name for spec in specs} if wait else set()
-        if not waiting:
-            return
-        async with aclosing(self._watch()) as reports:
-            async for report in reports:
-                for name in tuple(waiting):
-                    app = report.applications.get(name)
-                    # An older revision says nothing about this deploy.
-                    if app is None or app.revision <= before.get(name, -1):
-                        continue
-                    if app.status == "DEPLOY_FAILED":
-                        raise DeployError(failure_text(app))
-                    if app.status == "RUNNING":
-                        waiting.discard(name)
-                if not waiting:
-                    return
+            return await client.status()
 
-    async def _watch(self) -> AsyncGenerator[InstanceStatus, None]:
-        """Yield the status now and after every change, over restarts of the controller."""
-        from remora.control.client import ControlClient
+    async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
+        """Yield the status now and after every change; end when the instance has ended.
 
-        async with (
-            ControlClient(self.home) as client,
-            aclosing(client.watch()) as reports,
-        ):
-            async for report in reports:
-                yield report
-
-    def delete(self, names: list[str], timeout_s: float | None) -> None:
-        """Delete applications; those that do not exist are gone already.
-
-        Args:
-            names: of the applications.
-            timeout_s: seconds to wait until they are gone; None: do not wait.
+        A controller that restarts is waited for.
 
         Raises:
-            TimeoutError: they are not gone yet; they still will be.
+            InstanceError: the instance runs, and nobody answers.
         """
+        from remora.control.client import ControlClient
 
-        async def gone() -> None:
-            async with aclosing(self._watch()) as reports:
-                async for report in reports:
-                    if not set(names) & set(report.applications):
-                        return
-
-        self.ask(lambda client: client.delete(names))
-        if timeout_s is None:
-            return
         try:
-            run_coroutine(asyncio.wait_for(gone(), timeout_s))
-        except TimeoutError:
-            raise TimeoutError(
-                f"Applications {', '.join(names)} are not gone after {timeout_s:g}s; they finish "
-                "their ongoing requests. `remora status` shows how far they are."
-            ) from None
-
-    def end(self) -> None:
-        """End the instance in good order: applications drain first. Forced if need be."""
-        try:
-            self.ask(lambda client: client.shutdown())
-            gone = self.wait_gone(START_LIMIT_S)
+            async with (
+                ControlClient(self.home) as client,
+                aclosing(client.watch()) as statuses,
+            ):
+                async for status in statuses:
+                    yield status
         except InstanceError:
-            gone = not self.is_alive()
-        if not gone:
-            if self.launched is not None:
-                self.launched.end(EXIT_LIMIT_S)
-            elif self._owner is not None:
-                local.end(self._owner, EXIT_LIMIT_S)
-        if self.launched is not None:
-            self.launched.release()
+            # The socket goes a moment before the supervisor does.
+            try:
+                await asyncio.wait_for(self.wait_gone(), EXIT_LIMIT_S)
+            except TimeoutError:
+                pass
+            else:
+                return
+            raise
 
-    def end_with_script(self) -> None:
-        """End a bound instance quickly, because its script ends."""
-        if self.launched is not None and os.getpid() == self._pid:
-            self.launched.end(EXIT_LIMIT_S)
+    async def deploy(
+        self, specs: Sequence[ApplicationSpec]
+    ) -> AsyncGenerator[dict[str, ApplicationStatus], None]:
+        """Deploy applications; yield how these are, from this deploy on, at every change.
 
+        The first report comes as soon as the deploy is accepted; the reports do not end by
+        themselves.
 
-def failure_text(app: ApplicationStatus) -> str:
-    """Say why an application could not be deployed, each text once. Pure."""
-    lines = [f"Deploying application {app.name} failed: {app.message}".rstrip()]
-    for deployment in app.deployments.values():
-        message = deployment.message.strip()
-        bad = deployment.status in ("DEPLOY_FAILED", "UNHEALTHY")
-        if bad and message and message not in app.message:
-            lines.append(f"Deployment {deployment.name}: {message}")
-    return "\n".join(lines)
+        Raises:
+            RemoraError: the deploy was refused.
+            InstanceError: the instance has ended.
+        """
+        from remora.control.client import ControlClient
 
-
-def run_coroutine(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end from plain code, also where a loop runs in this thread.
-
-    In a running loop (a notebook) another thread does it, and this one blocks until it is done.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    result: list[_T] = []
-    errors: list[BaseException] = []
-
-    def work_in_thread() -> None:
-        try:
-            result.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - border: handed over to the caller
-            errors.append(error)
-
-    thread = threading.Thread(target=work_in_thread, name="remora-api", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return result[0]
-
-
-# ----------------------------------------------------------------- the one of this process
-
-_current: Instance | None = None
-_lock = threading.Lock()
-
-
-def current_instance() -> Instance | None:
-    """The instance that this process uses: its own, or the one of its state folder.
-
-    None: none runs.
-    """
-    global _current
-    with _lock:
-        if _current is not None and _current.is_alive():
-            return _current
-        if _current is not None:
-            _leave()
-        # A replica or proxy is inside an instance, whatever its environment says.
-        home = instance_home() or Home.locate()
-        owner = find_owner(home)
-        if owner is None:
-            return None
-        _current = Instance(home, None, owner, None)
-        _use(home)
-        return _current
-
-
-def require_instance() -> Instance:
-    """The instance that this process uses.
-
-    Raises:
-        InstanceError: none runs.
-    """
-    instance = current_instance()
-    if instance is None:
+        async with ControlClient(self.home) as client:
+            before = (await client.status()).applications
+            await client.deploy(specs)
+        names = {spec.name for spec in specs}
+        async with aclosing(self.watch()) as statuses:
+            async for status in statuses:
+                yield {
+                    name: app
+                    for name, app in status.applications.items()
+                    if name in names and _is_newer(app, before.get(name))
+                }
         raise InstanceError(
-            f"No instance runs in {Home.locate().root}: call remora.run(app) or remora.start(), or "
-            "use the command `remora start`."
+            f"The instance in {self.home.root} ended while {', '.join(sorted(names))} came up; "
+            f"see {self.home.logs}."
         )
-    return instance
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Begin to delete applications; those that do not exist are gone already.
+
+        Raises:
+            InstanceError: the controller does not answer.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            await client.delete(names)
+
+    async def wait_deleted(self, names: Sequence[str]) -> None:
+        """Wait until applications are gone, whose ongoing requests finish first."""
+        async with aclosing(self.watch()) as statuses:
+            async for status in statuses:
+                if status.applications.keys().isdisjoint(names):
+                    return
+
+    async def shut_down(self) -> bool:
+        """End it in good order: ongoing requests finish first, for as long as they may.
+
+        Returns:
+            True once it is gone; False: the controller did not answer, and it was ended without.
+        """
+        from remora.control.client import ControlClient
+
+        heard = True
+        try:
+            async with asyncio.timeout(_HEARD_LIMIT_S):
+                async with ControlClient(self.home) as client:
+                    await client.shutdown()
+        except (InstanceError, TimeoutError):
+            heard = not self.is_alive()
+            if not heard:
+                await asyncio.to_thread(self.force_end)
+        await self.wait_gone()
+        return heard
 
 
-def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance:
-    """Find the instance of this process, or launch one bound to it without waiting for it.
-
-    Raises:
-        ConfigError: one runs, with other options.
-        InstanceError: no process can be started.
-    """
-    global _current
-    found = current_instance()
-    if found is not None and (home is None or found.home == home):
-        if http is not None:
-            refuse_other_options(found, http)
-        return found
-    with _lock:
-        chosen = home or Home.locate()
-        options = http or HTTPOptions()
-        _current = Instance(chosen, local.launch(chosen, options, bound=True), None, options)
-        _use(chosen)
-        return _current
+def _is_newer(now: ApplicationStatus, before: ApplicationStatus | None) -> bool:
+    """What an application was like before a deploy says nothing about that deploy. Pure."""
+    return before is None or (now.revision, now.last_deployed_time_s) != (
+        before.revision,
+        before.last_deployed_time_s,
+    )
 
 
-def refuse_other_options(running: Instance, wanted: HTTPOptions) -> None:
-    """Refuse options that differ from those of a running instance, naming the first.
-
-    Raises:
-        ConfigError: it cannot be changed while the instance runs.
-    """
-    advice = f"the instance in {running.home.root} runs already; shut it down to change this"
-    if running.http is not None:
-        for name in HTTPOptions.__struct_fields__:
-            has, wants = getattr(running.http, name), getattr(wanted, name)
-            if has != wants:
-                raise ConfigError(f"http_options[{name!r}]", wants, f"is {has!r} and {advice}")
-        return
-    url = urlsplit(running.wait_ready())
-    defaults = HTTPOptions()
-    for name in HTTPOptions.__struct_fields__:
-        wants = getattr(wanted, name)
-        if wants == getattr(defaults, name):
-            continue  # whether it was asked for cannot be told
-        known = {"host": url.hostname, "port": url.port}
-        if name not in known or known[name] != wants:
-            has = f"is {known[name]!r} and " if name in known else ""
-            raise ConfigError(f"http_options[{name!r}]", wants, f"{has}{advice}")
+def own_message(status: ApplicationStatus) -> str:
+    """Return an application's message, unless its deployments' messages say the same. Pure."""
+    message = status.message.strip()
+    for deployment in status.deployments.values():
+        part = deployment.message.strip()
+        if part and (part in message or message in part):
+            return ""
+    return message
 
 
-def end_current() -> bool:
-    """End the instance that this process uses; False: there is none."""
-    instance = current_instance()
-    if instance is None:
-        return False
-    instance.end()
-    with _lock:
-        _leave()
-    return True
-
-
-def _use(home: Home) -> None:
-    if instance_home() != home:
-        use_instance(home, f"script {os.getpid()}")
-
-
-def _leave() -> None:
-    """Forget the instance and all connections to it. Called with the lock held."""
-    global _current
-    if _current is not None and _current.launched is not None:
-        _current.launched.release()
-    _current = None
-    forget_instance()
-    forget_routers()
-
-
-@atexit.register
-def _at_exit() -> None:
-    if _current is not None:
-        _current.end_with_script()
+def failure_text(status: ApplicationStatus) -> str:
+    """Return why an application failed, each reason once. Pure."""
+    reasons = [
+        f"{one.name}: {one.message.strip()}"
+        for one in status.deployments.values()
+        if one.status in TROUBLE and one.message.strip()
+    ]
+    if own := own_message(status):
+        reasons.insert(0, own)
+    return "\n".join(reasons) or "no reason was given; see the logs"

@@ -17,6 +17,8 @@ from tests.e2e.instances import Command
 from tests.e2e.processes import marked
 from tests.e2e.waiting import until
 
+from remora.engine.local.launch import find_owner
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
 Remora = Callable[..., Command]
@@ -263,4 +265,19 @@ def test_an_edit_is_deployed_and_a_broken_one_keeps_the_version_before(
     answers("hello at last")
     interrupt(command)
     assert command.wait() == 0
+    assert_nothing_left(command)
+
+
+def test_an_instance_that_ends_by_itself_ends_the_command_also_while_it_watches_for_edits(
+    remora: Remora,
+) -> None:
+    command = remora("run", "--port", "0", "--reload", "server:app")
+    command.wait_url()
+    command.wait_output("Watching")
+    owner = find_owner(command.home)
+    assert owner is not None
+    os.kill(owner.pid, signal.SIGKILL)
+    assert command.wait() == 1
+    assert "ended by itself" in command.output
+    assert "Traceback" not in command.output
     assert_nothing_left(command)

@@ -1,7 +1,7 @@
 """What is told while an application comes up, and after.
 
-Rules: `news`, `failure_text` and `summary` are pure; the two narrators print what they say, one line by
-line for files and pipes, one in place for a terminal. All of it goes to stderr.
+Rules: `news` and `summary` are pure; the two narrators print what they say, one line by line for
+files and pipes, one in place for a terminal. All of it goes to stderr.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Protocol
 
+from remora.instance import TROUBLE
 from remora.wire.control import ApplicationStatus, DeploymentStatus
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 #: Statuses of an application in which nothing more comes by itself.
 SETTLED = frozenset({"RUNNING", "DEPLOY_FAILED", "UNHEALTHY"})
-#: Statuses of a deployment whose message somebody must read.
-TROUBLE = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 
 
 def summary(deployment: DeploymentStatus) -> str:
@@ -40,28 +39,6 @@ def news(before: ApplicationStatus | None, now: ApplicationStatus) -> list[str]:
         if old is None or summary(old) != summary(deployment):
             lines.append(f"{name}: {summary(deployment)}")
     return lines
-
-
-def failure_text(status: ApplicationStatus) -> str:
-    """Return why an application failed, each reason once. Pure."""
-    reasons = [f"{d.name}: {d.message.strip()}" for d in status.deployments.values() if _bad(d)]
-    if own := own_message(status):
-        reasons.insert(0, own)
-    return "\n".join(reasons) or "no reason was given; see the logs"
-
-
-def _bad(deployment: DeploymentStatus) -> bool:
-    return deployment.status in TROUBLE and bool(deployment.message.strip())
-
-
-def own_message(status: ApplicationStatus) -> str:
-    """Return an application's message, unless its deployments' messages say the same. Pure."""
-    message = status.message.strip()
-    for deployment in status.deployments.values():
-        part = deployment.message.strip()
-        if part and (part in message or message in part):
-            return ""
-    return message
 
 
 class Narrator(Protocol):

@@ -10,6 +10,7 @@ import importlib
 import sys
 import sysconfig
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 #: Folders inside the watched one whose files are not the user's code.
@@ -43,12 +44,23 @@ def forget_modules(folder: Path) -> None:
     importlib.invalidate_caches()
 
 
-async def edits(folder: Path, stop: asyncio.Event) -> AsyncGenerator[list[str], None]:
-    """Yield the names of changed Python files, relative to `folder`, until `stop` is set.
+async def edits(folder: Path) -> AsyncGenerator[list[str], None]:
+    """Yield the names of changed Python files, relative to `folder`; first none, once it watches.
 
     Edits that come close together, as editors make them, are one.
     """
     from watchfiles import PythonFilter, awatch
 
-    async for changes in awatch(folder, watch_filter=PythonFilter(), stop_event=stop):
-        yield sorted({str(Path(path).relative_to(folder)) for _, path in changes})
+    async with aclosing(awatch(folder, watch_filter=PythonFilter())) as watching:
+        # Its first step sets the watch up: no edit after the first `yield` is missed.
+        next_change = asyncio.ensure_future(anext(watching))
+        try:
+            await asyncio.sleep(0)
+            yield []
+            while True:
+                changes = await next_change
+                yield sorted({str(Path(path).relative_to(folder)) for _, path in changes})
+                next_change = asyncio.ensure_future(anext(watching))
+        finally:
+            next_change.cancel()
+            await asyncio.wait((next_change,))

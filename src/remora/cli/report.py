@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from remora.cli.errors import CommandError, did_you_mean
-from remora.cli.progress import own_message
+from remora.instance import own_message
 from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.cli.errors import UsageError
-from remora.cli.instance import Instance
+from remora.cli.instance import begun
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run_application(options: RunOptions) -> None:
     _check_route_prefix(options.route_prefix)
     target = parse_target(options.target)
     arguments = parse_arguments(options.arguments)
-    with Instance.begin(options.host, options.port, bound=options.blocking) as instance:
+    with begun(options.host, options.port, bound=options.blocking) as instance:
         from remora.cli.serving import serve
 
         status = serve(options, target, arguments, instance)

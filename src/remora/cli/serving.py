@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 from remora.build import build
 from remora.cli.errors import INTERRUPTED_STATUS, CommandError
-from remora.cli.instance import Instance
-from remora.cli.progress import SETTLED, PlainNarrator, failure_text, narrator
+from remora.cli.progress import SETTLED, PlainNarrator, narrator
 from remora.cli.reload import edits, forget_modules
 from remora.cli.run import RunOptions
 from remora.cli.target import Target, load
+from remora.errors import RemoraError
+from remora.instance import Instance, failure_text
 from remora.wire.control import ApplicationSpec, ApplicationStatus
 
 T = TypeVar("T")
@@ -104,9 +105,9 @@ class _Run:
             return INTERRUPTED_STATUS
         if not self._options.blocking:
             return 0
-        await _unless(interrupts.first, self._stay(status, interrupts.first))
+        await _unless(interrupts.first, self._stay(status))
         say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
-        ended = await _unless(interrupts.second, self._instance.finish(self._options.name))
+        ended = await _unless(interrupts.second, self._finish())
         return INTERRUPTED_STATUS if ended is None else 0
 
     async def _first_deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
@@ -119,19 +120,21 @@ class _Run:
 
         Raises:
             CommandError: it will not serve.
+            InstanceError: the instance has ended.
         """
         told = narrator()
         last: ApplicationStatus | None = None
         try:
-            async with aclosing(self._instance.deploy(spec)) as statuses:
-                async for last in statuses:
-                    told.show(last)
-                    if last.status in SETTLED:
-                        break
+            async with aclosing(self._instance.deploy([spec])) as reports:
+                async for report in reports:
+                    last = report.get(spec.name)
+                    if last is not None:
+                        told.show(last)
+                        if last.status in SETTLED:
+                            break
         finally:
             told.close()
-        if last is None or last.status not in SETTLED:
-            raise CommandError("The instance ended while the application was starting.")
+        assert last is not None
         if last.status != "RUNNING":
             raise CommandError(
                 f"Application {last.name!r} could not be deployed.",
@@ -139,29 +142,42 @@ class _Run:
             )
         return last
 
-    async def _stay(self, status: ApplicationStatus, stop: asyncio.Event) -> None:
+    async def _finish(self) -> bool:
+        """End what this command began: the instance, or in one that ran before, its application."""
+        if not self._instance.joined:
+            return await self._instance.shut_down()
+        names = [self._options.name]
+        await self._instance.delete(names)
+        await self._instance.wait_deleted(names)
+        return True
+
+    async def _stay(self, status: ApplicationStatus) -> None:
         """Tell what changes, and deploy again after edits, until cancelled."""
         told = PlainNarrator(status)
         async with asyncio.TaskGroup() as group:
+            following = None
             if self._options.reload:
-                group.create_task(self._follow_edits(stop))
+                following = group.create_task(self._follow_edits())
             async with aclosing(self._instance.watch()) as statuses:
                 async for now in statuses:
                     if application := now.applications.get(self._options.name):
                         told.show(application)
+            if following is not None:
+                following.cancel()
         raise CommandError(f"The instance ended by itself; see {self._instance.home.logs}.")
 
-    async def _follow_edits(self, stop: asyncio.Event) -> None:
+    async def _follow_edits(self) -> None:
         folder = self._options.app_dir
-        say(f"Watching {folder} for edits.")
-        async with aclosing(edits(folder, stop)) as changes:
+        async with aclosing(edits(folder)) as changes:
+            await anext(changes)
+            say(f"Watching {folder} for edits.")
             async for files in changes:
                 say(f"{', '.join(files)} changed: deploying again.")
                 forget_modules(folder)
                 try:
                     await self._deploy(self._describe())
-                except CommandError as error:
-                    say(error.user_traceback or error.message)
+                except (CommandError, RemoraError) as error:
+                    say(getattr(error, "user_traceback", "") or error.message)
                     say("The version before this edit keeps serving.")
                 else:
                     say("The edited version serves.")

@@ -9,8 +9,9 @@ from contextlib import aclosing
 import click
 import msgspec
 
-from remora.cli.instance import Instance
+from remora.cli.instance import find
 from remora.cli.report import render, select
+from remora.instance import Instance
 from remora.wire.control import InstanceStatus
 
 
@@ -20,7 +21,7 @@ def show_status(name: str | None, *, as_json: bool, watch: bool) -> None:
     Raises:
         CommandError: no instance runs there, or it has no application of that name.
     """
-    instance = Instance.find()
+    instance = find()
     if not watch:
         _print(select(asyncio.run(instance.status()), name), as_json=as_json)
         return

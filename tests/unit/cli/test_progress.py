@@ -4,14 +4,7 @@ import sys
 
 import pytest
 
-from remora.cli.progress import (
-    LiveNarrator,
-    PlainNarrator,
-    failure_text,
-    narrator,
-    news,
-    summary,
-)
+from remora.cli.progress import LiveNarrator, PlainNarrator, narrator, news, summary
 from remora.wire.control import ApplicationStatus, DeploymentStatus
 
 
@@ -67,27 +60,6 @@ def test_news_is_only_what_changed() -> None:
     now = application(deployment("A"), deployment("B", running=1))
     assert news(before, now) == ["B: starting, 1/2 replicas running"]
     assert news(now, now) == []
-
-
-def test_failure_tells_each_reason_once() -> None:
-    trace = "Traceback …\nZeroDivisionError: division by zero"
-    now = application(
-        deployment("A", "DEPLOY_FAILED", trace),
-        status="DEPLOY_FAILED",
-        message=f"A failed: {trace}",
-    )
-    assert failure_text(now).count("ZeroDivisionError") == 1
-
-
-def test_failure_tells_the_applications_own_reason_too() -> None:
-    now = application(
-        deployment("A", "DEPLOY_FAILED", "no memory"), status="DEPLOY_FAILED", message="gave up"
-    )
-    assert failure_text(now).splitlines() == ["gave up", "A: no memory"]
-
-
-def test_failure_without_a_reason_points_to_the_logs() -> None:
-    assert "logs" in failure_text(application(status="DEPLOY_FAILED"))
 
 
 def test_plain_narrator_prints_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

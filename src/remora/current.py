@@ -1,0 +1,179 @@
+"""The one instance that this process works with, and how plain code waits for it.
+
+A process uses one instance at a time. It joins the one that runs in its state folder, or launches
+one that ends with the process.
+
+Rules: the only module-level state of the public API is `_current`, held here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from remora.config import HTTPOptions
+from remora.errors import ConfigError, InstanceError
+from remora.handle import forget_routers
+from remora.home import Home
+from remora.instance import Instance
+from remora.router.process import forget_instance, instance_home, use_instance
+
+_T = TypeVar("_T")
+
+_current: Instance | None = None
+_lock = threading.Lock()
+
+
+def current_instance() -> Instance | None:
+    """The instance that this process uses: its own, or the one of its state folder.
+
+    None: none runs.
+    """
+    global _current
+    with _lock:
+        if _current is not None and _current.is_alive():
+            return _current
+        if _current is not None:
+            _leave()
+        # A replica or proxy is inside an instance, whatever its environment says.
+        home = instance_home() or Home.locate()
+        _current = Instance.find(home)
+        if _current is not None:
+            _use(home)
+        return _current
+
+
+def require_instance() -> Instance:
+    """The instance that this process uses.
+
+    Raises:
+        InstanceError: none runs.
+    """
+    instance = current_instance()
+    if instance is None:
+        raise InstanceError(
+            f"No instance runs in {Home.locate().root}: call remora.run(app) or remora.start(), or "
+            "use the command `remora start`."
+        )
+    return instance
+
+
+def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance:
+    """Find the instance of this process, or launch one bound to it without waiting for it.
+
+    Raises:
+        ConfigError: one runs, with other options.
+        InstanceError: no process can be started.
+    """
+    global _current
+    found = current_instance()
+    if found is not None and (home is None or found.home == home):
+        if http is not None:
+            refuse_other_options(found, http)
+        return found
+    with _lock:
+        chosen = home or Home.locate()
+        _current = Instance.launch(chosen, http or HTTPOptions(), bound=True)
+        _use(chosen)
+        return _current
+
+
+def refuse_other_options(running: Instance, wanted: HTTPOptions) -> None:
+    """Refuse options that differ from those of a running instance, naming the first.
+
+    Raises:
+        ConfigError: it cannot be changed while the instance runs.
+    """
+    advice = f"the instance in {running.home.root} runs already; shut it down to change this"
+    if running.http is not None:
+        for name in HTTPOptions.__struct_fields__:
+            has, wants = getattr(running.http, name), getattr(wanted, name)
+            if has != wants:
+                raise ConfigError(f"http_options[{name!r}]", wants, f"is {has!r} and {advice}")
+        return
+    url = urlsplit(running.wait_ready())
+    defaults = HTTPOptions()
+    for name in HTTPOptions.__struct_fields__:
+        wants = getattr(wanted, name)
+        if wants == getattr(defaults, name):
+            continue  # whether it was asked for cannot be told
+        known = {"host": url.hostname, "port": url.port}
+        if name not in known or known[name] != wants:
+            has = f"is {known[name]!r} and " if name in known else ""
+            raise ConfigError(f"http_options[{name!r}]", wants, f"{has}{advice}")
+
+
+def end_current() -> bool:
+    """End the instance that this process uses; False: there is none."""
+    instance = current_instance()
+    if instance is None:
+        return False
+    wait_for(instance, Instance.shut_down)
+    with _lock:
+        _leave()
+    return True
+
+
+def wait_for(instance: Instance, work: Callable[[Instance], Coroutine[Any, Any, _T]]) -> _T:
+    """Do something with an instance, from any thread, with or without a running loop.
+
+    Raises:
+        InstanceError: it cannot come up, or is gone.
+        Exception: what `work` raises.
+    """
+    # Here and not in a loop: this wait can be interrupted.
+    instance.wait_ready()
+    return run_coroutine(work(instance))
+
+
+def run_coroutine(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end from plain code, also where a loop runs in this thread.
+
+    In a running loop (a notebook) another thread does it, and this one blocks until it is done.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    result: list[_T] = []
+    errors: list[BaseException] = []
+
+    def work_in_thread() -> None:
+        try:
+            result.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - border: handed over to the caller
+            errors.append(error)
+
+    thread = threading.Thread(target=work_in_thread, name="remora-api", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+def _use(home: Home) -> None:
+    if instance_home() != home:
+        use_instance(home, f"script {os.getpid()}")
+
+
+def _leave() -> None:
+    """Forget the instance and all connections to it. Called with the lock held."""
+    global _current
+    if _current is not None:
+        _current.release()
+    _current = None
+    forget_instance()
+    forget_routers()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Quickly: the script that it belongs to is over. One that was there before stays.
+    if _current is not None and not _current.joined:
+        _current.force_end()
