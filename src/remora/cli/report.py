@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remora.cli.errors import CommandError, did_you_mean
+from remora.cli.errors import CommandError
+from remora.config import nearest
 from remora.instance import own_message
 from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
 
@@ -38,7 +39,7 @@ def select(status: InstanceStatus, name: str | None) -> InstanceStatus:
         known = ", ".join(sorted(status.applications)) or "none is deployed"
         raise CommandError(
             f"There is no application {name!r} (deployed: {known})."
-            f"{did_you_mean(name, status.applications)}"
+            f"{nearest(name, status.applications)}"
         )
     return msgspec.structs.replace(status, applications={name: status.applications[name]})
 

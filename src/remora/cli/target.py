@@ -16,8 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from remora.cli.errors import CommandError, UsageError, did_you_mean, user_traceback
+from remora.cli.errors import CommandError, UsageError
+from remora.config import nearest
 from remora.deployment import Application, Deployment
+from remora.observe.tracebacks import user_traceback
 
 _HOW = "Name the application as module:attribute, for example `remora run server:app`."
 
@@ -140,7 +142,7 @@ def _import(target: Target, app_dir: Path) -> ModuleType:
 
 
 def _users_error(message: str, error: BaseException) -> CommandError:
-    return CommandError(message, user_traceback=user_traceback(error))
+    return CommandError(message, user_traceback=user_traceback(error).rstrip())
 
 
 def _no_such_module(module: str, missing: str, app_dir: Path) -> CommandError:
@@ -151,7 +153,7 @@ def _no_such_module(module: str, missing: str, app_dir: Path) -> CommandError:
         p.parent.name for p in app_dir.glob("*/__init__.py")
     }
     return CommandError(
-        f"There is no module {module!r} {where}.{did_you_mean(module, known)} "
+        f"There is no module {module!r} {where}.{nearest(module, known)} "
         "`-d FOLDER` names the folder that it is in."
     )
 
@@ -171,7 +173,7 @@ def _no_such_attribute(
 ) -> CommandError:
     applications = [name for name, value in vars(module).items() if isinstance(value, Application)]
     known = [name for name in dir(holder) if not name.startswith("_")]
-    hint = did_you_mean(word, known)
+    hint = nearest(word, known)
     if not hint and applications:
         hint = (
             f" It has the application {applications[0]!r}: run {target.module}:{applications[0]}."

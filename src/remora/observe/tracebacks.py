@@ -5,10 +5,13 @@ Rules: pure, apart from reading source lines for the text.
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from pathlib import Path
 
 _OURS = str(Path(__file__).resolve().parent.parent) + "/"
+#: Importing says nothing about a mistake, wherever it stands.
+_IMPORTING = ("<frozen importlib", str(Path(str(importlib.__file__)).parent) + "/")
 
 #: Parts of file names that stand between us and the user's code on the way in.
 _ON_THE_WAY_IN = (
@@ -20,7 +23,6 @@ _ON_THE_WAY_IN = (
     "/anyio/",
     "/threading.py",
     "/contextlib.py",
-    "<frozen importlib",
     "uvloop",
 )
 
@@ -28,9 +30,9 @@ _ON_THE_WAY_IN = (
 def user_traceback(exc: BaseException) -> str:
     """Format `exc` as Python does, with only the frames that are the user's.
 
-    Our frames go wherever they are; those of the machinery that leads to the user's code
-    (threads, pickling, ASGI frameworks) go until the first frame of the user. A traceback
-    that would lose every frame that way keeps those that are not ours.
+    Our frames and those of imports go wherever they are; those of the machinery that leads to
+    the user's code (threads, pickling, ASGI frameworks) go until the first frame of the user. A
+    traceback that would lose every frame that way keeps those of the machinery.
     """
     shown = traceback.TracebackException.from_exception(exc)
     seen: set[int] = set()
@@ -49,7 +51,7 @@ def user_traceback(exc: BaseException) -> str:
 
 
 def _only_theirs(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    kept = [frame for frame in stack if not frame.filename.startswith(_OURS)]
+    kept = [frame for frame in stack if not frame.filename.startswith((_OURS, *_IMPORTING))]
     for index, frame in enumerate(kept):
         if not any(part in frame.filename for part in _ON_THE_WAY_IN):
             return kept[index:]

@@ -21,8 +21,8 @@ from typing import Any, TypeVar, cast
 import cloudpickle
 
 from remora.errors import MethodNotFoundError, ReplicaStartError
+from remora.observe.tracebacks import user_traceback
 from remora.replica.lifespan import ASGIApp, Lifespan
-from remora.replica.tracebacks import user_traceback
 from remora.types import DeploymentID
 from remora.wire.control import ReplicaSpec
 
