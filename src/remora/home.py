@@ -6,8 +6,10 @@ other. This module only computes paths and makes directories; it starts nothing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +74,30 @@ class Home:
         return self.root / "logs"
 
     def make(self) -> None:
-        """Create the folders, readable by this user alone.
+        """Create the folders, and see that this user alone can reach what is in them.
+
+        The state holds code that processes of this instance run: who can write it can run
+        anything as this user, who can read it sees arguments and environment.
 
         Raises:
-            PermissionError: the sockets folder belongs to somebody else.
+            PermissionError: one of the folders belongs to somebody else, or is for everybody.
         """
         for folder in (self.root, self.sockets, self.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.sockets.lstat()
-        if found.st_uid != os.getuid():
+            _keep_to_ourselves(folder)
+
+
+def _keep_to_ourselves(folder: Path) -> None:
+    me = os.getuid()
+    # A state folder may be a link of ours to a larger disk, but nobody else's link.
+    for found in (folder.lstat(), folder.stat()):
+        if found.st_uid != me:
             raise PermissionError(
-                f"{self.sockets} belongs to user {found.st_uid}, not to {os.getuid()}: "
-                "remove it or set REMORA_HOME to a folder of yours"
+                errno.EPERM, f"{folder} belongs to user {found.st_uid}, not to {me}"
             )
-        self.sockets.chmod(0o700)
+    mode = folder.stat().st_mode
+    if not mode & 0o077:
+        return
+    if mode & stat.S_ISVTX or folder == Path(folder.anchor):
+        raise PermissionError(errno.EPERM, f"{folder} is a folder that everybody shares")
+    folder.chmod(0o700)
