@@ -15,7 +15,7 @@ from remora.control.admin import Admin
 from remora.control.client import ControlClient
 from remora.control.controller import Controller
 from remora.core.snapshot import Snapshot, SnapshotDiff, patch
-from remora.errors import InstanceError, RouteTakenError
+from remora.errors import EngineError, InstanceError, RouteTakenError
 from remora.home import Home
 from remora.testing import FakeEngine, FakeReplicas
 from remora.transport.channel import connect
@@ -124,6 +124,27 @@ async def test_a_watch_goes_on_after_a_controller_restart(instance: Instance) ->
                     break
         pids = {replica.pid for replica in instance.replicas.serving}
         assert 10001 in pids
+
+
+async def test_the_story_of_a_replica_is_told_while_it_lives_and_when_it_is_gone(
+    instance: Instance,
+) -> None:
+    async with ControlClient(instance.home) as client:
+        await client.deploy([app()])
+        status = await running(client)
+        (replica,) = status.applications["default"].deployments["Model"].replicas
+        told = await client.story(replica.replica_id)
+        assert f"{replica.replica_id} is RUNNING" in told
+        assert "STARTING -> RUNNING: ready [event" in told
+        assert "ProcessStarted(event_id=" in told
+        instance.engine.crash(replica.replica_id)
+        async with aclosing(client.watch()) as statuses:
+            async for status in statuses:
+                if status.applications["default"].deployments["Model"].replicas != (replica,):
+                    break
+        assert "RUNNING -> STOPPED: process gone" in await client.story(replica.replica_id)
+        with pytest.raises(EngineError, match="Nothing is known of replica default/Model#none"):
+            await client.story("default/Model#none")
 
 
 async def test_without_an_instance_it_says_how_to_start_one(remora_home: Path) -> None:

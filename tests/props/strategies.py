@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from remora.core.placement import Capacity, Request
+from remora.core.placement import Capacity, Demand
 from remora.core.replica_state import ReplicaState
 from remora.core.rollout import Bounds, Member
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
@@ -53,13 +53,10 @@ def nodes(draw: st.DrawFn) -> list[Capacity]:
 
 
 @st.composite
-def placement_requests(draw: st.DrawFn) -> list[Request]:
+def demands(draw: st.DrawFn) -> list[Demand]:
     """Replicas that want a place."""
     count = draw(st.integers(0, 8))
-    pins = st.none() | st.sampled_from([NodeID(f"n{index}") for index in range(5)])
-    return [
-        Request(ReplicaID(f"app/d#{index}"), draw(resources), draw(pins)) for index in range(count)
-    ]
+    return [Demand(ReplicaID(f"app/d#{index}"), draw(resources)) for index in range(count)]
 
 
 routes = st.builds(

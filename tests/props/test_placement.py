@@ -7,39 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.props import strategies as own
 
-from remora.core.placement import Capacity, Placement, Request, assign
+from remora.core.placement import Capacity, Demand, Placement, assign
 from remora.types import NodeID, ReplicaID
 
 
-@given(own.placement_requests(), own.nodes())
-def test_each_request_is_placed_or_explained(
-    requests: list[Request], nodes: list[Capacity]
-) -> None:
-    placed = assign(requests, nodes)
-    assert {request.replica_id for request in requests} == {*placed.assigned, *placed.unplaced}
+@given(own.demands(), own.nodes())
+def test_each_demand_is_placed_or_explained(demands: list[Demand], nodes: list[Capacity]) -> None:
+    placed = assign(demands, nodes)
+    assert {demand.replica_id for demand in demands} == {*placed.assigned, *placed.unplaced}
     assert not placed.assigned.keys() & placed.unplaced.keys()
     assert all(placed.unplaced.values())
 
 
-@given(own.placement_requests(), own.nodes())
-def test_capacity_is_never_exceeded_and_pins_are_obeyed(
-    requests: list[Request], nodes: list[Capacity]
-) -> None:
-    placed = assign(requests, nodes)
+@given(own.demands(), own.nodes())
+def test_capacity_is_never_exceeded(demands: list[Demand], nodes: list[Capacity]) -> None:
+    placed = assign(demands, nodes)
     totals = {node.node_id: node for node in nodes}
     used: Counter[tuple[NodeID, str]] = Counter()
     gpus: Counter[tuple[NodeID, int]] = Counter()
-    for request in requests:
-        place = placed.assigned.get(request.replica_id)
+    for demand in demands:
+        place = placed.assigned.get(demand.replica_id)
         if place is None:
             continue
-        assert request.pin in (None, place.node_id)
         assert not totals[place.node_id].draining
-        wanted = request.resources.get("GPU", 0.0)
+        wanted = demand.resources.get("GPU", 0.0)
         assert (
             len(place.gpus) == len(set(place.gpus)) == (int(wanted) if wanted >= 1 else wanted > 0)
         )
-        for name, amount in request.resources.items():
+        for name, amount in demand.resources.items():
             used[place.node_id, name] += amount  # type: ignore[assignment]
         for gpu in place.gpus:
             gpus[place.node_id, gpu] += min(wanted, 1.0)  # type: ignore[assignment]
@@ -48,18 +43,18 @@ def test_capacity_is_never_exceeded_and_pins_are_obeyed(
     assert all(share <= 1.0 + 1e-9 for share in gpus.values())
 
 
-@given(own.placement_requests(), own.nodes(), st.randoms(use_true_random=False))
+@given(own.demands(), own.nodes(), st.randoms(use_true_random=False))
 def test_the_order_of_nodes_does_not_matter(
-    requests: list[Request], nodes: list[Capacity], rng: random.Random
+    demands: list[Demand], nodes: list[Capacity], rng: random.Random
 ) -> None:
     shuffled = list(nodes)
     rng.shuffle(shuffled)
-    assert assign(requests, nodes) == assign(requests, shuffled)
+    assert assign(demands, nodes) == assign(demands, shuffled)
 
 
 def placed_on(nodes: list[Capacity], *resources: dict[str, float]) -> Placement:
     return assign(
-        [Request(ReplicaID(f"a/d#{index}"), each) for index, each in enumerate(resources)], nodes
+        [Demand(ReplicaID(f"a/d#{index}"), each) for index, each in enumerate(resources)], nodes
     )
 
 
@@ -85,7 +80,7 @@ def test_the_reason_has_the_numbers() -> None:
         iter(placed_on([node], {"tpu": 1.0}).unplaced.values())
     )
     assert "neither a share" in next(iter(placed_on([node], {"GPU": 1.5}).unplaced.values()))
-    assert "any node" in next(iter(placed_on([], {}).unplaced.values()))
+    assert "no node that takes" in next(iter(placed_on([], {}).unplaced.values()))
     two = [Capacity(NodeID("a"), {"CPU": 4.0}), Capacity(NodeID("b"), {"memory": 8.0})]
     assert "no node has all of CPU=2, memory=4 free together" in next(
         iter(placed_on(two, {"CPU": 2.0, "memory": 4.0}).unplaced.values())

@@ -19,10 +19,11 @@ from remora.core import actions as act
 from remora.core import events as ev
 from remora.core import requests
 from remora.core.exposure import expose
-from remora.core.reconcile import replay, step
+from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
 from remora.core.state import ControllerState, decode, encode, validate
 from remora.core.status import report
+from remora.testing import replay
 from remora.types import LOCAL_NODE, DeploymentID, ReplicaID
 
 CALLS = {

@@ -11,9 +11,12 @@ from contextlib import aclosing
 
 from remora.control.controller import Controller
 from remora.core import events as ev
+from remora.core.reconcile import story_of
+from remora.core.replica_state import story
 from remora.core.status import report
 from remora.errors import EngineError
 from remora.transport.control import ControlHandler
+from remora.types import ReplicaID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import (
     Ack,
@@ -22,6 +25,8 @@ from remora.wire.control import (
     DeployRequest,
     InstanceStatus,
     ProcessView,
+    Story,
+    StoryRequest,
     Subscription,
 )
 
@@ -48,6 +53,7 @@ class Admin:
             "deploy": self._deploy,
             "delete": self._delete,
             "shutdown": self._shutdown,
+            "story": self._story,
             "status": self._status,
             "watch": self._watch,
             "subscribe": self._subscribe,
@@ -147,6 +153,24 @@ class Admin:
                 await changed.wait()
         finally:
             controller.unwatch(changed)
+
+    async def _story(self, body: bytes) -> bytes:
+        wanted = ReplicaID(unpack(body, StoryRequest).replica_id)
+        controller = self._controller
+        replica = story_of(controller.state, wanted)
+        lines = [] if replica is None else [f"{wanted} is {replica.state}", story(replica)]
+        lines += [
+            f"  [event {event.event_id}] {event}"
+            for entry in await controller.log.read()
+            for event in entry.events
+            if getattr(event, "replica_id", None) == wanted
+        ]
+        if not lines:
+            raise EngineError(
+                f"Nothing is known of replica {wanted}. `remora status --json` names those that "
+                "live; of those that are gone the last few are remembered."
+            )
+        return pack(Story("\n".join(lines)))
 
     async def _subscribe(self, body: bytes) -> AsyncIterator[bytes]:
         subscription = unpack(body, Subscription)

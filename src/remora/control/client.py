@@ -22,6 +22,8 @@ from remora.wire.control import (
     DeleteRequest,
     DeployRequest,
     InstanceStatus,
+    Story,
+    StoryRequest,
 )
 
 T = TypeVar("T")
@@ -104,6 +106,19 @@ class ControlClient:
         return await self._again(
             lambda channel: call_control(channel, "status", None, InstanceStatus, unpickle=True)
         )
+
+    async def story(self, replica_id: str) -> str:
+        """Ask what happened to a replica, living or lately gone: text for people.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+            EngineError: nothing is known of that replica.
+        """
+        request = StoryRequest(replica_id)
+        found = await self._again(
+            lambda channel: call_control(channel, "story", request, Story, unpickle=True)
+        )
+        return found.text
 
     async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
         """Yield the status now and after every change; goes on after a controller restart.

@@ -47,17 +47,15 @@ def has_failed(deployment: Deployment) -> bool:
     if deployment.failures < limit:
         return False
     target = deployment.target
-    decision = restart.decide(
+    return restart.gives_up(
         deployment.failures,
         limit,
-        0.0,
         worked_before=deployment.worked,
         some_run=any(
             replica.config_key == target.config_key and is_current(replica, target, None)
             for replica in deployment.in_state(ReplicaState.RUNNING)
         ),
     )
-    return isinstance(decision, restart.GiveUp)
 
 
 def is_current(replica: Replica, target: Target, nodes: dict[NodeID, NodeView] | None) -> bool:

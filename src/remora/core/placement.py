@@ -35,16 +35,11 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A replica that wants a place.
-
-    Attributes:
-        pin: the only node that will do; None: any.
-    """
+class Demand:
+    """A replica that wants a place."""
 
     replica_id: ReplicaID
     resources: dict[str, float]
-    pin: NodeID | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Placement:
-    """Every request is in exactly one of the two.
+    """Every demand is in exactly one of the two.
 
     Attributes:
         unplaced: why not, with numbers.
@@ -67,28 +62,27 @@ class Placement:
     unplaced: dict[ReplicaID, str]
 
 
-def assign(requests: list[Request], nodes: list[Capacity]) -> Placement:
-    """Give each request a node, in order; the emptiest fitting node first.
+def assign(demands: list[Demand], nodes: list[Capacity]) -> Placement:
+    """Give each demand a node, in order; the emptiest fitting node first.
 
-    Pure. Invariants: no amount is given twice; each request is placed or explained; the order
-    of `nodes` does not matter; a pin is obeyed.
+    Pure. Invariants: no amount is given twice; each demand is placed or explained; the order
+    of `nodes` does not matter.
     """
     open_nodes = {node.node_id: node for node in sorted(nodes, key=lambda node: node.node_id)}
     assigned: dict[ReplicaID, Place] = {}
     unplaced: dict[ReplicaID, str] = {}
-    for request in requests:
+    for demand in demands:
         fitting = [
             (node.num_replicas, node.node_id, gpus)
             for node in open_nodes.values()
-            if request.pin in (None, node.node_id)
-            and (gpus := _fit(request.resources, node)) is not None
+            if (gpus := _fit(demand.resources, node)) is not None
         ]
         if not fitting:
-            unplaced[request.replica_id] = _explain(request, list(open_nodes.values()))
+            unplaced[demand.replica_id] = _explain(demand, list(open_nodes.values()))
             continue
         _, node_id, gpus = min(fitting)
-        assigned[request.replica_id] = Place(node_id, gpus)
-        open_nodes[node_id] = take(open_nodes[node_id], request.resources, gpus)
+        assigned[demand.replica_id] = Place(node_id, gpus)
+        open_nodes[node_id] = take(open_nodes[node_id], demand.resources, gpus)
     return Placement(assigned, unplaced)
 
 
@@ -130,19 +124,16 @@ def _pick_gpus(amount: float, node: Capacity) -> tuple[int, ...] | None:
     return (min(shares)[1],) if shares else None
 
 
-def _explain(request: Request, nodes: list[Capacity]) -> str:
+def _explain(demand: Demand, nodes: list[Capacity]) -> str:
     """Say with numbers what is missing."""
-    candidates = [
-        node for node in nodes if not node.draining and request.pin in (None, node.node_id)
-    ]
+    candidates = [node for node in nodes if not node.draining]
     if not candidates:
-        where = f"node {request.pin}" if request.pin else "any node"
-        return f"the engine does not offer {where} that takes new replicas ({len(nodes)} known)"
-    gpus = request.resources.get("GPU", 0.0)
+        return f"the engine offers no node that takes new replicas ({len(nodes)} known)"
+    gpus = demand.resources.get("GPU", 0.0)
     if gpus > 1 and gpus != int(gpus):
         return f"GPU={gpus:g} is neither a share of one GPU nor a whole number of them"
     short = []
-    for name, amount in sorted(request.resources.items()):
+    for name, amount in sorted(demand.resources.items()):
         free = [node.total.get(name, 0.0) - node.used.get(name, 0.0) for node in candidates]
         total = max(node.total.get(name, 0.0) for node in candidates)
         if amount > max(free) + _TOLERANCE:
@@ -151,5 +142,5 @@ def _explain(request: Request, nodes: list[Capacity]) -> str:
     where = "on the one node" if len(candidates) == 1 else f"on any of {len(candidates)} nodes"
     if short:
         return f"not enough {where}: {'; '.join(short)}"
-    needs = ", ".join(f"{name}={amount:g}" for name, amount in sorted(request.resources.items()))
+    needs = ", ".join(f"{name}={amount:g}" for name, amount in sorted(demand.resources.items()))
     return f"no node has all of {needs} free together ({len(candidates)} nodes looked at)"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from remora.core import placement, rollout
 from remora.core.actions import Action, EndInstance, Reconfigure
-from remora.core.events import AnyEvent, LogEntry
+from remora.core.events import AnyEvent
 from remora.core.exposure import expose
 from remora.core.goal import Goal, goal_of, is_current, is_reached
 from remora.core.intake import complete_inventory, take_in
@@ -72,13 +72,6 @@ def _decide(work: Workspace) -> None:
     for app in _by_name(work.state.applications):
         _note_completion(app)
         _prune(work, app)
-
-
-def replay(state: ControllerState, log: list[LogEntry]) -> ControllerState:
-    """Repeat what a controller observed; its actions are done already. Pure."""
-    for entry in log:
-        state = step(state, entry.events, entry.now_s).state
-    return state
 
 
 def _by_name(applications: dict[str, Application]) -> list[Application]:
@@ -187,12 +180,12 @@ def _start(
     if count and work.now < pacing.retry_at_s:
         work.wake(pacing.retry_at_s)
         return
-    requests = []
+    demands = []
     for offset in range(count):
         suffix = f"{work.state.salt}{work.state.next_replica + offset:x}"
         new_id = replica_id(DeploymentID(deployment.name, app.name), suffix)
-        requests.append(placement.Request(new_id, target.config.resources))
-    placed = placement.assign(requests, _capacities(work.state)) if requests else None
+        demands.append(placement.Demand(new_id, target.config.resources))
+    placed = placement.assign(demands, _capacities(work.state)) if demands else None
     assigned = placed.assigned if placed else {}
     unplaced = list(placed.unplaced.values()) if placed else []
     if unplaced or pacing.num_unplaced:

@@ -6,8 +6,6 @@ one takes its place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from remora.types import Seconds
 
 #: The first retry is all but immediate: most failures of a first deploy are typing errors, and
@@ -21,21 +19,6 @@ MAX_ATTEMPTS_PER_REPLICA = 3
 CRASH_WINDOW_S = 60.0
 #: Crashes inside the window that are answered at once: one bad request should cost nothing.
 FREE_CRASHES = 2
-
-
-@dataclass(frozen=True)
-class Retry:
-    """Start again, not before `at_s`."""
-
-    at_s: Seconds
-    reason: str
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """Start no more until somebody deploys again."""
-
-    reason: str
 
 
 def max_attempts(max_constructor_retry_count: int, target: int) -> int:
@@ -59,24 +42,18 @@ def delay_s(failures: int) -> Seconds:
     return float(min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 30), MAX_DELAY_S))
 
 
-def decide(
-    failures: int, limit: int, now: Seconds, *, worked_before: bool, some_run: bool
-) -> Retry | GiveUp:
-    """Answer one more failed start.
+def gives_up(failures: int, limit: int, *, worked_before: bool, some_run: bool) -> bool:
+    """Say whether to start no more until somebody deploys again.
 
     Args:
-        failures: failed starts in a row, this one included, >= 1.
+        failures: failed starts in a row.
         limit: what `max_attempts` says.
-        now: the present.
         worked_before: this target was complete once: whatever is wrong now may pass.
         some_run: a replica of this target runs, so its code can start.
 
     Pure.
     """
-    if failures >= limit and not worked_before and not some_run:
-        return GiveUp(f"failed to start {in_a_row(failures)}")
-    wait_s = delay_s(failures)
-    return Retry(now + wait_s, f"failed start {failures}: next one in {wait_s:g} s")
+    return failures >= limit and not worked_before and not some_run
 
 
 def after_crash(

@@ -39,7 +39,6 @@ _CONTROLLER_ONLY = frozenset(
         "max_surge_percent",
         "backpressure_config",
         "idempotent",
-        "autoscaling_config",
     }
 )
 #: Options that a process is born with: changing them needs a new replica.

@@ -65,6 +65,7 @@ def _application(state: ControllerState, app: Application, now: Seconds) -> Appl
         last_deployed_time_s=app.last_deployed_unix_s,
         deployments=deployments,
         revision=app.revision,
+        docs_path=app.docs_path or None,
     )
 
 

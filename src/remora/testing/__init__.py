@@ -3,11 +3,13 @@
 FakeEngine     an engine in memory: processes start, crash and fail as a test says
 FakeReplicas   what answers at the addresses of a FakeEngine's processes
 FakeClock      a clock that moves when it is told to
+replay         repeats what a controller observed, from its event log
 virtual_time   runs a coroutine on a loop whose time jumps to the next timer
 """
 
 from remora.testing.clock import FakeClock
 from remora.testing.fake_engine import FakeEngine
 from remora.testing.fake_replicas import FakeReplicas
+from remora.testing.replay import replay
 
-__all__ = ["FakeClock", "FakeEngine", "FakeReplicas"]
+__all__ = ["FakeClock", "FakeEngine", "FakeReplicas", "replay"]

@@ -49,6 +49,7 @@ class FakeReplicas:
         construct_s: how long a constructor takes.
         fail_construct: a replica for which it gives a text has a constructor that raises it.
         fail_reconfigure: the same for `reconfigure`.
+        docs_path: what they report as the path of their API docs.
         by_id: every replica that was reached, gone ones too.
     """
 
@@ -56,6 +57,7 @@ class FakeReplicas:
         self.construct_s: Seconds | Callable[[ReplicaSpec], Seconds] = 0.01
         self.fail_construct: Callable[[ReplicaSpec], str] = lambda _spec: ""
         self.fail_reconfigure: Callable[[ReplicaReconfigure], str] = lambda _change: ""
+        self.docs_path = ""
         self.by_id: dict[str, FakeReplica] = {}
         self._engine = engine
         self._links: dict[str, list[_FakeLink]] = {}
@@ -128,7 +130,7 @@ class FakeReplicas:
                 raise ReplicaStartError(text)
             replica.is_ready = True
             replica.configs.append(spec.config.user_config)
-        return ReplicaReady(pid=replica.pid)
+        return ReplicaReady(pid=replica.pid, docs_path=self.docs_path)
 
 
 class _FakeLink:

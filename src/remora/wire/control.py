@@ -9,6 +9,7 @@ Methods of the controller (application and deployment of the envelope are empty)
     delete(DeleteRequest) -> None
     status(None) -> InstanceStatus
     watch(None) -> stream of InstanceStatus, one now and one after every change
+    story(StoryRequest) -> Story         what happened to one replica, for people
     shutdown(None) -> None               drains and deletes everything, then ends the instance
     subscribe(Subscription) -> stream of SnapshotDiff (core/snapshot.py)
     ack(Ack) -> None                     a router has applied that version
@@ -74,6 +75,18 @@ class DeleteRequest(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
 
 
+class StoryRequest(msgspec.Struct, frozen=True):
+    """Which replica's story is wanted."""
+
+    replica_id: str
+
+
+class Story(msgspec.Struct, frozen=True):
+    """What happened to a replica, one line for each change of state and each logged event."""
+
+    text: str
+
+
 class Subscription(msgspec.Struct, frozen=True):
     """Who subscribes; the same name is used in acknowledgements."""
 
@@ -128,6 +141,8 @@ class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
     deployments: dict[str, DeploymentStatus]
     #: Grows with every deploy of this application, so a waiter can tell its own deploy.
     revision: int = 0
+    #: Path of the API docs under the route prefix (`/docs`); None: it has none, or none ran yet.
+    docs_path: str | None = None
 
 
 class ProcessView(msgspec.Struct, frozen=True, kw_only=True):

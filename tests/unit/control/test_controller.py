@@ -8,11 +8,11 @@ import random
 import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
-from remora.core.reconcile import replay, story_of
+from remora.core.reconcile import story_of
 from remora.core.snapshot import Snapshot
 from remora.core.state import ControllerState, encode
 from remora.errors import ConfigError, EngineError, InstanceError, RouteTakenError
-from remora.testing import FakeEngine
+from remora.testing import FakeEngine, replay
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.control import ApplicationStatus, InstanceStatus, ReplicaReconfigure, ReplicaSpec
@@ -29,6 +29,7 @@ def test_a_first_deploy_comes_up_without_waiting() -> None:
     async def main() -> None:
         async with rig() as r:
             before = asyncio.get_running_loop().time()
+            r.replicas.docs_path = "/docs"
             await r.deploy(app("default", deployment(num_replicas=3)))
             await r.until_running()
             assert asyncio.get_running_loop().time() - before < 0.1
@@ -38,6 +39,7 @@ def test_a_first_deploy_comes_up_without_waiting() -> None:
             only = status.deployments["Model"]
             assert (only.status, only.status_trigger) == ("HEALTHY", "CONFIG_UPDATE_COMPLETED")
             assert only.replica_states == {"RUNNING": 3}
+            assert status.docs_path == "/docs"
             assert sorted(replica.pid or 0 for replica in only.replicas) == [10001, 10002, 10003]
 
     run(main())

@@ -52,7 +52,6 @@ def system_requests(
     http: Mapping[str, Any],
     *,
     http_url: str,
-    supervisor_pid: int,
     bound: bool,
     controller: str,
     proxy: str,
@@ -69,13 +68,7 @@ def system_requests(
             "title": "remora: controller",
             "sockets": ["control"],
             "address": f"unix:{home.controller_socket}",
-            "args": {
-                "engine": "local",
-                "http": dict(http),
-                "http_url": http_url,
-                "supervisor_pid": supervisor_pid,
-                "bound": bound,
-            },
+            "args": {"engine": "local", "http_url": http_url, "bound": bound},
         }
     ]
     if not http_url:

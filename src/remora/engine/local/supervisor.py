@@ -136,7 +136,6 @@ class Supervisor:
             self._claim.home,
             self._options.http,
             http_url=instance.http_url(self._sockets.get("http")),
-            supervisor_pid=os.getpid(),
             bound=self._options.owner_fd is not None,
             controller=self._options.controller,
             proxy=self._options.proxy,

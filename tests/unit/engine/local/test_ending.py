@@ -13,7 +13,12 @@ CONTROLLER, PROXY, REPLICA = 1, 2, 3
 def table() -> ProcessTable:
     made = ProcessTable()
     requests = system_requests(
-        Home.locate("/x"), {}, http_url="http://x", supervisor_pid=1, bound=True, controller="c:c", proxy="p:p"
+        Home.locate("/x"),
+        {},
+        http_url="http://x",
+        bound=True,
+        controller="c:c",
+        proxy="p:p",
     )
     replica = {"op": "fork", "id": "proxy-app/d#1"}
     for pid, request in enumerate([*requests, replica], 1):

@@ -12,7 +12,6 @@ def names(http: dict[str, object], http_url: str = "http://127.0.0.1:8000") -> l
         Home.locate("/x"),
         http,
         http_url=http_url,
-        supervisor_pid=1,
         bound=True,
         controller="c:c",
         proxy="p:p",
