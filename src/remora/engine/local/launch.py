@@ -33,6 +33,8 @@ __all__ = ["EntryPoints", "Launch", "Owner", "Ready", "end", "find_owner", "laun
 
 #: Where the output of an instance goes that no terminal belongs to.
 LOG_NAME = "instance.log"
+#: A log of this size is put aside when the next instance starts, and the one before it deleted.
+_FULL_LOG_BYTES = 10 * 1024 * 1024
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 
@@ -238,11 +240,18 @@ def _to_log(home: Home) -> list[tuple[int, int, str, int, int]]:
     path = home.logs / LOG_NAME
     try:
         home.make()
+        _put_aside(path, home)
         path.touch(mode=0o600)
     except OSError as error:
         raise folder_error(home, error) from None
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return [(os.POSIX_SPAWN_OPEN, fd, str(path), flags, 0o600) for fd in (1, 2)]
+
+
+def _put_aside(log: Path, home: Home) -> None:
+    # Not that of an instance that runs, which this start is about to be told of.
+    if log.exists() and log.stat().st_size >= _FULL_LOG_BYTES and find_owner(home) is None:
+        log.replace(log.with_name(f"{LOG_NAME}.1"))
 
 
 def end(owner: Owner, timeout_s: float = 10.0) -> None:
