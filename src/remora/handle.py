@@ -9,22 +9,18 @@ router's; this module turns arguments into bytes and answers into values.
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from asyncio import AbstractEventLoop
 from asyncio.events import _get_running_loop  # the public one raises, which is slow
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
 from remora.config import UNSET, nearest, require_number
 from remora.errors import ConfigError, NotSupportedYetError, RemoraError
+from remora.pending_calls import FailedCall, submit_later, submit_now
 from remora.request_context import RequestContext, current, new_request_id
-from remora.response import (
-    DeploymentResponse,
-    DeploymentResponseGenerator,
-    FailedCall,
-    submit_later,
-    submit_now,
-)
+from remora.response import DeploymentResponse, DeploymentResponseGenerator, resolved
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire import values
 from remora.wire.messages import CallKind, Envelope
@@ -210,7 +206,9 @@ class DeploymentHandle(Generic[_T]):
         make: Any = DeploymentResponseGenerator if self._stream else DeploymentResponse
         for value in (*args, *kwargs.values()) if kwargs else args:
             if value.__class__ in _RESPONSES:
-                return make(submit_later(self, loop, envelope, args, kwargs, context), envelope)
+                waiting = partial(resolved, args, kwargs, envelope)
+                call = submit_later(self._find_router, loop, envelope, waiting, context)
+                return make(call, envelope)
         try:
             data, buffers = values.dumps((args, kwargs))
         except Exception as error:  # noqa: BLE001 - border: the user's __reduce__ may raise anything
@@ -218,7 +216,8 @@ class DeploymentHandle(Generic[_T]):
         if buffers:
             envelope.buffer_sizes, data = values.join(data, buffers)
         if loop is None:
-            return make(submit_later(self, None, envelope, data, None, context), envelope)
+            ready = partial(_ready, data)
+            return make(submit_later(self._find_router, None, envelope, ready, context), envelope)
         router = self._router
         if router is None or loop is not self._loop or self._generation != _Generation.number:
             router = self._find_router(loop)
@@ -283,14 +282,11 @@ class DeploymentHandle(Generic[_T]):
         from remora.router.process import background_client
 
         client = background_client()
-        found = threading.Event()
 
-        def find() -> None:
+        async def find() -> None:
             self._find_router(client.loop)
-            found.set()
 
-        client.loop.call_soon_threadsafe(find)
-        found.wait()
+        asyncio.run_coroutine_threadsafe(find(), client.loop).result()
 
     def shutdown(self) -> None:
         """Let go of the router. It is shared with other handles, so it lives on for them."""
@@ -300,6 +296,10 @@ class DeploymentHandle(Generic[_T]):
     async def shutdown_async(self) -> None:
         """Let go of the router; the same as `shutdown`."""
         self.shutdown()
+
+
+async def _ready(body: bytes) -> bytes:
+    return body
 
 
 def _restore(name: str, app_name: str, state: dict[str, Any]) -> DeploymentHandle[Any]:
