@@ -1,7 +1,8 @@
 """The controller's memory in the engine's store: state, code, and the log of what happened.
 
 Keys: `state` (the durable part, small, written whole), `code/<sha256>` (what replicas are made
-of, megabytes, written once), `log/<number>` (what was observed, in pieces, for explaining).
+of, megabytes, written once), `log/<number>` (what was observed, in pieces, for explaining). An
+instance that is bound to a program has keys of its own, below `bound/`.
 
 Rules: this is the only module that knows the keys and that deals with what older versions wrote.
 """
@@ -36,11 +37,49 @@ KEPT_LOG_ENTRIES = 4000
 _PIECE = 500
 
 
+class Section:
+    """The part of the engine's store below a prefix.
+
+    What a program deployed in an instance of its own must not come back in one that `remora
+    start` began, and what was deployed there must outlive the program's.
+    """
+
+    def __init__(self, engine: Engine, prefix: str = "") -> None:
+        self._engine = engine
+        self._prefix = prefix
+
+    @classmethod
+    def of_instance(cls, engine: Engine, *, bound: bool) -> Section:
+        """Choose the part of an instance that is bound to a program, or of one that is not."""
+        return cls(engine, "bound/" if bound else "")
+
+    async def get(self, key: str) -> bytes | None:
+        """Read a value; None: no such key."""
+        return await self._engine.get(self._prefix + key)
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Write a value durably.
+
+        Raises:
+            EngineError: it could not be written; the old value stays.
+        """
+        await self._engine.put(self._prefix + key, value)
+
+    async def delete(self, key: str) -> None:
+        """Forget a key."""
+        await self._engine.delete(self._prefix + key)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """Keys that begin with `prefix`, sorted."""
+        found = await self._engine.keys(self._prefix + prefix)
+        return [key.removeprefix(self._prefix) for key in found]
+
+
 class StateFile:
     """The durable part of the state, written when it changed."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: Section) -> None:
+        self._store = store
         self._saved = b""
 
     async def load(self, unix_s: float) -> ControllerState:
@@ -49,15 +88,15 @@ class StateFile:
         Raises:
             EngineError: the store itself cannot be read.
         """
-        data = await self._engine.get(_STATE)
+        data = await self._store.get(_STATE)
         if data is None:
             return ControllerState()
         try:
             state = decode(data)
         except StateUnreadableError as error:
             aside = f"{_STATE}-unreadable-{int(unix_s)}"
-            await self._engine.put(aside, data)
-            await self._engine.delete(_STATE)
+            await self._store.put(aside, data)
+            await self._store.delete(_STATE)
             _log.warning(
                 "%s It is kept under the key %r of the store; this instance begins without "
                 "applications: deploy them again.",
@@ -77,15 +116,15 @@ class StateFile:
         content = encode(state, with_event_id=False)
         if content == self._saved:
             return
-        await self._engine.put(_STATE, encode(state))
+        await self._store.put(_STATE, encode(state))
         self._saved = content
 
 
 class CodeStore:
     """What replicas are made of, by hash: equal code is kept once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: Section) -> None:
+        self._store = store
         self._known: set[str] = set()
         self._at_hand: dict[str, bytes] = {}
         #: Keys of requests that are not decided yet.
@@ -97,7 +136,7 @@ class CodeStore:
         Raises:
             EngineError: the store cannot be read.
         """
-        self._known = set(await self._engine.keys(_CODE))
+        self._known = set(await self._store.keys(_CODE))
 
     async def put(self, code: bytes) -> str:
         """Keep `code` and pin it; `unpin` its key once a state refers to it, or will not.
@@ -109,7 +148,7 @@ class CodeStore:
         self._pinned[key] += 1
         try:
             if key not in self._known:
-                await self._engine.put(key, code)
+                await self._store.put(key, code)
                 self._known.add(key)
         except EngineError:
             self.unpin([key])
@@ -130,7 +169,7 @@ class CodeStore:
         """
         code = self._at_hand.get(key)
         if code is None:
-            code = await self._engine.get(key)
+            code = await self._store.get(key)
         if code is None:
             raise EngineError(f"The code {key} is missing from the store: deploy again.")
         self._at_hand[key] = code
@@ -146,15 +185,15 @@ class CodeStore:
             if key not in needed and not self._pinned[key]:
                 del self._at_hand[key]
         for key in self._known - needed - set(self._pinned):
-            await self._engine.delete(key)
+            await self._store.delete(key)
             self._known.discard(key)
 
 
 class EventLog:
     """What the controller observed, the last few thousand ticks of it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: Section) -> None:
+        self._store = store
         #: Keys of full pieces, oldest first.
         self._full: deque[str] = deque()
         #: The piece that is being filled; rewritten as a whole.
@@ -168,7 +207,7 @@ class EventLog:
         Raises:
             EngineError: the store cannot be read.
         """
-        self._full = deque(await self._engine.keys(_LOG))
+        self._full = deque(await self._store.keys(_LOG))
         if self._full:
             self._number = int(self._full[-1].removeprefix(_LOG)) + 1
 
@@ -194,7 +233,7 @@ class EventLog:
             return
         key = f"{_LOG}{self._number:012d}"
         count = len(self._piece)
-        await self._engine.put(key, msgspec.msgpack.encode(self._piece))
+        await self._store.put(key, msgspec.msgpack.encode(self._piece))
         self._dirty = len(self._piece) > count
         if count < _PIECE:
             return
@@ -202,7 +241,7 @@ class EventLog:
         self._full.append(key)
         self._number += 1
         while len(self._full) > KEPT_LOG_ENTRIES // _PIECE:
-            await self._engine.delete(self._full.popleft())
+            await self._store.delete(self._full.popleft())
 
     async def read(self) -> list[LogEntry]:
         """Read everything that is kept, oldest first.
@@ -212,7 +251,7 @@ class EventLog:
         """
         entries: list[LogEntry] = []
         for key in self._full:
-            data = await self._engine.get(key)
+            data = await self._store.get(key)
             if data is not None:
                 entries += msgspec.msgpack.decode(data, type=list[LogEntry])
         return entries + self._piece

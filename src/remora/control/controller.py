@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from remora.control.applier import Applier
-from remora.control.checkpoint import CodeStore, EventLog, StateFile
+from remora.control.checkpoint import CodeStore, EventLog, Section, StateFile
 from remora.control.publisher import Publisher
 from remora.control.replica_link import Connect, connect_replica
 from remora.core import events as ev
@@ -69,18 +69,19 @@ class Controller:
             unix: tells the time of day, for people.
             salt: makes the replica ids of a new state differ from those of earlier states.
             bound: the instance ends with the program that started it, and what that program
-                deployed is not brought back by the next one.
+                deployed is brought back by no later instance.
         """
         self.engine = engine
-        self.code = CodeStore(engine)
-        self.log = EventLog(engine)
+        store = Section.of_instance(engine, bound=bound)
+        self.code = CodeStore(store)
+        self.log = EventLog(store)
         self.publisher = Publisher(self._on_acked)
         self.state = ControllerState()
         self._bound = bound
         self._connect = connect
         self._unix = unix
         self._salt = salt
-        self._file = StateFile(engine)
+        self._file = StateFile(store)
         self._applier = Applier(engine, connect, self.code.get, self.post)
         self._inbox: list[_Inbox] = []
         self._wake = asyncio.Event()

@@ -52,8 +52,9 @@ def deployment(
 class Rig:
     """One instance as a test sees it; the controller can be killed and started again."""
 
-    def __init__(self, engine: FakeEngine | None = None) -> None:
+    def __init__(self, engine: FakeEngine | None = None, *, bound: bool = False) -> None:
         self.engine = engine or FakeEngine()
+        self.bound = bound
         self.replicas = FakeReplicas(self.engine)
         self.controller: Controller
         self.admin: Admin
@@ -71,6 +72,7 @@ class Rig:
             connect=self.replicas.connect,
             unix=lambda: 1_700_000_000.0 + loop.time(),
             salt="s",
+            bound=self.bound,
         )
         self.admin = Admin(self.controller, home="/home", http_url="http://127.0.0.1:8000")
         self._running = asyncio.create_task(self.controller.run())
@@ -164,9 +166,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(engine: FakeEngine | None = None) -> AsyncIterator[Rig]:
+async def rig(engine: FakeEngine | None = None, *, bound: bool = False) -> AsyncIterator[Rig]:
     """A started rig; ends with the block."""
-    made = Rig(engine)
+    made = Rig(engine, bound=bound)
     await made.start()
     try:
         yield made

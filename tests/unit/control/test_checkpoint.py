@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from remora.control.checkpoint import KEPT_LOG_ENTRIES, CodeStore, EventLog, StateFile
+from remora.control.checkpoint import KEPT_LOG_ENTRIES, CodeStore, EventLog, Section, StateFile
 from remora.core import events as ev
 from remora.core.state import ControllerState
 from remora.errors import EngineError
@@ -11,7 +11,7 @@ from remora.testing import FakeEngine
 
 async def test_a_state_is_written_only_when_it_changed() -> None:
     engine = FakeEngine()
-    file = StateFile(engine)
+    file = StateFile(Section(engine))
     state = ControllerState(salt="s")
     await file.save(state)
     first = engine.store["state"]
@@ -20,23 +20,23 @@ async def test_a_state_is_written_only_when_it_changed() -> None:
     assert engine.store["state"] is first
     state.next_replica = 2
     await file.save(state)
-    assert (await StateFile(engine).load(0.0)).last_event_id == 5
+    assert (await StateFile(Section(engine)).load(0.0)).last_event_id == 5
 
 
 async def test_a_failed_save_is_tried_again() -> None:
     engine = FakeEngine()
-    file = StateFile(engine)
+    file = StateFile(Section(engine))
     engine.fail_puts = True
     with pytest.raises(EngineError):
         await file.save(ControllerState(salt="s"))
     engine.fail_puts = False
     await file.save(ControllerState(salt="s"))
-    assert (await StateFile(engine).load(0.0)).salt == "s"
+    assert (await StateFile(Section(engine)).load(0.0)).salt == "s"
 
 
 async def test_equal_code_is_kept_once_and_swept_when_unneeded() -> None:
     engine = FakeEngine()
-    code = CodeStore(engine)
+    code = CodeStore(Section(engine))
     one, same, other = await code.put(b"1"), await code.put(b"1"), await code.put(b"2")
     assert one == same != other
     await code.sweep(set())
@@ -44,7 +44,7 @@ async def test_equal_code_is_kept_once_and_swept_when_unneeded() -> None:
     code.unpin([one, same, other])
     await code.sweep({other})
     assert set(engine.store) == {other}
-    fresh = CodeStore(engine)
+    fresh = CodeStore(Section(engine))
     await fresh.load()
     assert await fresh.get(other) == b"2"
     with pytest.raises(EngineError, match="missing from the store"):
@@ -55,7 +55,7 @@ async def test_equal_code_is_kept_once_and_swept_when_unneeded() -> None:
 
 async def test_code_that_cannot_be_written_holds_nothing() -> None:
     engine = FakeEngine()
-    code = CodeStore(engine)
+    code = CodeStore(Section(engine))
     engine.fail_puts = True
     with pytest.raises(EngineError):
         await code.put(b"1")
@@ -69,9 +69,9 @@ async def test_code_that_cannot_be_written_holds_nothing() -> None:
 async def test_the_log_keeps_the_last_thousands_in_order_over_restarts() -> None:
     engine = FakeEngine()
     number = 0
-    log = EventLog(engine)
+    log = EventLog(Section(engine))
     for _ in range(3):
-        log = EventLog(engine)
+        log = EventLog(Section(engine))
         await log.load()
         for _ in range(2500):
             number += 1

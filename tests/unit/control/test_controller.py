@@ -628,6 +628,26 @@ def test_watch_tells_every_change_and_the_present_first() -> None:
     run(main())
 
 
+def test_an_instance_of_a_program_and_one_that_stays_do_not_see_each_others_applications() -> None:
+    async def main() -> None:
+        store: dict[str, bytes] = {}
+        for bound, name in ((False, "stays"), (True, "of a program"), (False, "later")):
+            engine = FakeEngine()
+            engine.store = store
+            async with rig(engine, bound=bound) as r:
+                found = set(r.controller.state.applications)
+                assert found == ({"stays"} if name == "later" else set())
+                await r.deploy(
+                    app(name, deployment(code=name.encode()), route_prefix=f"/{name[0]}")
+                )
+                await r.until_running(name)
+                if name == "later":
+                    # Its code is still there as well.
+                    await r.until_running("stays")
+
+    run(main())
+
+
 def test_replaying_the_log_gives_the_same_state() -> None:
     async def main() -> None:
         async with rig() as r:
