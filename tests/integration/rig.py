@@ -9,10 +9,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import cloudpickle
 import uvicorn
+from uvicorn.server import ServerState
 
 from remora.config import DeploymentConfig, HTTPOptions
 from remora.context import set_replica_context
@@ -149,13 +151,13 @@ class Door:
         front: Front,
         client: FakeClient,
         counters: RequestCounters,
-        server: uvicorn.Server,
+        state: ServerState,
         port: int,
     ) -> None:
         self.front = front
         self.counters = counters
         self.client = client
-        self.server = server
+        self.state = state
         self.port = port
         self.router = client.router(DEPLOYMENT)
 
@@ -183,7 +185,7 @@ class Rig:
         self.folder = folder
         self.nodes: list[Node] = []
         self.routers: list[Router] = []
-        self.doors: list[tuple[uvicorn.Server, asyncio.Task[None], AccessLog]] = []
+        self.doors: list[tuple[asyncio.Server, ServerState, AccessLog]] = []
 
     async def node(self, code: Any, *args: Any, max_ongoing: int = 5) -> Node:
         node = Node(f"r{len(self.nodes)}", self.folder)
@@ -227,28 +229,22 @@ class Rig:
         access = AccessLog(self.folder / f"access-{len(self.doors)}.log")
         counters = RequestCounters()
         front = Front(cast(Any, client), options or HTTPOptions(), access, counters)
-        config = uvicorn.Config(
-            cast(Any, front),
-            http=ClientConnection,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            interface="asgi3",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-        )
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server._serve(sockets=[sock]))
-        self.doors.append((server, task, access))
-        await until(lambda: server.started)
-        return Door(front, client, counters, server, sock.getsockname()[1])
+        state = ServerState()
+        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+        config = cast(uvicorn.Config, SimpleNamespace(app=front))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: ClientConnection(config, state, {}), sock=sock)
+        self.doors.append((server, state, access))
+        door = Door(front, client, counters, state, sock.getsockname()[1])
+        await until(lambda: len(door.router._open) == len(nodes))
+        return door
 
     async def close(self) -> None:
-        for server, task, access in self.doors:
-            server.force_exit = server.should_exit = True
-            await task
+        for server, state, access in self.doors:
+            server.close()
+            for connection in list(state.connections):
+                cast(Any, connection).abort()
+            await until(lambda state=state: not state.connections)  # type: ignore[misc]
             access.close()
         for router in self.routers:
             router.disconnect()

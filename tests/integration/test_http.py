@@ -20,7 +20,7 @@ from tests.integration.rig import Door, Node, Rig, until
 from remora.config import HTTPOptions
 from remora.core.snapshot import Snapshot
 from remora.errors import RequestCancelledError
-from remora.proxy.connection import MAX_HEAD_BYTES, ClientConnection
+from remora.proxy.connection import ClientConnection
 
 MEGABYTE = 1024 * 1024
 
@@ -460,7 +460,7 @@ async def test_work_goes_on_for_who_asked_for_that(plain: tuple[Node, Door]) -> 
     writer.write(request("/hold", x_request_disconnect_disabled="?1"))
     await until(lambda: node.target.running == 1)
     writer.close()
-    await until(lambda: not door.server.server_state.connections)
+    await until(lambda: not door.state.connections)
     node.target.gate.set()
     await until(lambda: node.replica.ongoing == 0)
     assert node.target.stopped == 0
@@ -475,11 +475,11 @@ async def test_who_leaves_in_the_middle_of_a_body_is_not_waited_for(
         for size in ("1000", "1000000"):
             _, writer = await door.connect()
             writer.write(request("/echo", "POST", content_length=size, **headers) + b"abc")
-            await until(lambda: door.server.server_state.connections)
+            await until(lambda: door.state.connections)
             if size == "1000000":
                 await until(lambda: node.target.running == 1)
             writer.close()
-            await until(lambda: not door.server.server_state.connections)
+            await until(lambda: not door.state.connections)
             await until(lambda: node.replica.ongoing == 0)
 
 
@@ -571,7 +571,7 @@ async def test_a_malformed_body_ends_its_request(
 @pytest.mark.parametrize("where", ("path", "header", "many"))
 async def test_large_heads_are_431(plain: tuple[Node, Door], where: str, at_once: bool) -> None:
     node, door = plain
-    size = MAX_HEAD_BYTES + 10_000
+    size = HTTPOptions().max_head_bytes + 10_000
     if where == "path":
         data = request("/text?" + "x" * size)
     elif where == "header":

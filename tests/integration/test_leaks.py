@@ -103,7 +103,7 @@ def left_over(nodes: list[Node], routers: list[Any], door: Door) -> dict[str, in
         "waiting": sum(r.num_waiting + len(r._waiting) for r in routers),
         "work": sum(len(c._work) for c in connections),
         "ongoing": sum(node.replica.ongoing for node in nodes),
-        "clients": len(door.server.server_state.connections),
+        "clients": len(door.state.connections),
     }
 
 

@@ -29,9 +29,10 @@ _log = logging.getLogger("remora.proxy")
 
 #: A client has this long from the first byte of a request's head to the last.
 HEAD_TIMEOUT_S: Seconds = 30.0
-#: The largest head (request line and headers) in bytes. Node allows 16 KB, nginx 32 KB; twice
-#: nginx's is room enough for any honest cookie.
-MAX_HEAD_BYTES = 64 * 1024
+#: A client that sends no byte of a body that is expected is given up after this long.
+BODY_TIMEOUT_S: Seconds = 60.0
+#: How often a connection is looked at, at most.
+_LOOK_EVERY_S: Seconds = 0.05
 #: After a refused head or upload the client's bytes are read and dropped for this long, so that it sees
 #: the answer and not a reset.
 LINGER_S: Seconds = 2.0
@@ -43,6 +44,7 @@ class ClientConnection(asyncio.Protocol):
     """Serves one client."""
 
     head_timeout_s: Seconds = HEAD_TIMEOUT_S
+    body_timeout_s: Seconds = BODY_TIMEOUT_S
 
     def __init__(
         self,
@@ -54,16 +56,26 @@ class ClientConnection(asyncio.Protocol):
         """Take what uvicorn hands to a protocol; the configured app is our `Front`."""
         self._front = cast(Front, config.app)
         self._server_state = server_state
-        self._keep_alive_s: Seconds = config.timeout_keep_alive
+        options = self._front.options
+        self._keep_alive_s: Seconds = options.keep_alive_timeout_s
+        self._max_head_bytes = options.max_head_bytes
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._outbox: Outbox
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = True
+        #: Bytes of the head that is being read; a part of it may be the body's.
         self._head_bytes = 0
-        #: When the connection fell idle, or the head that is being read began.
+        #: A part of a head is here.
+        self._has_begun = False
+        #: More bytes than a head may have came at once.
+        self._is_burst = False
+        #: When the connection fell idle, the head that is being read began, or the last bytes
+        #: of a body came.
         self._since: Seconds = 0.0
+        #: A client that has asked nothing yet is not kept as long as one that has.
+        self._idle_limit_s: Seconds = self.head_timeout_s
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         #: Parsed last; its body is what the parser reads now.
@@ -100,9 +112,15 @@ class ClientConnection(asyncio.Protocol):
             self._timer.cancel()
         self._reading = None
         self._drop_ahead()
+        # Nobody takes what is still written, so nothing is to be waited for.
+        self.is_write_paused = False
         active = self._active
+        if active is None:
+            return
         # Work goes on for a client that wanted it to, but not without the rest of its body.
-        if active is not None and not (active.request.stays and active.is_read):
+        if active.request.stays and active.is_read:
+            active.grant()
+        else:
             active.leave()
 
     def eof_received(self) -> None:
@@ -130,26 +148,39 @@ class ClientConnection(asyncio.Protocol):
         """Parse what has come; the parser calls the `on_…` methods."""
         if self._closing and self._reading is None:
             return
-        if self._in_head:
+        size = len(data)
+        if not self._in_head:
+            self._since = self._loop.time()
+        else:
             if self._head_bytes == 0:
                 self._since = self._loop.time()
-            self._head_bytes += len(data)
+            self._head_bytes += size
+        self._is_burst = size > self._max_head_bytes or (self._is_burst and self._has_begun)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # We stay with HTTP/1.1; what is behind this request cannot be parsed.
-            if self._active is not None:
-                self._active.keep_alive = False
+            # We stay with HTTP/1.1: the request is answered as any other, and what is behind
+            # it cannot be parsed.
+            self._closing = True
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__ or error
+            _log.error("A request of %s failed: %r", self._client, cause, exc_info=cause)
+            self._refuse(500, "Internal Server Error")
         except httptools.HttpParserError as error:
             self._refuse(400, f"Invalid HTTP request received: {error}")
-            return
-        if self._in_head:
-            self._check_head()
+        else:
+            if self._has_begun:
+                if self._head_bytes == 0:
+                    # It began in the middle of these bytes, behind another request.
+                    self._head_bytes = _size(self._url, self._headers) + 1
+                    self._since = self._loop.time()
+                self._check_head(self._head_bytes)
 
     # -- the parser -------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._has_begun = True
         self._url = b""
         self._headers = []
 
@@ -163,17 +194,19 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is there: make the exchange, and begin it if it is its turn."""
-        self._in_head = False
-        if self._head_bytes > MAX_HEAD_BYTES:
-            # So much came since the head began, but part of it may be the body's.
-            self._head_bytes = _size(self._url, self._headers)
-            self._check_head()
+        self._in_head = self._has_begun = False
+        if self._is_burst or self._head_bytes > self._max_head_bytes:
+            self._check_head(_size(self._url, self._headers))
         self._head_bytes = 0
         if self._closing:
             return
         parser = self._parser
         version = parser.get_http_version()
-        url = httptools.parse_url(self._url)
+        try:
+            url = httptools.parse_url(self._url)
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(400, "Invalid HTTP request received: its target is no URL")
+            return
         raw_path = url.path or b"/"
         path = raw_path.decode("latin-1")
         if "%" in path:
@@ -193,7 +226,10 @@ class ClientConnection(asyncio.Protocol):
             )
         )
         exchange = Exchange(self, request)
-        exchange.keep_alive = version != "1.0" and parser.should_keep_alive()
+        exchange.keep_alive = (
+            version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade()
+        )
+        self._idle_limit_s = self._keep_alive_s
         self._reading = exchange
         if self._active is None:
             self._active = exchange
@@ -211,10 +247,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
-        exchange, self._reading = self._reading, None
         self._in_head = True
-        if exchange is not None:
-            exchange.end_body()
+        if self._reading is not None:
+            self._reading.end_body()
+            self._reading = None
 
     # -- what an exchange uses --------------------------------------------------------------
 
@@ -244,6 +280,9 @@ class ClientConnection(asyncio.Protocol):
         if self._is_read_paused and not self.is_gone and not self._ahead:
             self._is_read_paused = False
             self._transport.resume_reading()
+            if not self._in_head:
+                # Until now it was we who did not take the body.
+                self._since = self._loop.time()
 
     def on_exchange_complete(self, exchange: Exchange) -> None:
         """A response is written; the request may still be coming."""
@@ -291,27 +330,32 @@ class ClientConnection(asyncio.Protocol):
     def _look(self) -> None:
         """One timer for each connection, not one for each request: is it overdue?"""
         now = self._loop.time()
-        if self._active is None:
+        waited_s = now - self._since
+        if self._reading is not None:
+            if waited_s >= self.body_timeout_s and not self._is_read_paused:
+                limit = self.body_timeout_s
+                self._refuse(408, f"No byte of the request's body came for {limit:g} s.")
+                return
+        elif self._active is None:
             if self._head_bytes:
-                if now - self._since >= self.head_timeout_s:
+                if waited_s >= self.head_timeout_s:
                     limit = self.head_timeout_s
                     self._refuse(408, f"The request's head was not complete after {limit:g} s.")
                     return
-            elif now - self._since >= self._keep_alive_s:
+            elif waited_s >= self._idle_limit_s:
                 self.close()
                 return
         self._look_again(now)
 
     def _look_again(self, now: Seconds) -> None:
-        soonest = min(self.head_timeout_s, self._keep_alive_s)
-        due = max(self._since + soonest, now + soonest / 4)
+        soonest = min(self.head_timeout_s, self.body_timeout_s, self._keep_alive_s)
+        due = max(self._since + soonest, now + max(soonest / 4, _LOOK_EVERY_S))
         self._timer = self._loop.call_later(due - now, self._look)
 
-    def _check_head(self) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(
-                431, f"The request line and headers may have {MAX_HEAD_BYTES} bytes together."
-            )
+    def _check_head(self, size: int) -> None:
+        limit = self._max_head_bytes
+        if size > limit:
+            self._refuse(431, f"The request line and headers may have {limit} bytes together.")
 
     def _linger(self) -> None:
         """Close in a while; in place of the other limits, and gone with the connection."""
@@ -348,7 +392,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             # Its handler, if it has begun, would wait for the rest for ever.
             self._active.keep_alive = False
-            self._active.give_up(BrokenBodyError(reason))
+            self._active.give_up(BrokenBodyError(status, reason))
 
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:

@@ -231,7 +231,7 @@ class Exchange(Call):
             lines.append(b"content-length: %d\r\n" % len(body))
         else:
             body = b""
-            if rendered.content_length is not None and status not in (204, 304):
+            if rendered.content_length is not None and status not in heads.WITHOUT_LENGTH:
                 lines.append(b"content-length: %d\r\n" % rendered.content_length)
         self._finish_head(rendered)
         connection = self.connection
@@ -254,7 +254,8 @@ class Exchange(Call):
         self.status = status
         self._left = rendered.content_length
         if self._left is not None:
-            lines.append(b"content-length: %d\r\n" % self._left)
+            if status not in heads.WITHOUT_LENGTH:
+                lines.append(b"content-length: %d\r\n" % self._left)
         elif heads.has_body(self.request.method, status):
             if self.request.speaks_chunked:
                 self._chunked = True
@@ -267,10 +268,11 @@ class Exchange(Call):
 
     def _finish_head(self, rendered: heads.Head) -> None:
         lines = rendered.lines
-        lines.append(
-            b"x-request-id: %b\r\n" % self.envelope.request_id.encode("latin-1", "replace")
-        )
-        lines.append(self.connection.default_lines())
+        if not rendered.has_request_id:
+            request_id = self.envelope.request_id.encode("latin-1", "replace")
+            lines.append(b"x-request-id: %b\r\n" % request_id)
+        if not rendered.has_date:
+            lines.append(self.connection.default_lines())
         if rendered.close:
             self.keep_alive = False
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")

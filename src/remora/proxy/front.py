@@ -61,9 +61,11 @@ class BodyTooLargeError(RequestError):
 
 
 class BrokenBodyError(RequestError):
-    """What the client sends behind the head is no body."""
+    """What the client sends behind the head is no body, or does not come."""
 
-    http_status = 400
+    def __init__(self, http_status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.http_status = http_status
 
 
 class Request:
@@ -119,7 +121,7 @@ class Front:
         counters: RequestCounters,
     ) -> None:
         self._client = client
-        self._options = options
+        self.options = options
         self._access = access
         self._counters = counters
         self._rng = random.Random()
@@ -147,7 +149,7 @@ class Front:
         if found is None:
             return self._answered(head, request_id, respond.not_found(path))
         prefix, app = found
-        outer = self._options.root_path
+        outer = self.options.root_path
         head.root_path = outer if prefix == "/" else outer + prefix
         if outer:
             head.path = outer + path
@@ -158,7 +160,7 @@ class Front:
             app.ingress,
             "__call__",
             CallKind.HTTP,
-            self._options.request_timeout_s,
+            self.options.request_timeout_s,
             0,
             method in _SAFE_METHODS,
             "",
@@ -171,7 +173,7 @@ class Front:
             head,
         )
         request = Request(envelope, self._client.router(DeploymentID(app.ingress, app.name)), head)
-        request.max_body_bytes = self._options.max_body_bytes
+        request.max_body_bytes = self.options.max_body_bytes
         if known:
             self._heed(request, known)
         return request
@@ -215,9 +217,9 @@ class Front:
         try:
             asked = float(header)
         except ValueError:
-            return self._options.request_timeout_s
+            return self.options.request_timeout_s
         if asked != asked:
-            return self._options.request_timeout_s
+            return self.options.request_timeout_s
         return asked if 0 < asked < float("inf") else None
 
     def _answered(self, head: HttpHead, request_id: str, response: Response) -> Request:

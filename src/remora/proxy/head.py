@@ -13,9 +13,20 @@ _BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]").search
 #: RFC 9110: a field value holds no control characters but the tab.
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
-#: `name: ` by name as the application wrote it; few different ones exist.
-_names: dict[bytes, tuple[bytes, bytes]] = {}
+#: Headers that the writer of a response sets itself, and so has to know about.
+_LENGTH, _CONNECTION, _CODING, _DATE, _REQUEST_ID = range(1, 6)
+_MEANINGS = {
+    b"content-length": _LENGTH,
+    b"connection": _CONNECTION,
+    b"transfer-encoding": _CODING,
+    b"date": _DATE,
+    b"x-request-id": _REQUEST_ID,
+}
+#: `name: ` and its meaning (0: none) by name as the application wrote it; few different exist.
+_names: dict[bytes, tuple[bytes, int]] = {}
 _MAX_NAMES = 1024
+#: Responses that have no body, and so say no length of one.
+WITHOUT_LENGTH = frozenset((204, 304))
 
 
 def _status_line(status: int) -> bytes:
@@ -26,7 +37,7 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {phrase}\r\n".encode()
 
 
-_STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+_STATUS_LINES = {status: _status_line(status) for status in range(200, 600)}
 
 
 class Head(NamedTuple):
@@ -37,11 +48,15 @@ class Head(NamedTuple):
             left out, because the writer decides how the body is framed.
         content_length: what the application said; None: nothing.
         close: the application wants the connection closed.
+        has_date: the application has set the date itself.
+        has_request_id: the application has set `x-request-id` itself.
     """
 
     lines: list[bytes]
     content_length: int | None
     close: bool
+    has_date: bool = False
+    has_request_id: bool = False
 
 
 def render(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
@@ -52,33 +67,37 @@ def render(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
     """
     line = _STATUS_LINES.get(status)
     if line is None:
-        raise ValueError(f"status {status} is outside 100..599")
+        raise ValueError(f"status {status} is outside 200..599")
     lines = [line]
     length: int | None = None
-    close = False
+    close = has_date = has_request_id = False
     for name, value in headers:
         known = _names.get(name)
         if known is None:
             known = _learn(name)
         if _BAD_VALUE(value) is not None:
             raise ValueError(f"the value of header {name!r} has a control character")
-        lower, prefix = known
-        if lower == b"content-length":
+        prefix, meaning = known
+        if not meaning:
+            lines.append(prefix + value + b"\r\n")
+        elif meaning == _LENGTH:
             if not value.isdigit():
                 raise ValueError(f"content-length is {value!r}, not a number")
             length = int(value)
-        elif lower == b"connection":
+        elif meaning == _CONNECTION:
             close = close or b"close" in value.lower()
-        elif lower != b"transfer-encoding":
+        elif meaning != _CODING:
             lines.append(prefix + value + b"\r\n")
-    return Head(lines, length, close)
+            has_date = has_date or meaning == _DATE
+            has_request_id = has_request_id or meaning == _REQUEST_ID
+    return Head(lines, length, close, has_date, has_request_id)
 
 
-def _learn(name: bytes) -> tuple[bytes, bytes]:
+def _learn(name: bytes) -> tuple[bytes, int]:
     if not name or _BAD_NAME(name) is not None:
         raise ValueError(f"{name!r} is no header name")
     lower = name.lower()
-    known = (lower, lower + b": ")
+    known = (lower + b": ", _MEANINGS.get(lower, 0))
     if len(_names) < _MAX_NAMES:
         _names[name] = known
     return known
@@ -86,4 +105,4 @@ def _learn(name: bytes) -> tuple[bytes, bytes]:
 
 def has_body(method: str, status: int) -> bool:
     """Whether a response to `method` with `status` may carry a body (RFC 9110, 6.4.1)."""
-    return method != "HEAD" and status >= 200 and status not in (204, 304)
+    return method != "HEAD" and status >= 200 and status not in WITHOUT_LENGTH

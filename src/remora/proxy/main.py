@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
 
 import msgspec
-import uvicorn
 import uvloop
 
 from remora.config import HTTPOptions
@@ -14,8 +12,8 @@ from remora.engine.base import ProcessContext
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.observe.logs import configure_logging
-from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
+from remora.proxy.server import HttpServer
 from remora.router.client import RoutingClient
 from remora.router.process import adopt_client, use_instance
 
@@ -41,21 +39,7 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.
     await client.wait_synced()
-    config = uvicorn.Config(
-        # Never called as an app: our protocol class finds it in the configuration.
-        cast(Any, front),
-        http=ClientConnection,
-        ws="none",
-        loop="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(options.keep_alive_timeout_s),
-    )
-    server = uvicorn.Server(config)
+    server = HttpServer(front)
     try:
         await server.serve(sockets=[context.sockets["http"]])
     finally:

@@ -29,7 +29,7 @@ def test_a_rendered_header_is_one_line(name: bytes, value: bytes) -> None:
     assert text.count(b"\r\n") == len(head.lines) == text.count(b"\n") == text.count(b"\r")
 
 
-@pytest.mark.parametrize("status", (0, 99, 600, 999))
+@pytest.mark.parametrize("status", (0, 99, 100, 103, 199, 600, 999))
 def test_statuses_that_http_does_not_have_are_refused(status: int) -> None:
     with pytest.raises(ValueError, match=str(status)):
         render(status, [])
@@ -44,3 +44,10 @@ def test_lengths_that_are_no_numbers_are_refused(length: bytes) -> None:
 def test_who_has_a_body() -> None:
     assert has_body("GET", 200)
     assert not any((has_body("HEAD", 200), has_body("GET", 204), has_body("GET", 304)))
+
+
+def test_what_the_application_sets_itself_is_told_to_the_writer() -> None:
+    head = render(200, [(b"Date", b"today"), (b"X-REQUEST-ID", b"mine")])
+    assert head.lines[1:] == [b"date: today\r\n", b"x-request-id: mine\r\n"]
+    assert (head.has_date, head.has_request_id) == (True, True)
+    assert render(200, [(b"x-a", b"b")])[3:] == (False, False)

@@ -1,0 +1,47 @@
+"""uvicorn's server, serving our protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any, cast
+
+import uvicorn
+
+from remora.proxy.connection import ClientConnection
+from remora.proxy.front import Front
+
+
+class HttpServer(uvicorn.Server):
+    """A server that stops by a signal and leaves the end of the process to its caller."""
+
+    def __init__(self, front: Front) -> None:
+        super().__init__(
+            uvicorn.Config(
+                # Never called as an app: our protocol class finds it in the configuration.
+                cast(Any, front),
+                http=ClientConnection,
+                ws="none",
+                loop="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT, without raising the signal again at the end.
+
+        uvicorn would, and so end the process before what comes after `serve`: the last lines of
+        the access log. The handlers stay until the loop is closed, for the same reason.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
