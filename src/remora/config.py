@@ -191,6 +191,7 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     #: Port, 0..65535; 0: the kernel picks a free one.
     port: int = 8000
     root_path: str = ""
+    #: Accepted by name alone: nothing here asks for the URL that a proxy in front gives us.
     root_url: str = ""
     #: Seconds a request may take from end to end; None: no limit.
     request_timeout_s: float | None = None
@@ -207,6 +208,10 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         host: object = self.host  # whatever the caller really passed
         if host is not None and not (isinstance(host, str) and host):
             raise ConfigError("host", self.host, "an address, or None for no HTTP")
+        if self.root_url:
+            raise NotSupportedYetError(
+                "http_options['root_url']", self.root_url, "nothing here shows or sends it"
+            )
         require_number("port", self.port, low=0, high=65535, whole=True)
         if self.request_timeout_s is not None:
             require_number("request_timeout_s", self.request_timeout_s, above=0)
