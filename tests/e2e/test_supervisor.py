@@ -25,8 +25,8 @@ from remora.engine.base import (
     ProcessStarted,
 )
 from remora.engine.local import linux
+from remora.engine.local.claim import find_owner
 from remora.engine.local.client import LocalEngine
-from remora.engine.local.instance import find_owner
 from remora.engine.local.launch import EntryPoints, Launch, end, launch
 from remora.errors import InstanceError
 from remora.home import Home

@@ -18,9 +18,9 @@ from remora.config import DeploymentConfig
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.core import requests
-from remora.core.exposure import expose
 from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
+from remora.core.routing_view import routing_snapshot
 from remora.core.state import ControllerState, decode, encode, validate
 from remora.core.status import report
 from remora.testing import replay
@@ -332,7 +332,7 @@ class World(RuleBasedStateMachine):
     def only_running_replicas_are_exposed(self) -> None:
         exposed = {
             route.replica_id
-            for deployment in expose(self.state).deployments.values()
+            for deployment in routing_snapshot(self.state).deployments.values()
             for route in deployment.replicas
         }
         running = {
@@ -362,7 +362,7 @@ class World(RuleBasedStateMachine):
         assert self.settled(), report(self.state, self.now)
         assert self.now - started < 600.0
         for app in self.state.applications.values():
-            route = expose(self.state).deployments[DeploymentID("Front", app.name)]
+            route = routing_snapshot(self.state).deployments[DeploymentID("Front", app.name)]
             assert len(route.replicas) == 2
         self.feed(ev.ShutdownRequested())
         for _ in range(500):

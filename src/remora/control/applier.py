@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from remora.control.replica_link import Connect, ReplicaLink
+from remora.control.replica_control import Connect, ReplicaControl
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.engine.base import Engine, ProcessSpec
@@ -37,7 +37,7 @@ _EXIT_S: Seconds = 0.5
 class _Lane:
     """What is under way with one replica."""
 
-    link: ReplicaLink | None = None
+    link: ReplicaControl | None = None
     call: asyncio.Task[None] | None = None
     command: asyncio.Task[None] | None = None
 
@@ -139,7 +139,7 @@ class Applier:
 
         lane.command = self._spawn(in_order())
 
-    async def _link(self, replica_id: ReplicaID, address: str) -> ReplicaLink:
+    async def _link(self, replica_id: ReplicaID, address: str) -> ReplicaControl:
         lane = self._lane(replica_id)
         if lane.link is None or not lane.link.is_open:
             lane.link = await self._connect(address)

@@ -21,11 +21,11 @@ import msgspec
 from remora.control.applier import Applier
 from remora.control.checkpoint import CodeStore, EventLog, Section, StateFile
 from remora.control.publisher import Publisher
-from remora.control.replica_link import Connect, connect_replica
+from remora.control.replica_control import Connect, connect_replica
 from remora.core import events as ev
 from remora.core import requests
-from remora.core.exposure import expose
 from remora.core.reconcile import Step, step
+from remora.core.routing_view import routing_snapshot
 from remora.core.state import ControllerState
 from remora.engine import base
 from remora.errors import EngineError, InstanceError, RemoraError
@@ -219,7 +219,7 @@ class Controller:
         if asked is not None and asked.answer is not None and not asked.answer.done():
             asked.answer.set_result(None)
         if decided.state.hold_snapshot_until_s is None:
-            self.publisher.publish(expose(decided.state))
+            self.publisher.publish(routing_snapshot(decided.state))
         self.ready.set()
         for changed in self._watchers:
             changed.set()

@@ -17,11 +17,11 @@ from remora.core.actions import (
     StartProcess,
     StopReplica,
 )
+from remora.core.draft import Draft
+from remora.core.event_handlers import end_drain, note_crash, note_failure
 from remora.core.goal import goal_of
-from remora.core.intake import end_drain, note_crash, note_failure
 from remora.core.replica_state import Cause, Replica, ReplicaState
 from remora.core.state import Application, Deployment, Target
-from remora.core.workspace import Workspace
 from remora.types import Seconds
 
 #: An engine that says nothing about a process for so long has lost it. Pulling an image or an
@@ -38,25 +38,25 @@ KILL_AGAIN_S: Seconds = 5.0
 SLOW_START_S: Seconds = 30.0
 
 
-def advance(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+def advance(draft: Draft, app: Application, deployment: Deployment, replica: Replica) -> None:
     """Do the next thing for one replica, or say when to look again."""
-    _STEPS[replica.state](work, app, deployment, replica)
+    _STEPS[replica.state](draft, app, deployment, replica)
 
 
-def _pending(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+def _pending(draft: Draft, app: Application, deployment: Deployment, replica: Replica) -> None:
     replica_id = replica.replica_id
-    if work.now >= replica.since_s + START_PROCESS_S:
+    if draft.now >= replica.since_s + START_PROCESS_S:
         detail = f"the engine reported no process for {START_PROCESS_S:g} s"
-        work.let_go(deployment, replica, detail)
+        draft.let_go(deployment, replica, detail)
         message = f"Replica {replica_id} did not start: {detail}"
-        note_failure(work, app.name, deployment, replica.version, message)
+        note_failure(draft, app.name, deployment, replica.version, message)
         return
-    work.wake(replica.since_s + START_PROCESS_S)
-    if work.activity(replica_id).call:
+    draft.wake(replica.since_s + START_PROCESS_S)
+    if draft.activity(replica_id).call:
         return
     target = target_for(deployment, replica)
     if target is None:
-        work.let_go(deployment, replica, "superseded")
+        draft.let_go(deployment, replica, "superseded")
         return
     env = dict(target.config.env_vars)
     if replica.gpus:
@@ -69,28 +69,28 @@ def _pending(work: Workspace, app: Application, deployment: Deployment, replica:
         node_id=replica.node_id,
         preload=target.surroundings.preload,
     )
-    work.call(start, replica_id, "start")
+    draft.call(start, replica_id, "start")
 
 
-def _starting(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+def _starting(draft: Draft, app: Application, deployment: Deployment, replica: Replica) -> None:
     replica_id = replica.replica_id
-    activity = work.activity(replica_id)
-    if work.now < replica.since_s + SLOW_START_S:
-        work.wake(replica.since_s + SLOW_START_S)
+    activity = draft.activity(replica_id)
+    if draft.now < replica.since_s + SLOW_START_S:
+        draft.wake(replica.since_s + SLOW_START_S)
     if activity.call:
         return
-    if work.now < activity.not_before_s:
-        work.wake(activity.not_before_s)
+    if draft.now < activity.not_before_s:
+        draft.wake(activity.not_before_s)
         return
     target = target_for(deployment, replica)
     if target is None:
         if not replica.was_ready:
-            work.let_go(deployment, replica, "superseded")
+            draft.let_go(deployment, replica, "superseded")
             return
         # It has what it needs and only has to say that it is there.
         target = deployment.target
     if not activity.found:
-        work.update(replica_id, config_key=target.config_key)
+        draft.update(replica_id, config_key=target.config_key)
     initialize = InitializeReplica(
         replica_id=replica_id,
         address=replica.address,
@@ -104,7 +104,7 @@ def _starting(work: Workspace, app: Application, deployment: Deployment, replica
         rank=replica.rank,
         ingress=target.ingress,
     )
-    work.call(initialize, replica_id, "initialize")
+    draft.call(initialize, replica_id, "initialize")
 
 
 def target_for(deployment: Deployment, replica: Replica) -> Target | None:
@@ -118,87 +118,87 @@ def target_for(deployment: Deployment, replica: Replica) -> Target | None:
     return None
 
 
-def _running(work: Workspace, app: Application, deployment: Deployment, replica: Replica) -> None:
+def _running(draft: Draft, app: Application, deployment: Deployment, replica: Replica) -> None:
     replica_id = replica.replica_id
     config = deployment.target.config
-    activity = work.activity(replica_id)
+    activity = draft.activity(replica_id)
     if activity.call == "check_health":
         lost_at = activity.call_since_s + config.health_check_timeout_s + health.LOST_ANSWER_S
-        if work.now < lost_at:
-            work.wake(lost_at)
+        if draft.now < lost_at:
+            draft.wake(lost_at)
             return
-        activity = health.record(activity, work.now, error="", timed_out=True)
-        work.state.activity[replica_id] = activity
-        activity = work.note(replica_id, call="")
+        activity = health.record(activity, draft.now, error="", timed_out=True)
+        draft.state.activity[replica_id] = activity
+        activity = draft.note(replica_id, call="")
     judgement = health.judge(activity)
     if judgement.verdict is not health.Verdict.FINE:
-        note_crash(work, app.name, deployment, f"Replica {replica_id}: {judgement.reason}")
+        note_crash(draft, app.name, deployment, f"Replica {replica_id}: {judgement.reason}")
         if judgement.verdict is health.Verdict.HUNG:
             grace_s = config.graceful_shutdown_timeout_s
-            work.stop(replica_id, Cause.HUNG, grace_s, judgement.reason)
+            draft.stop(replica_id, Cause.HUNG, grace_s, judgement.reason)
         else:
-            work.move(replica_id, Cause.LEAVE, judgement.reason)
+            draft.move(replica_id, Cause.LEAVE, judgement.reason)
         return
     if activity.call:
         return
     due_at = max(health.due_at(activity, config.health_check_period_s), activity.not_before_s)
-    if work.now < due_at:
-        work.wake(due_at)
+    if draft.now < due_at:
+        draft.wake(due_at)
         return
     check = CheckHealth(replica_id, replica.address, config.health_check_timeout_s)
-    work.call(check, replica_id, "check_health")
-    work.wake(work.now + config.health_check_timeout_s + health.LOST_ANSWER_S)
+    draft.call(check, replica_id, "check_health")
+    draft.wake(draft.now + config.health_check_timeout_s + health.LOST_ANSWER_S)
 
 
-def _draining(work: Workspace, _app: Application, deployment: Deployment, replica: Replica) -> None:
+def _draining(draft: Draft, _app: Application, deployment: Deployment, replica: Replica) -> None:
     replica_id = replica.replica_id
-    activity = work.activity(replica_id)
+    activity = draft.activity(replica_id)
     deadline = replica.since_s + deployment.target.config.graceful_shutdown_timeout_s
-    if work.now >= deadline:
-        end_drain(work, replica_id, Cause.DRAIN_DEADLINE, "its ongoing requests took too long")
+    if draft.now >= deadline:
+        end_drain(draft, replica_id, Cause.DRAIN_DEADLINE, "its ongoing requests took too long")
         return
-    work.wake(deadline)
+    draft.wake(deadline)
     if activity.call:
         return
     left_at = activity.left_at_version
-    acked = left_at is not None and work.state.acked_version >= left_at
+    acked = left_at is not None and draft.state.acked_version >= left_at
     may_drain_at = max(
         0.0 if acked else replica.since_s + ACK_LIMIT_S,
         activity.not_before_s,
     )
-    if work.now < may_drain_at:
-        work.wake(may_drain_at)
+    if draft.now < may_drain_at:
+        draft.wake(may_drain_at)
         return
-    work.call(DrainReplica(replica_id, replica.address), replica_id, "drain")
+    draft.call(DrainReplica(replica_id, replica.address), replica_id, "drain")
 
 
-def _stopping(work: Workspace, _app: Application, deployment: Deployment, replica: Replica) -> None:
+def _stopping(draft: Draft, _app: Application, deployment: Deployment, replica: Replica) -> None:
     replica_id = replica.replica_id
-    activity = work.activity(replica_id)
+    activity = draft.activity(replica_id)
     if not activity.call:
-        if work.now < activity.not_before_s:
-            work.wake(activity.not_before_s)
+        if draft.now < activity.not_before_s:
+            draft.wake(activity.not_before_s)
             return
         # Found again after a controller restart, in the middle of it.
         grace_s = deployment.target.config.graceful_shutdown_timeout_s
-        work.note(replica_id, stop_timeout_s=grace_s)
-        work.call(StopReplica(replica_id, replica.address, grace_s), replica_id, "stop")
-        activity = work.activity(replica_id)
+        draft.note(replica_id, stop_timeout_s=grace_s)
+        draft.call(StopReplica(replica_id, replica.address, grace_s), replica_id, "stop")
+        activity = draft.activity(replica_id)
     kill_at = replica.since_s + activity.stop_timeout_s + KILL_AFTER_S
     if activity.killed_s is not None:
         kill_at = activity.killed_s + KILL_AGAIN_S
-    if work.now >= kill_at:
-        work.actions.append(KillProcess(replica_id))
-        work.note(replica_id, killed_s=work.now)
-        kill_at = work.now + KILL_AGAIN_S
-    work.wake(kill_at)
+    if draft.now >= kill_at:
+        draft.actions.append(KillProcess(replica_id))
+        draft.note(replica_id, killed_s=draft.now)
+        kill_at = draft.now + KILL_AGAIN_S
+    draft.wake(kill_at)
 
 
-def _stopped(_work: Workspace, _app: Application, _deployment: Deployment, _: Replica) -> None:
+def _stopped(_draft: Draft, _app: Application, _deployment: Deployment, _: Replica) -> None:
     """Nothing follows."""
 
 
-_STEPS: dict[ReplicaState, Callable[[Workspace, Application, Deployment, Replica], None]] = {
+_STEPS: dict[ReplicaState, Callable[[Draft, Application, Deployment, Replica], None]] = {
     ReplicaState.PENDING: _pending,
     ReplicaState.STARTING: _starting,
     ReplicaState.RUNNING: _running,

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from remora.core import placement, rollout
 from remora.core.actions import Action, EndInstance, Reconfigure
+from remora.core.draft import Draft
+from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
-from remora.core.exposure import expose
 from remora.core.goal import Goal, goal_of, is_current, is_reached
-from remora.core.intake import complete_inventory, take_in
 from remora.core.lifecycle import advance
 from remora.core.replica_state import LIVE, STAYING, Replica, ReplicaState
+from remora.core.routing_view import routing_snapshot
 from remora.core.state import Application, ControllerState, Deployment, Target
-from remora.core.workspace import Workspace
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds, replica_id
 
 
@@ -46,46 +46,46 @@ def step(state: ControllerState, events: tuple[AnyEvent, ...], now: Seconds) -> 
     Pure. Invariants: without events a second step at the same time has no actions; at most one
     call per replica is under way; replaying the events gives the same state.
     """
-    work = Workspace(state, now)
+    draft = Draft(state, now)
     for event in events:
-        take_in(work, event)
+        apply_event(draft, event)
     # One decision can make another one due (a crash wants a replacement, a replacement a
     # process). A replica changes its state a few times at most, so this ends.
     before = -1
-    while work.num_decisions != before:
-        before = work.num_decisions
+    while draft.num_decisions != before:
+        before = draft.num_decisions
         # The last pass decides nothing and finds every time that matters.
-        work.wake_at = None
-        _end_hold(work)
-        _decide(work)
-    _number_snapshot(state, work)
-    _end_instance(work)
-    return Step(work.state, tuple(work.actions), work.wake_at)
+        draft.wake_at = None
+        _end_hold(draft)
+        _decide(draft)
+    _number_snapshot(state, draft)
+    _end_instance(draft)
+    return Step(draft.state, tuple(draft.actions), draft.wake_at)
 
 
-def _decide(work: Workspace) -> None:
-    for app, deployment, replica in work.state.replicas():
-        advance(work, app, deployment, replica)
-    if work.state.hold_snapshot_until_s is None:
-        for app in _by_name(work.state.applications):
-            _reconcile_application(work, app)
-    for app in _by_name(work.state.applications):
+def _decide(draft: Draft) -> None:
+    for app, deployment, replica in draft.state.replicas():
+        advance(draft, app, deployment, replica)
+    if draft.state.hold_snapshot_until_s is None:
+        for app in _by_name(draft.state.applications):
+            _reconcile_application(draft, app)
+    for app in _by_name(draft.state.applications):
         _note_completion(app)
-        _prune(work, app)
+        _prune(draft, app)
 
 
 def _by_name(applications: dict[str, Application]) -> list[Application]:
     return [applications[name] for name in sorted(applications)]
 
 
-def _end_hold(work: Workspace) -> None:
+def _end_hold(draft: Draft) -> None:
     """After a restart: wait until it is known which replicas are still there."""
-    state = work.state
+    state = draft.state
     if state.hold_snapshot_until_s is None:
         return
-    late = work.now >= state.hold_snapshot_until_s
+    late = draft.now >= state.hold_snapshot_until_s
     if late:
-        complete_inventory(work)
+        complete_inventory(draft)
     unanswered = any(
         replica.was_ready and replica.state is ReplicaState.STARTING
         for _, _, replica in state.replicas()
@@ -93,40 +93,40 @@ def _end_hold(work: Workspace) -> None:
     if late or (state.inventory_complete and not unanswered):
         state.hold_snapshot_until_s = None
     else:
-        work.wake(state.hold_snapshot_until_s)
+        draft.wake(state.hold_snapshot_until_s)
 
 
 # ---------------------------------------------------------------------------------- applications
 
 
-def _reconcile_application(work: Workspace, app: Application) -> None:
+def _reconcile_application(draft: Draft, app: Application) -> None:
     if app.deleting:
-        _take_down(work, app)
+        _take_down(draft, app)
         return
     staying = [deployment for deployment in app.deployments.values() if not deployment.removed]
     for deployment in sorted(staying, key=lambda deployment: deployment.name):
-        _reconcile_deployment(work, app, deployment)
+        _reconcile_deployment(draft, app, deployment)
     # What the new version no longer has is still called by the old one.
     if all(is_reached(deployment, goal_of(deployment)) for deployment in staying):
         for deployment in app.deployments.values():
             if deployment.removed:
-                _empty(work, deployment, "no longer part of the application")
+                _empty(draft, deployment, "no longer part of the application")
 
 
-def _take_down(work: Workspace, app: Application) -> None:
+def _take_down(draft: Draft, app: Application) -> None:
     """Take the ingress first: what it still works on may need the others."""
     ingress = app.deployments.get(app.ingress)
     if ingress is not None:
-        _empty(work, ingress, "the application is being deleted")
+        _empty(draft, ingress, "the application is being deleted")
         if ingress.in_state(ReplicaState.RUNNING, ReplicaState.DRAINING):
             return
     for deployment in app.deployments.values():
-        _empty(work, deployment, "the application is being deleted")
+        _empty(draft, deployment, "the application is being deleted")
 
 
-def _empty(work: Workspace, deployment: Deployment, why: str) -> None:
+def _empty(draft: Draft, deployment: Deployment, why: str) -> None:
     for replica in deployment.in_state(*STAYING):
-        work.let_go(deployment, replica, why)
+        draft.let_go(deployment, replica, why)
 
 
 def _note_completion(app: Application) -> None:
@@ -137,60 +137,60 @@ def _note_completion(app: Application) -> None:
             deployment.previous = None
 
 
-def _prune(work: Workspace, app: Application) -> None:
+def _prune(draft: Draft, app: Application) -> None:
     for name, deployment in list(app.deployments.items()):
         if (app.deleting or deployment.removed) and not deployment.replicas:
             del app.deployments[name]
-            work.state.pacing.pop(DeploymentID(name, app.name), None)
+            draft.state.pacing.pop(DeploymentID(name, app.name), None)
     if app.deleting and not app.deployments:
-        del work.state.applications[app.name]
+        del draft.state.applications[app.name]
 
 
 # ----------------------------------------------------------------------------------- deployments
 
 
-def _reconcile_deployment(work: Workspace, app: Application, deployment: Deployment) -> None:
+def _reconcile_deployment(draft: Draft, app: Application, deployment: Deployment) -> None:
     goal = goal_of(deployment)
     if goal.target is None:
         # Failed, with nothing to fall back on: whatever runs goes on.
         for replica in deployment.in_state(ReplicaState.PENDING, ReplicaState.STARTING):
-            work.let_go(deployment, replica, "the deploy has failed")
+            draft.let_go(deployment, replica, "the deploy has failed")
         return
     limits = rollout.bounds(goal.target.config, goal.count)
     members = [
         rollout.Member(
             replica.replica_id,
             replica.state,
-            is_current(replica, goal.target, work.state.nodes),
+            is_current(replica, goal.target, draft.state.nodes),
             replica.rank,
         )
         for replica in deployment.in_state(*STAYING, ReplicaState.DRAINING)
     ]
     plan = rollout.plan(members, goal.count, limits)
     for gone in (*plan.cancel, *plan.drain):
-        work.let_go(deployment, deployment.replicas[gone], plan.reason)
-    _start(work, app, deployment, goal.target, plan.start)
-    _reconfigure(work, deployment, goal, limits.batch)
+        draft.let_go(deployment, deployment.replicas[gone], plan.reason)
+    _start(draft, app, deployment, goal.target, plan.start)
+    _reconfigure(draft, deployment, goal, limits.batch)
 
 
 def _start(
-    work: Workspace, app: Application, deployment: Deployment, target: Target, count: int
+    draft: Draft, app: Application, deployment: Deployment, target: Target, count: int
 ) -> None:
-    pacing = work.pacing(app.name, deployment)
-    if count and work.now < pacing.retry_at_s:
-        work.wake(pacing.retry_at_s)
+    pacing = draft.pacing(app.name, deployment)
+    if count and draft.now < pacing.retry_at_s:
+        draft.wake(pacing.retry_at_s)
         return
     demands = []
     for offset in range(count):
-        suffix = f"{work.state.salt}{work.state.next_replica + offset:x}"
+        suffix = f"{draft.state.salt}{draft.state.next_replica + offset:x}"
         new_id = replica_id(DeploymentID(deployment.name, app.name), suffix)
         demands.append(placement.Demand(new_id, target.config.resources))
-    placed = placement.assign(demands, _capacities(work.state)) if demands else None
+    placed = placement.assign(demands, _capacities(draft.state)) if demands else None
     assigned = placed.assigned if placed else {}
     unplaced = list(placed.unplaced.values()) if placed else []
     if unplaced or pacing.num_unplaced:
         reason = unplaced[0] if unplaced else ""
-        work.pace(app.name, deployment, unplaced=reason, num_unplaced=len(unplaced))
+        draft.pace(app.name, deployment, unplaced=reason, num_unplaced=len(unplaced))
     for new_id, place in assigned.items():
         replica = Replica(
             replica_id=new_id,
@@ -200,12 +200,12 @@ def _start(
             resources=target.config.resources,
             gpus=place.gpus,
             rank=_free_rank(deployment),
-            since_s=work.now,
+            since_s=draft.now,
         )
-        work.add(app, deployment, replica)
+        draft.add(app, deployment, replica)
     if assigned:
         # An id is never used twice, also not the ones that found no place.
-        work.state.next_replica += count
+        draft.state.next_replica += count
 
 
 def _free_rank(deployment: Deployment) -> int:
@@ -225,19 +225,19 @@ def _capacities(state: ControllerState) -> list[placement.Capacity]:
     return list(capacities.values())
 
 
-def _reconfigure(work: Workspace, deployment: Deployment, goal: Goal, batch: int) -> None:
+def _reconfigure(draft: Draft, deployment: Deployment, goal: Goal, batch: int) -> None:
     """Hand new options to running replicas, some at a time, and stop when they are refused."""
     target = goal.target
     if target is None or (deployment.failures and not goal.fallen_back):
         return
     running = deployment.in_state(ReplicaState.RUNNING)
-    calls = {replica.replica_id: work.activity(replica.replica_id).call for replica in running}
+    calls = {replica.replica_id: draft.activity(replica.replica_id).call for replica in running}
     room = batch - sum(call == "reconfigure" for call in calls.values())
     for replica in running:
         if room <= 0:
             break
         current = is_current(replica, target, None)
-        if replica.config_key == target.config_key or not current or _busy(work, replica):
+        if replica.config_key == target.config_key or not current or _busy(draft, replica):
             continue
         reconfigure = Reconfigure(
             replica.replica_id,
@@ -245,14 +245,14 @@ def _reconfigure(work: Workspace, deployment: Deployment, goal: Goal, batch: int
             target.config,
             target.config_key,
         )
-        work.call(reconfigure, replica.replica_id, "reconfigure")
+        draft.call(reconfigure, replica.replica_id, "reconfigure")
         room -= 1
 
 
-def _busy(work: Workspace, replica: Replica) -> bool:
-    activity = work.activity(replica.replica_id)
-    if work.now < activity.not_before_s:
-        work.wake(activity.not_before_s)
+def _busy(draft: Draft, replica: Replica) -> bool:
+    activity = draft.activity(replica.replica_id)
+    if draft.now < activity.not_before_s:
+        draft.wake(activity.not_before_s)
         return True
     return bool(activity.call)
 
@@ -260,22 +260,22 @@ def _busy(work: Workspace, replica: Replica) -> bool:
 # ------------------------------------------------------------------------------------ the instance
 
 
-def _number_snapshot(before: ControllerState, work: Workspace) -> None:
+def _number_snapshot(before: ControllerState, draft: Draft) -> None:
     """Give the snapshot a new version when its content changed, and note who left with it."""
-    state = work.state
-    old, new = expose(before), expose(state)
+    state = draft.state
+    old, new = routing_snapshot(before), routing_snapshot(state)
     if (old.apps, old.deployments) != (new.apps, new.deployments):
         state.snapshot_version += 1
     for _, _, replica in state.replicas():
-        activity = work.activity(replica.replica_id)
+        activity = draft.activity(replica.replica_id)
         if replica.state is ReplicaState.DRAINING and activity.left_at_version is None:
-            work.note(replica.replica_id, left_at_version=state.snapshot_version)
+            draft.note(replica.replica_id, left_at_version=state.snapshot_version)
 
 
-def _end_instance(work: Workspace) -> None:
-    state = work.state
+def _end_instance(draft: Draft) -> None:
+    state = draft.state
     if state.shutting_down and not state.applications and not state.end_sent:
-        work.actions.append(EndInstance())
+        draft.actions.append(EndInstance())
         state.end_sent = True
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from remora.config import DeploymentConfig
 from remora.control.applier import Applier
-from remora.control.replica_link import connect_replica
+from remora.control.replica_control import connect_replica
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.errors import ConnectionLostError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from remora.config import DeploymentConfig
 from remora.core import actions as act
 from remora.core import events as ev
-from remora.core.exposure import expose
 from remora.core.lifecycle import START_PROCESS_S
 from remora.core.reconcile import step, story_of
 from remora.core.replica_state import ReplicaState
+from remora.core.routing_view import routing_snapshot
 from remora.core.state import ControllerState, decode, encode
 from remora.core.status import report
 from remora.types import LOCAL_NODE, DeploymentID, ReplicaID
@@ -105,7 +105,7 @@ def test_giving_up_ends_the_starts_that_are_still_under_way() -> None:
     assert set(driver.states.values()) == {ReplicaState.STOPPING}
     stopped = {each.replica_id for each in driver.actions if isinstance(each, act.StopReplica)}
     assert stopped == {"a/d#x1", "a/d#x2"}
-    route = expose(driver.state).deployments[DeploymentID("d", "a")]
+    route = routing_snapshot(driver.state).deployments[DeploymentID("d", "a")]
     assert "failed to start once;" in route.unavailable
 
 

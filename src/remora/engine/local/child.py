@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from remora.engine.base import ProcessContext
 from remora.engine.local import linux, protocol
-from remora.engine.local.instance import listen_unix
+from remora.engine.local.claim import listen_unix
 from remora.home import Home
 
 #: A report must fit into one atomic write to the pipe that all children share.

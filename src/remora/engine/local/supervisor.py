@@ -4,7 +4,8 @@ Theory of operation: it claims the state folder, opens the listening sockets and
 at once; what the template is importing costs no time here. Then it waits in one loop for five
 kinds of news and answers each at once: a child ended (SIGCHLD), a child of the template reports, a
 controller sends a command, the program that owns this instance is gone, or a deadline has come.
-What is to be done is decided in `processes`, `kept` and `ending`, which are pure; here it is done.
+What is to be done is decided in `processes`, `system_processes` and `shutdown_order`, which are
+pure; here it is done.
 
 The listening sockets stay open here, so a crashed proxy or controller refuses no connection: the
 kernel queues them until its successor accepts.
@@ -29,12 +30,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remora.engine.local import instance, linux
-from remora.engine.local.desk import Desk, exited_event, started_event
-from remora.engine.local.ending import Ending
-from remora.engine.local.kept import Kept, system_requests
+from remora.engine.local import linux
+from remora.engine.local.claim import (
+    Claim,
+    Owner,
+    folder_error,
+    http_url,
+    listen_http,
+    listen_unix,
+    remove_sockets,
+)
+from remora.engine.local.command_server import CommandServer, exited_event, started_event
 from remora.engine.local.loop import Loop
-from remora.engine.local.nursery import Calls, Nursery
 from remora.engine.local.processes import (
     Fork,
     Gone,
@@ -46,6 +53,9 @@ from remora.engine.local.processes import (
     Up,
 )
 from remora.engine.local.protocol import Message, encode
+from remora.engine.local.shutdown_order import ShutdownOrder
+from remora.engine.local.system_processes import PermanentProcess, system_requests
+from remora.engine.local.template_keeper import Calls, TemplateKeeper
 from remora.errors import InstanceError
 from remora.home import Home
 
@@ -83,7 +93,7 @@ class Supervisor:
     def __init__(
         self,
         options: Options,
-        claim: instance.Claim,
+        claim: Claim,
         sockets: dict[str, socket.socket],
         token: str,
     ) -> None:
@@ -92,8 +102,8 @@ class Supervisor:
         self._sockets = sockets
         self._token = token
         self._table = ProcessTable()
-        self._kept: dict[str, Kept] = {}
-        self._ending: Ending | None = None
+        self._permanent: dict[str, PermanentProcess] = {}
+        self._shutdown: ShutdownOrder | None = None
         self._loop = Loop()
         self._wake_read, self._wake_write = socket.socketpair()
         calls = Calls(
@@ -105,8 +115,8 @@ class Supervisor:
             log=log,
         )
         inherited = {name: sock for name, sock in sockets.items() if name != "supervisor"}
-        self._nursery = Nursery(self._loop, claim.home, token, inherited, calls)
-        self._desk = Desk(
+        self._keeper = TemplateKeeper(self._loop, claim.home, token, inherited, calls)
+        self._commands = CommandServer(
             self._loop,
             sockets["supervisor"],
             self._table,
@@ -128,19 +138,19 @@ class Supervisor:
             # The handler does nothing; its number arrives on the wake-up socket.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        self._nursery.fork()
-        self._desk.open()
+        self._keeper.fork()
+        self._commands.open()
         if self._options.owner_fd is not None:
             self._loop.watch(self._options.owner_fd, self._on_owner)
         for request in system_requests(
             self._claim.home,
             self._options.http,
-            http_url=instance.http_url(self._sockets.get("http")),
+            http_url=http_url(self._sockets.get("http")),
             bound=self._options.owner_fd is not None,
             controller=self._options.controller,
             proxy=self._options.proxy,
         ):
-            self._kept[request["id"]] = Kept(request)
+            self._permanent[request["id"]] = PermanentProcess(request)
             self._do(self._table.add(request, system=True))
 
     def _close_in_template(self) -> None:
@@ -157,30 +167,33 @@ class Supervisor:
 
     def run(self) -> None:
         """Wait and act until everything has ended."""
-        while self._ending is None or not self._ending.done(self._table):
+        while self._shutdown is None or not self._shutdown.done(self._table):
             self._loop.run_once(self._wait_s())
             self._on_time(time.monotonic())
 
     def _wait_s(self) -> float | None:
-        if self._ending is None:
-            times = [self._nursery.due_at, *(kept.restart_at for kept in self._kept.values())]
+        if self._shutdown is None:
+            times = [
+                self._keeper.due_at,
+                *(permanent.restart_at for permanent in self._permanent.values()),
+            ]
         else:
-            times = [self._ending.kill_at]
+            times = [self._shutdown.kill_at]
         times.append(self._table.next_deadline())
         first = min((t for t in times if t is not None), default=None)
         # Bounded: the kernel does not take a wait of weeks, and a caller may say "for ever".
         return None if first is None else min(3600.0, max(0.0, first - time.monotonic()))
 
     def _on_time(self, now: float) -> None:
-        if self._ending is not None:
-            self._do(self._ending.step(self._table, now))
+        if self._shutdown is not None:
+            self._do(self._shutdown.step(self._table, now))
         else:
-            if self._nursery.due_at is not None and self._nursery.due_at <= now:
-                self._nursery.fork()
-            for kept in self._kept.values():
-                if kept.restart_at is not None and kept.restart_at <= now:
-                    kept.restart_at = None
-                    self._do(self._table.add(kept.request, system=True))
+            if self._keeper.due_at is not None and self._keeper.due_at <= now:
+                self._keeper.fork()
+            for permanent in self._permanent.values():
+                if permanent.restart_at is not None and permanent.restart_at <= now:
+                    permanent.restart_at = None
+                    self._do(self._table.add(permanent.request, system=True))
         self._do(self._table.overdue(now))
 
     def _on_signal(self) -> None:
@@ -189,7 +202,7 @@ class Supervisor:
             self._reap()
         if numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
             # Asked a second time: no more patience.
-            self._end(self._options.grace_s if self._ending is None else 0.0)
+            self._end(self._options.grace_s if self._shutdown is None else 0.0)
 
     def _on_owner(self) -> None:
         fd = self._options.owner_fd
@@ -199,10 +212,10 @@ class Supervisor:
 
     def _end(self, grace_s: float, *, at_once: bool = False) -> None:
         kill_at = time.monotonic() + grace_s
-        if self._ending is None:
-            self._ending = Ending(kill_at, at_once)
+        if self._shutdown is None:
+            self._shutdown = ShutdownOrder(kill_at, at_once)
         else:
-            self._ending.hurry(kill_at, at_once)
+            self._shutdown.hurry(kill_at, at_once)
 
     # -------------------------------------------------------------------------------- processes
 
@@ -210,7 +223,7 @@ class Supervisor:
         for order in orders:
             match order:
                 case Fork(process):
-                    if generation := self._nursery.tell(process.request):
+                    if generation := self._keeper.tell(process.request):
                         self._table.asked(process, generation)
                     # Else it stays wanted, and the next template is told.
                 case Terminate(pid):
@@ -219,7 +232,7 @@ class Supervisor:
                     linux.kill_group(pid)
                 case Up(process):
                     if not process.system:
-                        self._desk.publish(started_event(process))
+                        self._commands.publish(started_event(process))
                 case Gone():
                     self._on_gone(order)
 
@@ -228,11 +241,11 @@ class Supervisor:
         if path := process.request.get("listen"):
             Path(path).unlink(missing_ok=True)
         if process.pid:
-            self._nursery.tell({"op": "gone", "pid": process.pid})
+            self._keeper.tell({"op": "gone", "pid": process.pid})
         if not process.system:
-            self._desk.publish(exited_event(process, gone.reason, gone.expected))
-        elif self._ending is None:
-            delay_s = self._kept[process.process_id].ended(process, time.monotonic())
+            self._commands.publish(exited_event(process, gone.reason, gone.expected))
+        elif self._shutdown is None:
+            delay_s = self._permanent[process.process_id].ended(process, time.monotonic())
             when = f"in {delay_s:g} s" if delay_s else "now"
             log(f"{process.process_id} (pid {process.pid}) ended: {gone.reason}; restarting {when}")
 
@@ -243,7 +256,7 @@ class Supervisor:
         process_id, pid = str(message["id"]), int(message["pid"])
         match message["state"]:
             case "forked":
-                self._nursery.tell({"op": "born", "pid": pid})
+                self._keeper.tell({"op": "born", "pid": pid})
                 self._do(self._table.forked(process_id, pid))
             case "up":
                 address = str(message["address"])
@@ -254,7 +267,7 @@ class Supervisor:
     def _reap(self) -> None:
         while pid := _has_ended(os.P_ALL, 0):
             # Read after its end was seen: all that a process reported was written before it.
-            self._nursery.read_reports()
+            self._keeper.read_reports()
             ended = {each for each in self._table.sessions() if _has_ended(os.P_PID, each)}
             if ended:
                 # Before they are reaped: a dead leader keeps its number from being given away.
@@ -266,35 +279,35 @@ class Supervisor:
             if pid not in ended:
                 # The template, a process between forks, an orphan that was adopted.
                 os.waitpid(pid, 0)
-                self._nursery.reaped(pid)
+                self._keeper.reaped(pid)
 
     def _system(self) -> list[Message]:
         found = [
             {"name": "supervisor", "pid": os.getpid(), "restarts": 0},
             {
                 "name": "template",
-                "pid": self._nursery.pid,
-                "restarts": self._nursery.generation - 1,
+                "pid": self._keeper.pid,
+                "restarts": self._keeper.generation - 1,
             },
         ]
-        for name, kept in self._kept.items():
+        for name, permanent in self._permanent.items():
             process = self._table.get(name)
             pid = process.pid if process else 0
-            found.append({"name": name, "pid": pid, "restarts": kept.restarts})
+            found.append({"name": name, "pid": pid, "restarts": permanent.restarts})
         return found
 
     # -------------------------------------------------------------------------------------- end
 
     def finish(self) -> None:
         """Leave nothing behind: no process, no socket."""
-        self._nursery.kill()
+        self._keeper.kill()
         if stuck := linux.kill_members(self._token, self._table.sessions(), timeout_s=2.0):
             log(f"processes that cannot be killed: {stuck}")
         while _has_ended(os.P_ALL, 0):
             os.waitpid(-1, os.WNOHANG)
         for sock in self._sockets.values():
             sock.close()
-        instance.remove_sockets(self._claim.home)
+        remove_sockets(self._claim.home)
         self._claim.write_owner(None)
         self._claim.close()
 
@@ -324,24 +337,24 @@ def _open(options: Options, token: str) -> tuple[Supervisor, str]:
         InstanceError: says what is in the way.
     """
     home = Home(Path(options.home))
-    claim = instance.Claim.take(home)
+    claim = Claim.take(home)
     bound = options.owner_fd is not None
     # Written before anything is started: whoever comes after a crash finds what to clean up.
     found = claim.clean()
-    claim.write_owner(instance.Owner(os.getpid(), token, "", bound))
+    claim.write_owner(Owner(os.getpid(), token, "", bound))
     for line in found:
         log(f"removed {line}")
     sockets = {}
     host = options.http.get("host")
     if host is not None:
-        sockets["http"] = instance.listen_http(str(host), int(options.http["port"]))
+        sockets["http"] = listen_http(str(host), int(options.http["port"]))
     try:
-        sockets["control"] = instance.listen_unix(home.controller_socket)
-        sockets["supervisor"] = instance.listen_unix(home.supervisor_socket)
+        sockets["control"] = listen_unix(home.controller_socket)
+        sockets["supervisor"] = listen_unix(home.supervisor_socket)
     except OSError as error:
-        raise instance.folder_error(home, error) from None
-    url = instance.http_url(sockets.get("http"))
-    claim.write_owner(instance.Owner(os.getpid(), token, url, bound))
+        raise folder_error(home, error) from None
+    url = http_url(sockets.get("http"))
+    claim.write_owner(Owner(os.getpid(), token, url, bound))
     return Supervisor(options, claim, sockets, token), url
 
 

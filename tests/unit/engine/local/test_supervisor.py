@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from remora.engine.local import supervisor
-from remora.engine.local.instance import Claim, listen_unix
+from remora.engine.local.claim import Claim, listen_unix
 from remora.engine.local.supervisor import Options, Supervisor
 from remora.home import Home
 
 
-class FakeNursery:
+class FakeKeeper:
     """Hands on reports when it is asked to."""
 
     def __init__(self, on_report: Callable[[dict[str, Any]], None]) -> None:
@@ -42,8 +42,8 @@ def test_a_process_that_ends_while_others_are_reaped_is_no_stray(
     claim = Claim.take(home)
     sockets: dict[str, socket.socket] = {"supervisor": listen_unix(home.supervisor_socket)}
     made = Supervisor(Options(str(home.root), {}, "c:c", "p:p", 1.0), claim, sockets, "token")
-    nursery = FakeNursery(made._on_report)
-    monkeypatch.setattr(made, "_nursery", nursery)
+    keeper = FakeKeeper(made._on_report)
+    monkeypatch.setattr(made, "_keeper", keeper)
     made._do(made._table.add({"op": "fork", "id": "a/d#1", "listen": str(home.root / "none")}))
     has_ended = supervisor._has_ended
     children: list[int] = []
@@ -55,14 +55,14 @@ def test_a_process_that_ends_while_others_are_reaped_is_no_stray(
             if children[0] == 0:
                 os._exit(3)
             os.waitid(os.P_PID, children[0], os.WEXITED | os.WNOWAIT)
-            nursery.reports.append({"state": "forked", "id": "a/d#1", "pid": children[0]})
+            keeper.reports.append({"state": "forked", "id": "a/d#1", "pid": children[0]})
         # Whatever else the process of the tests has started is not ours to reap.
         return has_ended(os.P_PID, children[0] if kind == os.P_ALL else pid)
 
     monkeypatch.setattr(supervisor, "_has_ended", fork_and_look)
     made._reap()
-    nursery.read_reports()
-    assert nursery.strays == []
+    keeper.read_reports()
+    assert keeper.strays == []
     assert made._table.all() == []
     for sock in (*sockets.values(), made._wake_read, made._wake_write):
         sock.close()

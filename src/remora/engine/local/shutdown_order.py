@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remora.engine.local.kept import is_proxy
 from remora.engine.local.processes import Order, Process, ProcessTable
+from remora.engine.local.system_processes import is_proxy
 
 
 def _stage(process: Process) -> int:
@@ -20,7 +20,7 @@ def _stage(process: Process) -> int:
 
 
 @dataclass
-class Ending:
+class ShutdownOrder:
     """The end of an instance, under way.
 
     Attributes:

@@ -26,7 +26,7 @@ _FORK_REFUSED_S = 0.1
 
 @dataclass(frozen=True)
 class Calls:
-    """What a nursery asks of its owner.
+    """What a keeper asks of its owner.
 
     Attributes:
         sessions: which processes live.
@@ -45,7 +45,7 @@ class Calls:
     log: Callable[[str], None]
 
 
-class Nursery:
+class TemplateKeeper:
     """The template of now, and those whose last children still report."""
 
     def __init__(

@@ -16,7 +16,7 @@ from remora.transport.control import call_control
 T = TypeVar("T")
 
 
-class ReplicaLink(Protocol):
+class ReplicaControl(Protocol):
     """A connection to one replica."""
 
     async def call(
@@ -43,10 +43,10 @@ class ReplicaLink(Protocol):
 
 
 #: Opens a link to an address; raises ConnectionLostError when nobody answers there.
-Connect = Callable[[str], Awaitable[ReplicaLink]]
+Connect = Callable[[str], Awaitable[ReplicaControl]]
 
 
-class ChannelLink:
+class WireControl:
     """A link over the wire."""
 
     def __init__(self, channel: Channel) -> None:
@@ -72,6 +72,6 @@ class ChannelLink:
         self._channel.close()
 
 
-async def connect_replica(address: str) -> ReplicaLink:
+async def connect_replica(address: str) -> ReplicaControl:
     """Open a link over the wire."""
-    return ChannelLink(await connect(address, name="controller"))
+    return WireControl(await connect(address, name="controller"))

@@ -27,7 +27,7 @@ STOP_UNREADY_S = 1.0
 STOP_AT_LEAST_S = 2.0
 
 
-class Workspace:
+class Draft:
     """One step's copy of the state, with its actions and its next wake-up."""
 
     def __init__(self, state: ControllerState, now: Seconds) -> None:

@@ -15,7 +15,7 @@ from remora.engine.local.processes import Order, Process, ProcessTable, Stage
 from remora.engine.local.protocol import Message, Peer
 
 
-class Desk:
+class CommandServer:
     """Answers on the supervisor's socket.
 
     Args of the constructor that are functions: `do` carries out orders of the table, `system`

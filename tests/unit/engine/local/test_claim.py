@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from remora.engine.local.instance import Claim, Owner, _address_error, find_owner
+from remora.engine.local.claim import Claim, Owner, _address_error, find_owner
 from remora.errors import InstanceError
 from remora.home import Home
 

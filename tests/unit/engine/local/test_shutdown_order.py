@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from remora.engine.local.ending import Ending
-from remora.engine.local.kept import system_requests
 from remora.engine.local.processes import Fork, Gone, Kill, Order, ProcessTable, Terminate
+from remora.engine.local.shutdown_order import ShutdownOrder
+from remora.engine.local.system_processes import system_requests
 from remora.home import Home
 
 CONTROLLER, PROXY, REPLICA = 1, 2, 3
@@ -34,7 +34,7 @@ def terminated(orders: list[Order]) -> list[int]:
 
 
 def test_proxies_end_first_then_replicas_then_the_controller() -> None:
-    processes, ending = table(), Ending(kill_at=5.0, at_once=False)
+    processes, ending = table(), ShutdownOrder(kill_at=5.0, at_once=False)
     for pid in (PROXY, REPLICA, CONTROLLER):
         assert terminated(ending.step(processes, 1.0)) == [pid]
         assert ending.step(processes, 1.0) == []
@@ -43,12 +43,12 @@ def test_proxies_end_first_then_replicas_then_the_controller() -> None:
 
 
 def test_without_an_owner_all_are_told_at_once() -> None:
-    ending = Ending(kill_at=1.0, at_once=True)
+    ending = ShutdownOrder(kill_at=1.0, at_once=True)
     assert sorted(terminated(ending.step(table(), 0.0))) == [CONTROLLER, PROXY, REPLICA]
 
 
 def test_the_deadline_is_for_all_whose_turn_has_not_come_too() -> None:
-    processes, ending = table(), Ending(kill_at=5.0, at_once=False)
+    processes, ending = table(), ShutdownOrder(kill_at=5.0, at_once=False)
     ending.step(processes, 1.0)
     ending.step(processes, 5.0)
     killed = [order.pid for order in processes.overdue(5.0) if isinstance(order, Kill)]
@@ -56,7 +56,7 @@ def test_the_deadline_is_for_all_whose_turn_has_not_come_too() -> None:
 
 
 def test_what_was_never_forked_does_not_hold_up_the_end() -> None:
-    processes, ending = ProcessTable(), Ending(kill_at=5.0, at_once=False)
+    processes, ending = ProcessTable(), ShutdownOrder(kill_at=5.0, at_once=False)
     (order,) = processes.add({"op": "fork", "id": "a"})
     assert isinstance(order, Fork)
     processes.asked(order.process, 1)
@@ -67,7 +67,7 @@ def test_what_was_never_forked_does_not_hold_up_the_end() -> None:
 
 
 def test_being_asked_again_keeps_the_earlier_deadline() -> None:
-    ending = Ending(kill_at=5.0, at_once=False)
+    ending = ShutdownOrder(kill_at=5.0, at_once=False)
     ending.hurry(9.0, at_once=False)
     assert (ending.kill_at, ending.at_once) == (5.0, False)
     ending.hurry(1.0, at_once=True)

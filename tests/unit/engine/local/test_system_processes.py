@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from remora.engine.local.kept import Kept, is_proxy, system_requests
 from remora.engine.local.processes import Process
+from remora.engine.local.system_processes import PermanentProcess, is_proxy, system_requests
 from remora.home import Home
 
 
@@ -34,7 +34,7 @@ def test_a_replica_of_an_application_called_proxy_is_no_proxy() -> None:
 
 
 def test_restarts_are_counted_and_delayed_while_crashes_follow_each_other() -> None:
-    kept = Kept({"id": "controller"})
+    kept = PermanentProcess({"id": "controller"})
     crashed = Process({"id": "controller"}, system=True, up_since=100.0)
     assert [kept.ended(crashed, 101.0) for _ in range(3)] == [0.0, 0.1, 0.2]
     assert (kept.restarts, kept.restart_at) == (3, 101.2)

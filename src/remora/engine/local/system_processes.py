@@ -18,7 +18,7 @@ _PROXY = "proxy-"
 
 
 @dataclass
-class Kept:
+class PermanentProcess:
     """A process that is started again whenever it ends.
 
     Attributes:

@@ -13,7 +13,7 @@ from remora.core.state import Application, ControllerState, Deployment
 from remora.types import DeploymentID
 
 
-def expose(state: ControllerState) -> Snapshot:
+def routing_snapshot(state: ControllerState) -> Snapshot:
     """Make the routing snapshot of a state. Pure."""
     apps = {
         app.name: AppRoute(app.name, app.route_prefix, app.ingress)
