@@ -135,10 +135,11 @@ class DeploymentHandle(Generic[_T]):
         """Return a handle with other options; this one stays as it is.
 
         Args:
-            options: `method_name`; `multiplexed_model_id`: model that the replica should have;
-                `session_id`: calls of one session prefer one replica; `stream`: the method
-                yields many answers; `timeout_s`: seconds until the call is given up, at every
-                level below it.
+            options: `method_name`; `stream`: the method yields many answers; `timeout_s`:
+                seconds until the call is given up, at every level below it;
+                `multiplexed_model_id` and `session_id`: texts that travel with the call; the
+                called code finds them in `remora.request_context.current`. Any replica may
+                get the call: neither has a say in which.
 
         Raises:
             TypeError: unknown option, or a text option that is no text.

@@ -167,6 +167,14 @@ async def test_calls_a_method_with_its_arguments(
     assert router.envelopes[1].method == "__call__"
 
 
+async def test_model_and_session_travel_with_the_call(
+    router: FakeRouter, handle: DeploymentHandle[Any]
+) -> None:
+    await handle.options(multiplexed_model_id="m", session_id="s").remote()
+    (sent,) = router.envelopes
+    assert (sent.multiplexed_model_id, sent.session_id) == ("m", "s")
+
+
 async def test_remote_returns_at_once_and_can_be_awaited_again(
     router: FakeRouter, handle: DeploymentHandle[Any]
 ) -> None:

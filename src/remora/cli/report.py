@@ -44,6 +44,11 @@ def select(status: InstanceStatus, name: str | None) -> InstanceStatus:
     return msgspec.structs.replace(status, applications={name: status.applications[name]})
 
 
+def address(http_url: str, route_prefix: str | None) -> str:
+    """Return where an application is served; empty: nowhere. Pure."""
+    return "" if not http_url or route_prefix is None else http_url.rstrip("/") + route_prefix
+
+
 def states_text(deployment: DeploymentStatus) -> str:
     """Say how many replicas are in which state. Pure."""
     running = deployment.replica_states.get("RUNNING", 0)
@@ -78,11 +83,11 @@ def render(status: InstanceStatus) -> RenderableType:
     table = Table(
         show_edge=False, pad_edge=False, box=None, header_style="dim", padding=(0, 2, 0, 0)
     )
-    for title in ("application", "route", "deployment", "status", "replicas", "pids"):
+    for title in ("application", "url", "deployment", "status", "replicas", "pids"):
         table.add_column(title, overflow="fold")
     notes: list[Text] = []
     for application in status.applications.values():
-        _add_application(table, application)
+        _add_application(table, application, status.http_url)
         notes += _notes(application)
     return Group(head, Text(), table, *notes)
 
@@ -94,13 +99,13 @@ def _process_text(name: str, pid: int, state: str, restarts: int) -> str:
     return f"{text} ({restarts} restarts)" if restarts else text
 
 
-def _add_application(table: Table, application: ApplicationStatus) -> None:
+def _add_application(table: Table, application: ApplicationStatus, http_url: str) -> None:
     from rich.text import Text
 
     # Texts, not strings: a name in square brackets is no markup.
-    route = Text(application.route_prefix or "-")
+    url = Text(address(http_url, application.route_prefix) or application.route_prefix or "-")
     state = Text(application.status, style=_COLOURS.get(application.status, "red"))
-    table.add_row(Text(application.name, style="bold"), route, "", state, "", "")
+    table.add_row(Text(application.name, style="bold"), url, "", state, "", "")
     for deployment in application.deployments.values():
         pids = [str(r.pid) for r in deployment.replicas if r.pid is not None]
         table.add_row(

@@ -20,6 +20,7 @@ from remora.build import build
 from remora.cli.errors import INTERRUPTED_STATUS, CommandError
 from remora.cli.progress import SETTLED, PlainNarrator, narrator
 from remora.cli.reload import edits, forget_modules
+from remora.cli.report import address
 from remora.cli.run import RunOptions
 from remora.cli.target import Target, load
 from remora.errors import RemoraError
@@ -185,7 +186,5 @@ class _Run:
 
 def ready_line(status: ApplicationStatus, url: str) -> str:
     """Say where the application is. Pure."""
-    if not url or status.route_prefix is None:
-        return f"Application {status.name!r} is ready."
-    path = "/" if status.route_prefix == "/" else status.route_prefix
-    return f"Application {status.name!r} is ready at {url.rstrip('/')}{path}"
+    where = address(url, status.route_prefix)
+    return f"Application {status.name!r} is ready{f' at {where}' if where else '.'}"

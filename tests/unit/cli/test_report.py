@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from remora.cli.errors import CommandError
-from remora.cli.report import render, select, states_text
+from remora.cli.report import address, render, select, states_text
 from remora.wire.control import (
     ApplicationStatus,
     DeploymentStatus,
@@ -98,3 +98,21 @@ def test_shows_applications_deployments_processes_and_pids() -> None:
 def test_messages_come_below_the_table_as_they_are() -> None:
     text = drawn(instance("chat", message="Traceback [bold]not markup[/bold]"))
     assert "Traceback [bold]not markup[/bold]" in text
+
+
+def test_an_application_shows_its_url() -> None:
+    text = drawn(instance("chat"))
+    assert "http://127.0.0.1:8000/chat" in text
+
+
+@pytest.mark.parametrize(
+    ("http_url", "route_prefix", "found"),
+    [
+        ("http://h:1", "/", "http://h:1/"),
+        ("http://h:1/", "/a", "http://h:1/a"),
+        ("http://h:1", None, ""),
+        ("", "/a", ""),
+    ],
+)
+def test_an_address_is_url_and_route(http_url: str, route_prefix: str | None, found: str) -> None:
+    assert address(http_url, route_prefix) == found
