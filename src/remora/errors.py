@@ -140,7 +140,9 @@ class DeploymentUnavailableError(RequestError):
 
     def __init__(self, deployment_id: object, reason: str = "") -> None:
         self.deployment_id = deployment_id
-        super().__init__(f"Deployment {deployment_id} is unavailable: {reason or 'no replica runs'}")
+        super().__init__(
+            f"Deployment {deployment_id} is unavailable: {reason or 'no replica runs'}"
+        )
 
 
 class ReplicaUnavailableError(RequestError):
