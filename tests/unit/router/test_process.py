@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 
-from remora.errors import InstanceError
+from remora.errors import DeploymentUnavailableError, InstanceError
+from remora.handle import DeploymentHandle
 from remora.home import Home
+from remora.response import DeploymentResponse
 from remora.router import process
+from remora.router.client import RoutingClient
 from remora.router.process import background_client, forget_instance, routing_client, use_instance
+from remora.types import DeploymentID
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +108,23 @@ def test_what_waits_on_the_background_loop_is_told_before_it_closes() -> None:
     with pytest.raises(ConnectionError):
         waiting.result(5)
     assert told == ["failed"]
+
+
+def test_a_thread_that_waits_for_an_answer_is_told_that_the_instance_was_left() -> None:
+    response: DeploymentResponse[int] = DeploymentHandle("Nowhere", "none").remote()
+    client = background_client()
+    waits = asyncio.run_coroutine_threadsafe(_until_a_call_waits(client), client.loop)
+    waits.result(5)
+    forget_instance()
+    with pytest.raises(DeploymentUnavailableError, match="shut down"):
+        response.result(timeout_s=5)
+
+
+async def _until_a_call_waits(client: RoutingClient) -> None:
+    router = client.router(DeploymentID("Nowhere", "none"))
+    async with asyncio.timeout(5):
+        while not router.num_waiting:
+            await asyncio.sleep(0)
 
 
 def test_a_background_loop_that_cannot_be_made_is_reported(
