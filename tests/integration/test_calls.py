@@ -109,6 +109,8 @@ class App:
             raise OddError("half a \udc80 character")
         if kind == "exit":
             raise SystemExit(3)
+        if kind == "interrupt":
+            raise KeyboardInterrupt
         if kind == "generator exit":
             raise GeneratorExit
         if kind == "local":
@@ -153,6 +155,7 @@ async def test_arrays_travel_both_ways(rig: Rig) -> None:
         ("lock", RemoteError, "OddError: <unlocked"),
         ("surrogate", OddError, "half a"),
         ("exit", RemoteError, "SystemExit: 3"),
+        ("interrupt", RemoteError, "KeyboardInterrupt"),
         ("local", Exception, "made here"),
     ],
 )
@@ -344,6 +347,30 @@ async def test_the_task_that_awaits_a_call_cancels_it(rig: Rig) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await until(lambda: node.target.stopped == [1])
+
+
+async def test_awaiting_again_what_was_given_up_says_so(rig: Rig) -> None:
+    node, router = await rig.pair(App)
+    pending = call(router, "held", 1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await pending
+    for _ in range(2):
+        with pytest.raises(RequestCancelledError):
+            await pending
+    await until(lambda: node.replica.ongoing == 0)
+
+
+async def test_a_cancelled_task_cancels_no_other_that_awaits_the_same_call(rig: Rig) -> None:
+    node, router = await rig.pair(App)
+    pending = call(router, "held", 1)
+    first, second = (asyncio.create_task(_wait(pending)) for _ in range(2))
+    await until(lambda: node.target.running == 1)
+    first.cancel()
+    with pytest.raises(RequestCancelledError):
+        await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
 
 
 async def test_deadline_ends_running_handler_and_its_children(rig: Rig) -> None:

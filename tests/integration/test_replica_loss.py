@@ -217,6 +217,26 @@ async def test_call_to_an_unknown_deployment_fails_in_the_end(
         await call(rig.router(), "name_of")
 
 
+async def test_each_call_to_an_unknown_deployment_has_its_own_full_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remora.router.router.UNKNOWN_WAIT_S", 0.1)
+    router = rig.router()
+    loop = asyncio.get_running_loop()
+    first = call(router, "name_of")
+    # Late by more than half: with one wait for both, it would fail with the first.
+    await asyncio.sleep(0.06)
+    began = loop.time()
+    second = call(router, "name_of")
+    with pytest.raises(DeploymentUnavailableError):
+        await first
+    assert not second.done()
+    with pytest.raises(DeploymentUnavailableError):
+        await second
+    assert 0.09 <= loop.time() - began < 1
+    assert router.num_waiting == 0
+
+
 async def test_deleted_deployment_fails_what_waits_and_finishes_what_runs(rig: Rig) -> None:
     one = await rig.node(App, "one", max_ongoing=1)
     router = await rig.routed(one)

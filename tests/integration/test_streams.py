@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.rig import Rig, call, stream, until
 
-from remora.errors import RequestCancelledError
+from remora.errors import RemoteError, RequestCancelledError
 from remora.wire.window import WINDOW_BYTES
 
 
@@ -52,6 +52,15 @@ class App:
     def plain_fails(self, after: int) -> Any:
         yield from range(after)
         raise LookupError("lost the thread")
+
+    def plain_raises(self, name: str) -> Any:
+        yield 0
+        raise {
+            "interrupt": KeyboardInterrupt,
+            "generator exit": GeneratorExit,
+            "cancelled": asyncio.CancelledError,
+            "exit": SystemExit,
+        }[name]("of the user's own")
 
     async def bad_item(self) -> Any:
         yield 1
@@ -202,3 +211,13 @@ async def test_many_streams_on_one_connection_share_it(rig: Rig) -> None:
         return len([item async for item in stream(router, "gen", n)])
 
     assert await asyncio.gather(*(read(i) for i in range(40))) == list(range(40))
+
+
+@pytest.mark.parametrize("name", ("interrupt", "generator exit", "cancelled", "exit"))
+async def test_whatever_a_plain_generator_raises_ends_its_stream(rig: Rig, name: str) -> None:
+    node, router = await rig.pair(App)
+    items = stream(router, "plain_raises", name)
+    assert await anext(items) == 0
+    with pytest.raises(RemoteError, match="of the user's own"):
+        await asyncio.wait_for(anext(items), 5)
+    await until(lambda: node.replica.ongoing == 0)

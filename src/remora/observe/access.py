@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,12 @@ class AccessLog:
         self._dropped = 0
         self._failed = False
         self._timer: asyncio.TimerHandle | None = None
+        #: The last thing given to the writer.
+        self._writing: Future[None] | None = None
         self._writer = ThreadPoolExecutor(1, "remora-access-log")
         self._loop = asyncio.get_running_loop()
 
-    def add(
-        self, head: HttpHead, request_id: str, app: str, status: int, took_s: float
-    ) -> None:
+    def add(self, head: HttpHead, request_id: str, app: str, status: int, took_s: float) -> None:
         """Log one request."""
         pending = self._pending
         if len(pending) >= MAX_PENDING:
@@ -50,23 +50,34 @@ class AccessLog:
 
     def _flush(self) -> None:
         self._timer = None
+        if self._writing is not None and not self._writing.done():
+            # A disk that stalls: lines stay where they are counted, so that they are bounded.
+            self._timer = self._loop.call_later(FLUSH_S, self._flush)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         pending, self._pending = self._pending, []
-        self._writer.submit(self._write, time.time(), pending)
+        dropped, self._dropped = self._dropped, 0
+        self._writing = self._writer.submit(self._write, time.time(), pending, dropped)
 
     def close(self) -> None:
         """Write what is left."""
         if self._timer is not None:
             self._timer.cancel()
-        self._flush()
+            self._timer = None
+        self._hand_over()
         self._writer.shutdown(wait=True)
 
-    def _write(self, now: float, pending: list[tuple[Any, ...]]) -> None:
+    def _write(self, now: float, pending: list[tuple[Any, ...]], dropped: int) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
         lines = [
             f"{stamp} {client[0] if client else '-'} {request_id} {app or '-'} "
             f"{method} {path!r} {status} {took_s * 1000:.2f}ms\n"
             for client, method, path, status, took_s, request_id, app in pending
         ]
+        if dropped:
+            lines.append(f"{stamp} - - - {dropped} lines were dropped: the disk was too slow\n")
         try:
             if self._path.exists() and self._path.stat().st_size > MAX_FILE_BYTES:
                 self._path.replace(self._path.with_suffix(".log.1"))

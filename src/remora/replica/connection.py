@@ -108,7 +108,8 @@ class ReplicaConnection(ServerConnection):
             self._work[number] = task
         else:
             work = self._work[number] = Work(self, number, envelope, body)
-            run = replica.requests.http if kind is CallKind.HTTP else replica.requests.stream
+            is_http = kind is CallKind.HTTP
+            run = replica.http_requests.answer if is_http else replica.requests.stream
             task = work.task = create_task(run(work))
         # A task that is cancelled before its first step never runs its own code.
         task.add_done_callback(self._ender(number))

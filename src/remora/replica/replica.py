@@ -15,6 +15,7 @@ import msgspec
 from remora.context import ReplicaContext, ReplicaRank, set_replica_context
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
+from remora.replica.http_requests import HttpRequests
 from remora.replica.requests import RequestRunner
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
@@ -50,6 +51,7 @@ class Replica:
         self.spec: ReplicaSpec | None = None
         self.threads = ThreadPoolExecutor(1)
         self.requests = RequestRunner(self)
+        self.http_requests = HttpRequests(self, self.requests)
         self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
         self.stopped = asyncio.Event()
         self._idle = asyncio.Event()

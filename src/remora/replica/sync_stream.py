@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from remora.errors import RemoteError
+
 T = TypeVar("T")
 
 #: Items that the thread may be ahead of its reader.
@@ -61,6 +63,9 @@ class _Pipe:
                 items.close()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
             failure = error
+        except BaseException as error:  # noqa: BLE001 - border: user code
+            # As itself it would end the loop, or look like a cancellation.
+            failure = RemoteError(f"{type(error).__name__}: {error}")
         with self.lock:
             self.failure = failure
             self.ended = True

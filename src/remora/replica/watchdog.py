@@ -89,8 +89,13 @@ class LoopWatchdog:
                     self._reported_at = now
                     self._describe(now - asked_at)
                 time.sleep(LOOK_EVERY_S)
-            if not self._is_busy():
-                self._armed.clear()
+            # In this order: a request that begins in between is seen by one of the two.
+            self._armed.clear()
+            if self._has_to_look():
+                self._armed.set()
+
+    def _has_to_look(self) -> bool:
+        return self._stopped or self._is_busy()
 
     def _describe(self, blocked_s: Seconds) -> None:
         frame = sys._current_frames().get(self._watched)

@@ -153,7 +153,11 @@ def decode_value(frame: RawFrame) -> Any:
 
 
 class UnaryCall(Call):
-    """A call with one answer. `await call` gives the value or raises the error."""
+    """A call with one answer. `await call` gives the value or raises the error.
+
+    A task that is cancelled while it awaits gives the call up: whoever awaits it beside or
+    after that gets `RequestCancelledError`.
+    """
 
     __slots__ = ("_future",)
 
@@ -162,15 +166,22 @@ class UnaryCall(Call):
         self._future: asyncio.Future[RawFrame | Exception] = router.loop.create_future()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            # Errors are delivered as results: a call that nobody awaits is no warning.
-            answer = yield from self._future.__await__()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if isinstance(answer, tuple):
-            return decode_value(answer)
-        raise answer
+        future = self._future
+        if not future.cancelled():
+            try:
+                # Errors are delivered as results: a call that nobody awaits is no warning.
+                answer = yield from future.__await__()
+            except asyncio.CancelledError:
+                self.cancel()
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Another task that awaited this call was cancelled, and this one was not.
+            else:
+                if isinstance(answer, tuple):
+                    return decode_value(answer)
+                raise answer
+        raise RequestCancelledError(self.envelope.request_id)
 
     def done(self) -> bool:
         """The answer or an error is there."""

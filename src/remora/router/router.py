@@ -73,6 +73,8 @@ class Router:
         self._waiting: deque[Call] = deque()
         self._num_waiting = 0
         self._sequence = 0
+        #: Calls that wait for a first snapshot, each with the moment its patience ends.
+        self._unknown: deque[tuple[float, Call]] = deque()
         self._unknown_timer: asyncio.TimerHandle | None = None
 
     # -- what callers do ------------------------------------------------------------------
@@ -102,7 +104,7 @@ class Router:
                 self._send(call, link)
                 return
         if route is None:
-            self._await_route()
+            self._await_route(call)
         elif route.unavailable and not self._links:
             call.fail(DeploymentUnavailableError(self.deployment, route.unavailable))
             return
@@ -145,9 +147,7 @@ class Router:
             self.max_ongoing = route.max_ongoing_requests
             for link in self._links.values():
                 link.limit = self.max_ongoing
-        if self._unknown_timer is not None:
-            self._unknown_timer.cancel()
-            self._unknown_timer = None
+        self._end_route_wait()
         if old is None or old.policy != route.policy:
             self._policy = policy_named(route.policy)
         wanted = {replica.replica_id: replica.address for replica in route.replicas}
@@ -168,6 +168,7 @@ class Router:
     def close(self, reason: str) -> None:
         """The deployment is gone, or this router is: fail what waits, finish what is sent."""
         self._route = None
+        self._end_route_wait()
         for link in self._links.values():
             self._shut(link)
             link.retire()
@@ -177,9 +178,6 @@ class Router:
     def disconnect(self) -> None:
         """Drop every connection at once; calls under way are lost."""
         links = list(self._links.values())
-        if self._unknown_timer is not None:
-            self._unknown_timer.cancel()
-            self._unknown_timer = None
         self.close("this router was shut down")
         for link in links:
             link.close()
@@ -347,14 +345,28 @@ class Router:
             if call.state is CallState.QUEUED:
                 call.fail(error)
 
-    def _await_route(self) -> None:
-        if self._unknown_timer is None:
-            error = DeploymentUnavailableError(
-                self.deployment, "no application with such a deployment is running"
-            )
-            self._unknown_timer = self.loop.call_later(UNKNOWN_WAIT_S, self._give_up_route, error)
+    # -- calls to what no snapshot has named yet -------------------------------------------
 
-    def _give_up_route(self, error: Exception) -> None:
+    def _await_route(self, call: Call) -> None:
+        self._unknown.append((self.loop.time() + UNKNOWN_WAIT_S, call))
+        if self._unknown_timer is None:
+            self._unknown_timer = self.loop.call_later(UNKNOWN_WAIT_S, self._give_up_oldest)
+
+    def _give_up_oldest(self) -> None:
+        """Each call has its own full wait; the timer is always that of the oldest."""
         self._unknown_timer = None
-        if self._route is None:
-            self._fail_waiting(error)
+        unknown = self._unknown
+        now = self.loop.time()
+        while unknown and unknown[0][0] <= now:
+            _, call = unknown.popleft()
+            if call.state is CallState.QUEUED:
+                reason = "no application with such a deployment is running"
+                call.give_up(DeploymentUnavailableError(self.deployment, reason))
+        if unknown:
+            self._unknown_timer = self.loop.call_at(unknown[0][0], self._give_up_oldest)
+
+    def _end_route_wait(self) -> None:
+        self._unknown.clear()
+        if self._unknown_timer is not None:
+            self._unknown_timer.cancel()
+            self._unknown_timer = None

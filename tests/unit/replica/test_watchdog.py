@@ -41,3 +41,25 @@ async def test_is_silent_while_the_loop_turns() -> None:
         await asyncio.sleep(0.01)
     watchdog.stop()
     assert reports == []
+
+
+async def test_a_request_that_begins_while_the_last_one_ends_is_watched() -> None:
+    looks = 0
+    looked_again = threading.Event()
+
+    def is_busy() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            looked_again.set()
+        # The look finds nothing under way, and in that moment a request begins.
+        watchdog.arm()
+        return False
+
+    watchdog = LoopWatchdog(asyncio.get_running_loop(), is_busy, lambda _: None)
+    watchdog.start()
+    watchdog.arm()
+    assert await asyncio.to_thread(looked_again.wait, 5)
+    watchdog.stop()
+    watchdog._thread.join(5)
+    assert not watchdog._thread.is_alive()

@@ -1,0 +1,142 @@
+"""Runs the user's ASGI app or plain handler for one HTTP request.
+
+The border to user code: whatever it raises becomes an answer or an ERROR frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+from remora.errors import RemoraError
+from remora.replica.http_values import to_reply
+from remora.replica.requests import USER_ERRORS, RequestRunner
+from remora.replica.sync_stream import iterate_in_thread
+from remora.replica.user_code import MethodKind, UserCode
+from remora.replica.work import Work
+from remora.wire.codec import pack
+from remora.wire.messages import Envelope, FrameKind, HttpStart
+
+if TYPE_CHECKING:
+    from remora.replica.replica import Replica
+
+_log = logging.getLogger("remora.replica")
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+
+class HttpRequests:
+    """Answers HTTP requests with one replica's user code."""
+
+    def __init__(self, replica: Replica, runner: RequestRunner) -> None:
+        self._replica = replica
+        self._runner = runner
+
+    async def answer(self, work: Work) -> None:
+        """Run the ASGI app, or the plain handler, for an HTTP request."""
+        envelope = work.envelope
+        context = self._runner.enter(envelope)
+        try:
+            code = self._runner.code
+            if code.asgi_app is not None:
+                await code.asgi_app(self._scope(envelope), work.receive, work.send)
+                if not work.finished:
+                    raise RuntimeError("The ASGI app returned without completing its response")
+            else:
+                await self._plain(code, work)
+        except asyncio.CancelledError:
+            context.cancel_children()
+            self._runner.finish_cancelled(work)
+        except USER_ERRORS as error:  # Border: user code.
+            if work.finished:
+                # A background task, or the tail of a middleware: the client has its answer.
+                _log.exception("Request %s failed after its response", envelope.request_id)
+                return
+            answer = None if work.response_started else _http_exception(error)
+            if answer is not None:
+                work.finish(FrameKind.RESPONSE, *answer)
+            else:
+                work.finish(FrameKind.ERROR, *self._runner.describe(error, envelope))
+
+    async def _plain(self, code: UserCode, work: Work) -> None:
+        envelope = work.envelope
+        method = code.method("__call__")
+        args: tuple[Any, ...] = ()
+        scope = None
+        if code.num_http_parameters:
+            from starlette.requests import Request
+
+            scope = self._scope(envelope)
+            request = Request(scope, work.receive)
+            if method.kind in (MethodKind.SYNC, MethodKind.GENERATOR):
+                # A plain `def` cannot await the body, so it finds it read.
+                await request.body()
+            args = (request,)
+        result = await self._runner.run(method, args, {})
+        if _is_response(result):
+            scope = scope or self._scope(envelope)
+            await result(scope, work.receive, work.send)
+        elif inspect.isasyncgen(result) or inspect.isgenerator(result):
+            await self._send_generator(work, result)
+        else:
+            status, headers, body = to_reply(result, f"{envelope.deployment}.__call__")
+            work.finish(FrameKind.RESPONSE, pack(HttpStart(status, headers)), body)
+
+    async def _send_generator(self, work: Work, items: Any) -> None:
+        """A handler that yields text or bytes is a streamed response."""
+        start = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+        }
+        await work.send(start)
+        if inspect.isgenerator(items):
+            items = iterate_in_thread(self._replica.threads, items, lambda item: item)
+        try:
+            async for item in items:
+                data = item.encode() if isinstance(item, str) else item
+                await work.send({"type": "http.response.body", "body": data, "more_body": True})
+        finally:
+            await items.aclose()
+        await work.send({"type": "http.response.body"})
+
+    def _scope(self, envelope: Envelope) -> dict[str, Any]:
+        head = envelope.http
+        assert head is not None
+        lifespan = self._runner.code.lifespan
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": head.http_version,
+            "method": head.method,
+            "scheme": head.scheme,
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query_string,
+            "root_path": head.root_path,
+            "headers": head.headers,
+            "client": head.client,
+            "server": head.server,
+            "state": dict(lifespan.state) if lifespan is not None else {},
+        }
+
+
+def _is_response(value: Any) -> bool:
+    """A Starlette response, without importing Starlette for those who do not use it."""
+    return callable(value) and hasattr(value, "status_code") and hasattr(value, "raw_headers")
+
+
+def _http_exception(error: BaseException) -> tuple[bytes, bytes] | None:
+    """A Starlette or FastAPI `HTTPException` of a plain handler, as a response."""
+    status = getattr(error, "status_code", None)
+    detail = getattr(error, "detail", None)
+    if not isinstance(status, int) or detail is None or isinstance(error, RemoraError):
+        return None
+    try:
+        _, headers, body = to_reply({"detail": detail})
+        for name, value in (getattr(error, "headers", None) or {}).items():
+            headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    except (TypeError, ValueError, AttributeError):
+        return None  # It only looked like one, or carries what HTTP cannot.
+    return pack(HttpStart(status, headers)), body

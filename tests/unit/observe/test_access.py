@@ -1,0 +1,58 @@
+"""The access log keeps a bounded number of lines, and says what it did not keep."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from remora.observe import access
+from remora.observe.access import AccessLog
+from remora.wire.messages import HttpHead
+
+HEAD = HttpHead("GET", "/x", b"/x", b"", "", [])
+
+
+def add(log: AccessLog, request_id: str) -> None:
+    log.add(HEAD, request_id, "app", 200, 0.001)
+
+
+async def test_a_line_for_each_request(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.log")
+    for number in range(3):
+        add(log, f"r{number}")
+    log.close()
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    assert [line.split()[2] for line in lines] == ["r0", "r1", "r2"]
+    assert "GET '/x' 200 1.00ms" in lines[0]
+
+
+async def test_a_disk_that_stalls_costs_lines_and_not_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "FLUSH_S", 0.001)
+    monkeypatch.setattr(access, "MAX_PENDING", 10)
+    log = AccessLog(tmp_path / "access.log")
+    stalled, disk = threading.Event(), threading.Event()
+    write = log._write
+
+    def slow(*args: object) -> None:
+        stalled.set()
+        disk.wait(5)
+        write(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(log, "_write", slow)
+    add(log, "first")
+    while not stalled.is_set():
+        await asyncio.sleep(0.001)
+    for number in range(40):
+        add(log, f"r{number}")
+        await asyncio.sleep(0.001)
+    assert len(log._pending) == 10
+    disk.set()
+    log.close()
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    assert len(lines) == 12
+    assert "30 lines were dropped" in lines[-1]
