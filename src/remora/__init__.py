@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from remora.api import (
         RunTarget,
         delete,
-        get_app_handle,
-        get_deployment_handle,
         get_replica_context,
         run,
         run_many,
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
+    from remora.lookup import get_app_handle, get_deployment_handle
     from remora.response import DeploymentResponse, DeploymentResponseGenerator
 
 #: Where each public name lives.
@@ -40,8 +39,8 @@ _HOMES = {
     "RunTarget": "api",
     "delete": "api",
     "deployment": "deployment",
-    "get_app_handle": "api",
-    "get_deployment_handle": "api",
+    "get_app_handle": "lookup",
+    "get_deployment_handle": "lookup",
     "get_replica_context": "api",
     "ingress": "ingress",
     "run": "api",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,15 +21,15 @@ from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
 from remora.current import begin, current_instance, end_current, require_instance, wait_for
 from remora.deployment import Application
-from remora.errors import ConfigError, DeployError, InstanceError, NotSupportedYetError, RemoraError
-from remora.handle import DeploymentHandle, handle_to_current_app
+from remora.errors import ConfigError, DeployError, NotSupportedYetError, RemoraError
+from remora.handle import DeploymentHandle
 from remora.home import Home
 from remora.instance import Instance, failure_text
+from remora.lookup import forget_handles, get_app_handle, get_deployment_handle
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
 if TYPE_CHECKING:
-    from remora.router.client import RoutingClient
     from remora.wire.control import ApplicationSpec
 
 __all__ = [
@@ -53,10 +52,6 @@ _log = logging.getLogger("remora")
 
 #: Seconds that `delete` waits for an application to be gone.
 DELETE_LIMIT_S = 60.0
-#: Handles from `get_*_handle` that are kept, as in Ray Serve.
-MAX_CACHED_HANDLES = 100
-#: Seconds for a running application to show up in this process's routing snapshot.
-_SNAPSHOT_LIMIT_S = 5.0
 _LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
 _START = (
     "proxy_location",
@@ -66,8 +61,6 @@ _START = (
     "tracing_config",
     "controller_options",
 )
-
-_handles: dict[tuple[str, str], DeploymentHandle[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -313,7 +306,7 @@ def shutdown() -> None:
 
     Ongoing requests finish first, for as long as `graceful_shutdown_timeout_s` allows.
     """
-    _handles.clear()
+    forget_handles()
     if not end_current():
         _log.info("No instance runs: nothing to shut down.")
 
@@ -347,106 +340,3 @@ def status() -> ServeStatus:
     if instance is None:
         return ServeStatus()
     return serve_status(wait_for(instance, Instance.status))
-
-
-def get_app_handle(name: str) -> DeploymentHandle[Any]:
-    """Return a handle to the ingress of an application.
-
-    Raises:
-        RemoraError: there is no such application, or no instance.
-    """
-    instance = require_instance()
-    ingress = _known_ingress(name)
-    if ingress is None:
-        known = wait_for(instance, Instance.status).applications
-        if name not in known:
-            raise RemoraError(
-                f"Application {name!r} does not exist.{nearest(name, known)} "
-                f"There {'are' if known else 'is'}: {', '.join(sorted(known)) or 'none'}."
-            )
-        ingress = _awaited_ingress(name)
-    return _cached(DeploymentHandle(ingress, name))
-
-
-def get_deployment_handle(
-    deployment_name: str, app_name: str | None = None, _check_exists: bool = True
-) -> DeploymentHandle[Any]:
-    """Return a handle to any deployment.
-
-    Args:
-        deployment_name: of the deployment.
-        app_name: of its application; None: that of the replica that this code runs in.
-
-    Raises:
-        RemoraError: no `app_name` outside a deployment, or no instance.
-        KeyError: there is no such deployment.
-    """
-    handle = handle_to_current_app(deployment_name, app_name)
-    if _check_exists and (deployment_name, handle.app_name) not in _handles:
-        report = wait_for(require_instance(), Instance.status)
-        app = report.applications.get(handle.app_name)
-        if app is None or deployment_name not in app.deployments:
-            known = sorted(
-                f"{a.name}/{d}" for a in report.applications.values() for d in a.deployments
-            )
-            raise KeyError(
-                f"Deployment {handle.app_name}/{deployment_name} does not exist; there are: "
-                f"{', '.join(known) or 'none'}"
-            )
-    return _cached(handle)
-
-
-def _cached(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
-    key = (handle.deployment_name, handle.app_name)
-    if key not in _handles and len(_handles) >= MAX_CACHED_HANDLES:
-        gone = random.choice(tuple(_handles))
-        del _handles[gone]
-        _log.warning("More than %d handles; %s/%s was dropped.", MAX_CACHED_HANDLES, *gone[::-1])
-    return _handles.setdefault(key, handle)
-
-
-# ---------------------------------------------------------------------- the routing snapshot
-
-
-def _known_ingress(app_name: str) -> str | None:
-    """Read the ingress from this loop's snapshot, if it is there: no round trip in a replica."""
-    from remora.router.process import routing_client
-
-    try:
-        client = routing_client(asyncio.get_running_loop())
-    except (RuntimeError, InstanceError):
-        return None
-    app = client.snapshot.apps.get(app_name)
-    return app.ingress if app is not None else None
-
-
-def _awaited_ingress(app_name: str) -> str:
-    """Wait until the background client's snapshot names a running application."""
-    from remora.router.process import background_client
-
-    client = background_client()
-    waiting = asyncio.run_coroutine_threadsafe(_wait_app(client, app_name), client.loop)
-    try:
-        return waiting.result(_SNAPSHOT_LIMIT_S)
-    except TimeoutError:
-        waiting.cancel()
-        raise RemoraError(
-            f"Application {app_name!r} is not routed yet after {_SNAPSHOT_LIMIT_S:g}s; "
-            "`remora status` shows how far it is."
-        ) from None
-
-
-async def _wait_app(client: RoutingClient, app_name: str) -> str:
-    changed = asyncio.Event()
-
-    def on_change(_: object) -> None:
-        changed.set()
-
-    client.on_change.append(on_change)
-    try:
-        while (app := client.snapshot.apps.get(app_name)) is None:
-            await changed.wait()
-            changed.clear()
-        return app.ingress
-    finally:
-        client.on_change.remove(on_change)

@@ -8,10 +8,8 @@ from typing import Any, cast
 import pytest
 
 import remora
-from remora import api
 from remora.deployment import deployment
 from remora.errors import ConfigError, InstanceError, NotSupportedYetError, RayServeException
-from remora.handle import DeploymentHandle
 from remora.schema import ServeStatus
 
 
@@ -94,17 +92,3 @@ def test_without_an_instance_the_rest_says_how_to_get_one() -> None:
         remora.get_deployment_handle("D")
     with pytest.raises(RayServeException):
         remora.get_deployment_handle("D", "a")
-
-
-def test_without_a_check_a_handle_needs_nothing_and_is_kept() -> None:
-    first = remora.get_deployment_handle("D", "a", _check_exists=False)
-    assert isinstance(first, DeploymentHandle)
-    assert remora.get_deployment_handle("D", "a", _check_exists=False) is first
-
-
-def test_keeps_at_most_so_many_handles(caplog: pytest.LogCaptureFixture) -> None:
-    for number in range(api.MAX_CACHED_HANDLES + 5):
-        remora.get_deployment_handle(f"D{number}", "a", _check_exists=False)
-    assert len(api._handles) == api.MAX_CACHED_HANDLES
-    assert "dropped" in caplog.text
-    api._handles.clear()
