@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from remora.errors import ProtocolError
@@ -69,6 +69,7 @@ def test_fields_that_an_older_peer_lacks_take_their_defaults(
 
 
 @given(st.binary(max_size=50))
+@example(b"\x95\xa1\x80")
 def test_junk_is_a_protocol_error(junk: bytes) -> None:
     try:
         codec.unpack(junk, Envelope)

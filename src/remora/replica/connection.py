@@ -6,15 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from remora.core.admission import may_start
 from remora.errors import MethodNotFoundError
 from remora.replica.work import Work
 from remora.transport.control import answer_control
 from remora.transport.errors import encode_error
 from remora.transport.listener import ServerConnection
-from remora.wire.codec import decode_credit, decode_envelope
+from remora.wire.codec import UNREADABLE, decode_credit, decode_envelope
 from remora.wire.framing import LARGE_BODY_BYTES, MAX_LOAD, RawFrame
 from remora.wire.messages import CallKind, FrameKind
 
@@ -83,7 +81,7 @@ class ReplicaConnection(ServerConnection):
     def _on_request(self, number: int, meta: bytes, body: bytes | memoryview) -> None:
         try:
             envelope = decode_envelope(meta)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             _log.warning(
                 "Closed a connection of %s: unreadable envelope: %s", self.peer_name, error
             )

@@ -31,6 +31,9 @@ decode_http_start = msgspec.msgpack.Decoder(HttpStart).decode
 decode_credit = msgspec.msgpack.Decoder(int).decode
 decode_sizes = msgspec.msgpack.Decoder(list[int]).decode
 
+#: What decoding raises for bytes that are not what they should be.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+
 T = TypeVar("T")
 
 
@@ -59,7 +62,7 @@ def unpack(data: bytes | memoryview, kind: type[T]) -> T:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not a {kind.__name__}: {error}") from error
 
 
