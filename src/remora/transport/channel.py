@@ -76,6 +76,7 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._outbox: Outbox
         self._spinner: Spinner
+        self._is_calm = True
         self._reason = "closed by the other side"
 
     @property
@@ -111,7 +112,8 @@ class Channel(asyncio.Protocol):
             self._outbox.send(_REQUEST, number, meta, body, flags)
         else:
             self._outbox.write_now(framing.encode(_REQUEST, number, meta, body, flags))
-            self._spinner.begin()
+            if self._is_calm:
+                self._spinner.begin()
         self._sinks[number] = sink
         return number
 
@@ -166,6 +168,8 @@ class Channel(asyncio.Protocol):
             return
         sinks = self._sinks
         self._spinner.end()
+        # Answers that come in bunches are the sign of a busy time, even when none is left.
+        self._is_calm = len(frames) < 2
         for frame in frames:
             kind = frame[0]
             number = frame[3]

@@ -15,6 +15,7 @@ from typing import cast
 
 from remora.errors import ProtocolError
 from remora.transport.outbox import Outbox
+from remora.transport.spin import Spinner
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
 from remora.wire.framing import FrameDecoder, RawFrame
@@ -35,6 +36,8 @@ class ServerConnection(asyncio.Protocol):
         self._greeted = False
         self._transport: asyncio.WriteTransport | None = None
         self._outbox: Outbox
+        self._spinner: Spinner
+        self._is_calm = True
         self._room: asyncio.Event | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         #: Who called, as it introduced itself.
@@ -59,6 +62,7 @@ class ServerConnection(asyncio.Protocol):
         transport = cast(asyncio.WriteTransport, transport)
         self._transport = transport
         self._outbox = Outbox(transport)
+        self._spinner = Spinner(asyncio.get_running_loop())
         loop = asyncio.get_running_loop()
         self._hello_timer = loop.call_later(HELLO_TIMEOUT_S, self._refuse, "no HELLO in time")
 
@@ -74,6 +78,8 @@ class ServerConnection(asyncio.Protocol):
         except ProtocolError as error:
             self._refuse(str(error))
             return
+        self._spinner.end()
+        self._is_calm = len(frames) < 2
         for frame in frames:
             self.on_frame(frame)
 
@@ -97,6 +103,8 @@ class ServerConnection(asyncio.Protocol):
         """Send a small frame, and what waits before it, without waiting for the turn's end."""
         if self.is_open:
             self._outbox.write_now(framing.encode(kind, number, meta, body, 0, load))
+            if self._is_calm:
+                self._spinner.begin()
 
     async def wait_writable(self) -> None:
         """Wait until the peer has taken most of what was sent."""
