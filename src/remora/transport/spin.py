@@ -82,7 +82,7 @@ def _processors() -> _Processors:
 class Spinner:
     """Keeps one loop from sleeping for a moment."""
 
-    __slots__ = ("_loop", "_looks", "_policy", "_processors", "_until", "_waiting")
+    __slots__ = ("_looks", "_loop", "_policy", "_processors", "_until", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
