@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from remora.config import HTTPOptions
+from remora.engine.local.launch import wait_while_ending
 from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home
@@ -71,6 +72,8 @@ def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance
         InstanceError: no process can be started.
     """
     global _current
+    # One that ends takes nothing new; what follows it is another instance.
+    wait_while_ending(home or instance_home() or Home.locate())
     found = current_instance()
     if found is not None and (home is None or found.home == home):
         if http is not None:

@@ -143,6 +143,11 @@ class Instance:
         elif os.getpid() == self._launcher_pid:
             self._launched.end(timeout_s)
 
+    def abandon(self) -> None:
+        """Let go of it; returns when it has ended, if it is bound to this process."""
+        if self._launched is not None:
+            self._launched.abandon()
+
     def release(self) -> None:
         """Let go of it: a bound instance ends, another one stays."""
         if self._launched is not None:

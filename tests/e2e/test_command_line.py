@@ -148,6 +148,63 @@ def test_a_second_interrupt_stops_at_once(remora: Remora, tmp_path: Path) -> Non
     assert slow.finish() != "hello"
 
 
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def test_what_is_run_right_after_an_interrupted_run_finds_folder_and_port_free(
+    remora: Remora, tmp_path: Path
+) -> None:
+    port = free_port()
+    command = remora("run", "--port", port, "server:app")
+    slow = SlowRequest(command.wait_url(), tmp_path)
+    interrupt(command)
+    command.wait_output("Stopping")
+    interrupt(command)
+    assert command.wait(8.0) == 130
+    assert find_owner(command.home) is None
+    again = remora("run", "--port", port, "server:app")
+    assert get(again.wait_url()) == "hello"
+    interrupt(again, signal.SIGKILL)
+    again.process.wait(5.0)
+    last = remora("run", "--port", port, "server:app")
+    assert get(last.wait_url()) == "hello"
+    interrupt(last)
+    assert last.wait() == 0
+    slow.finish()
+
+
+def test_an_interrupted_constructor_does_not_keep_the_next_run_waiting(
+    remora: Remora, tmp_path: Path
+) -> None:
+    (tmp_path / "hangs.py").write_text(
+        """
+import pathlib, time
+import remora as serve
+
+@serve.deployment
+class Hangs:
+    def __init__(self):
+        pathlib.Path("constructing").touch()
+        time.sleep(60)
+
+app = Hangs.bind()
+"""
+    )
+    port = free_port()
+    command = remora("run", "--port", port, "hangs:app")
+    until((tmp_path / "constructing").exists, "the constructor has begun")
+    interrupt(command)
+    assert command.wait(8.0) == 130
+    assert find_owner(command.home) is None
+    again = remora("run", "--port", port, "server:app")
+    assert get(again.wait_url()) == "hello"
+    interrupt(again)
+    assert again.wait() == 0
+
+
 def test_an_interrupt_during_a_slow_import_leaves_nothing(remora: Remora, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(60)\n"

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from remora.cli.errors import CommandError
 from remora.config import HTTPOptions
+from remora.engine.local.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
 
 #: Seconds that an instance without any use has to end, before it is killed.
-_ABANDON_LIMIT_S = 5.0
+_ABANDON_LIMIT_S = 8.0
 
 
 def http_options(host: str | None, port: int | None) -> HTTPOptions:
@@ -39,6 +40,7 @@ def begun(host: str | None, port: int | None, *, bound: bool) -> Iterator[Instan
         InstanceError: no process can be started here.
     """
     home = Home.locate()
+    wait_while_ending(home)
     found = Instance.find(home)
     if found is not None:
         if host is not None or port is not None:
@@ -55,7 +57,8 @@ def begun(host: str | None, port: int | None, *, bound: bool) -> Iterator[Instan
     except BaseException:
         launched.force_end(_ABANDON_LIMIT_S)
         raise
-    launched.release()
+    # Gone when this process is: what is run next in this folder finds it free, and its port too.
+    launched.abandon()
 
 
 def find() -> Instance:

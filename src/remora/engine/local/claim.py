@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ _HTTP_BACKLOG = 4096
 BACKLOG = 1024
 
 
+#: What the text about an owner is filled up to; it takes about half of that.
+_OWNER_BYTES = 512
 #: How long others may look at the lock, one after another, while an instance wants to take it.
 _LOOKING_S = 0.5
 
@@ -42,12 +44,14 @@ class Owner:
         token: marks its processes.
         http_url: of its front door; empty without HTTP.
         bound: True: ends with the program that started it.
+        ending: True: it takes nothing new and lets go of the folder soon.
     """
 
     pid: int
     token: str
     http_url: str = ""
     bound: bool = False
+    ending: bool = False
 
 
 class Claim:
@@ -90,13 +94,23 @@ class Claim:
         Raises:
             InstanceError: the disk is full.
         """
-        text = b"" if owner is None else json.dumps(owner.__dict__).encode()
+        # All of one length: whoever reads meanwhile finds either the old text or the new one.
+        text = b"" if owner is None else json.dumps(owner.__dict__).encode().ljust(_OWNER_BYTES)
         try:
-            os.ftruncate(self.fd, 0)
             if os.pwrite(self.fd, text, 0) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(self.fd, len(text))
         except OSError as error:
             raise folder_error(self.home, error) from None
+
+    def write_ending(self) -> None:
+        """Tell others that whoever holds the folder lets go of it soon."""
+        if (owner := _read_owner(self.fd)) is None:
+            return
+        try:
+            self.write_owner(replace(owner, ending=True))
+        except InstanceError:
+            pass  # A full disk does not keep an instance from ending.
 
     def clean(self) -> list[str]:
         """Remove what an instance that was killed left here: processes and sockets.
@@ -146,7 +160,8 @@ def remove_sockets(home: Home) -> None:
 def _read_owner(fd: int) -> Owner | None:
     try:
         value = json.loads(os.pread(fd, 4096, 0))
-        return Owner(int(value["pid"]), str(value["token"]), value["http_url"], value["bound"])
+        pid, token, ending = int(value["pid"]), str(value["token"]), bool(value.get("ending"))
+        return Owner(pid, token, value["http_url"], value["bound"], ending)
     except (OSError, ValueError, KeyError, TypeError):
         # Empty after an orderly end; half a line after a full disk.
         return None

@@ -29,7 +29,16 @@ from remora.engine.local.claim import Owner, find_owner, folder_error
 from remora.errors import InstanceError
 from remora.home import Home
 
-__all__ = ["EntryPoints", "Launch", "Owner", "Ready", "end", "find_owner", "launch"]
+__all__ = [
+    "EntryPoints",
+    "Launch",
+    "Owner",
+    "Ready",
+    "end",
+    "find_owner",
+    "launch",
+    "wait_while_ending",
+]
 
 #: Where the output of an instance goes that no terminal belongs to.
 LOG_NAME = "instance.log"
@@ -127,6 +136,14 @@ class Launch:
             os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
             pass
+
+    def abandon(self, timeout_s: float = 5.0) -> None:
+        """Let go, and wait until a bound instance has ended, which it does without patience."""
+        if self._owner_fd is not None and self._owner_fd >= 0:
+            os.close(self._owner_fd)
+            self._owner_fd = -1
+            self.wait_gone(timeout_s)
+        self.release()
 
     def release(self) -> None:
         """Let go: a bound instance ends, another one stays."""
@@ -252,6 +269,23 @@ def _put_aside(log: Path, home: Home) -> None:
     # Not that of an instance that runs, which this start is about to be told of.
     if log.exists() and log.stat().st_size >= _FULL_LOG_BYTES and find_owner(home) is None:
         log.replace(log.with_name(f"{LOG_NAME}.1"))
+
+
+def wait_while_ending(home: Home, timeout_s: float = 8.0) -> None:
+    """Wait until an instance that ends has let go of its folder and port.
+
+    Raises:
+        InstanceError: it has not within `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (owner := find_owner(home)) is not None and owner.ending:
+        if time.monotonic() >= deadline:
+            raise InstanceError(
+                f"The instance in {home.root} (pid {owner.pid}) has been ending for {timeout_s:g} s "
+                "and still holds the folder. Try again in a moment; `remora shutdown -y` ends it "
+                "by force."
+            )
+        time.sleep(0.01)
 
 
 def end(owner: Owner, timeout_s: float = 10.0) -> None:

@@ -214,6 +214,7 @@ class Supervisor:
         kill_at = time.monotonic() + grace_s
         if self._shutdown is None:
             self._shutdown = ShutdownOrder(kill_at, at_once)
+            self._claim.write_ending()
         else:
             self._shutdown.hurry(kill_at, at_once)
 

@@ -7,11 +7,13 @@ import fcntl
 import os
 import resource
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from remora.engine.local.claim import Claim, Owner, _address_error, find_owner
+from remora.engine.local.launch import wait_while_ending
 from remora.errors import InstanceError
 from remora.home import Home
 
@@ -28,6 +30,35 @@ def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
         Claim.take(home)
     claim.close()
     assert find_owner(home) is None
+
+
+def test_an_owner_tells_that_it_ends(tmp_path: Path) -> None:
+    home = Home.locate(tmp_path)
+    claim = Claim.take(home)
+    claim.write_ending()
+    assert find_owner(home) is None
+    claim.write_owner(ME)
+    claim.write_ending()
+    assert find_owner(home) == replace(ME, ending=True)
+    claim.close()
+
+
+def test_whoever_waits_for_an_ending_instance_goes_on_when_it_is_gone(tmp_path: Path) -> None:
+    home = Home.locate(tmp_path)
+    wait_while_ending(home)
+    claim = Claim.take(home)
+    claim.write_owner(ME)
+    # It runs: nothing to wait for.
+    wait_while_ending(home)
+    claim.write_ending()
+    with pytest.raises(InstanceError, match=f"pid {ME.pid}.* has been ending for 0 s"):
+        wait_while_ending(home, 0.0)
+    thread = threading.Thread(target=wait_while_ending, args=(home, 10.0))
+    thread.start()
+    assert thread.is_alive()
+    claim.close()
+    thread.join(5.0)
+    assert not thread.is_alive()
 
 
 def test_the_next_owner_learns_who_did_not_leave_in_order(tmp_path: Path) -> None:
