@@ -215,6 +215,8 @@ class Controller:
         for fact in facts:
             if isinstance(fact, ev.ProcessExited):
                 self._applier.forget(fact.replica_id)
+        for warning in decided.warnings:
+            _log.warning("%s", warning)
         self._applier.apply(decided.actions)
         if asked is not None and asked.answer is not None and not asked.answer.done():
             asked.answer.set_result(None)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from remora.core.actions import Action, KillProcess, StopReplica
+from remora.core.losses import Loss
 from remora.core.replica_state import Cause, Replica, ReplicaState, transition
 from remora.core.state import (
     KEPT_STOPPED,
@@ -36,6 +37,8 @@ class Draft:
         #: The event that is being looked at; 0: none.
         self.event_id = 0
         self.actions: list[Action] = []
+        #: Replicas that died, in this step.
+        self.losses: list[Loss] = []
         self.wake_at: Seconds | None = None
         #: Grows with every decision: a step goes on until it stays as it is.
         self.num_decisions = 0

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from remora.core import events as ev
-from remora.core import health, restart
+from remora.core import health
 from remora.core.actions import KillProcess
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
 from remora.core.replica_state import STAYING, Cause, ReplicaState
+from remora.core.setbacks import count_failure, note_crash, note_failure, note_loss
 from remora.core.state import (
     Activity,
     Application,
@@ -191,37 +192,21 @@ def _process_exited(draft: Draft, event: ev.ProcessExited) -> None:
     deployment, replica = found
     app = draft.app_of(event.replica_id)
     draft.move(event.replica_id, Cause.GONE, event.reason)
+    died = f"Replica {event.replica_id} died: {event.reason}"
     if replica.state not in STAYING:
+        if replica.state is ReplicaState.DRAINING:
+            note_loss(draft, app.name, deployment, replica, died, was_leaving=True)
         return
     if replica.was_ready:
-        note_crash(draft, app.name, deployment, f"Replica {event.replica_id} died: {event.reason}")
+        note_crash(draft, app.name, deployment, replica, died)
     else:
         note_failure(
             draft,
             app.name,
             deployment,
-            replica.version,
+            replica,
             f"The process of replica {event.replica_id} ended before it was ready: {event.reason}",
         )
-
-
-def note_crash(draft: Draft, app: str, deployment: Deployment, message: str) -> None:
-    """Remember that a working replica was lost, and when the next may start."""
-    crashes, retry_at_s = restart.after_crash(draft.pacing(app, deployment).crashes_s, draft.now)
-    draft.pace(app, deployment, crashes_s=crashes, retry_at_s=retry_at_s, last_crash=message)
-
-
-def note_failure(
-    draft: Draft, app: str, deployment: Deployment, version: str, message: str
-) -> None:
-    """Remember that a replica did not come up, and when the next may start."""
-    if version != deployment.target.version:
-        # What was fallen back on; it worked before, so its failures are crashes.
-        note_crash(draft, app, deployment, message)
-        return
-    deployment.failures += 1
-    deployment.last_failure = message
-    draft.pace(app, deployment, retry_at_s=draft.now + restart.delay_s(deployment.failures))
 
 
 def _node_joined(draft: Draft, event: ev.NodeJoined) -> None:
@@ -264,9 +249,9 @@ def _replica_start_failed(draft: Draft, event: ev.ReplicaStartFailed) -> None:
     if deployment is None:
         return
     app = draft.app_of(event.replica_id)
-    version = deployment.replicas[event.replica_id].version
+    replica = deployment.replicas[event.replica_id]
     draft.stop(event.replica_id, Cause.START_FAILED, STOP_UNREADY_S, event.traceback)
-    note_failure(draft, app.name, deployment, version, event.traceback)
+    note_failure(draft, app.name, deployment, replica, event.traceback)
 
 
 def _health_checked(draft: Draft, event: ev.HealthChecked) -> None:
@@ -290,7 +275,8 @@ def _reconfigured(draft: Draft, event: ev.Reconfigured) -> None:
     draft.update(event.replica_id, broken=f"reconfigure failed: {event.error}")
     if event.config_key == deployment.target.config_key:
         app = draft.app_of(event.replica_id)
-        note_failure(draft, app.name, deployment, deployment.target.version, event.error)
+        # It lives, so it is no loss yet.
+        count_failure(draft, app.name, deployment, event.error)
 
 
 def _replica_idle(draft: Draft, event: ev.ReplicaIdle) -> None:

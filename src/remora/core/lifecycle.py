@@ -18,9 +18,10 @@ from remora.core.actions import (
     StopReplica,
 )
 from remora.core.draft import Draft
-from remora.core.event_handlers import end_drain, note_crash, note_failure
+from remora.core.event_handlers import end_drain
 from remora.core.goal import goal_of
 from remora.core.replica_state import Cause, Replica, ReplicaState
+from remora.core.setbacks import note_crash, note_failure
 from remora.core.state import Application, Deployment, Target
 from remora.types import Seconds
 
@@ -49,7 +50,7 @@ def _pending(draft: Draft, app: Application, deployment: Deployment, replica: Re
         detail = f"the engine reported no process for {START_PROCESS_S:g} s"
         draft.let_go(deployment, replica, detail)
         message = f"Replica {replica_id} did not start: {detail}"
-        note_failure(draft, app.name, deployment, replica.version, message)
+        note_failure(draft, app.name, deployment, replica, message)
         return
     draft.wake(replica.since_s + START_PROCESS_S)
     if draft.activity(replica_id).call:
@@ -132,7 +133,8 @@ def _running(draft: Draft, app: Application, deployment: Deployment, replica: Re
         activity = draft.note(replica_id, call="")
     judgement = health.judge(activity)
     if judgement.verdict is not health.Verdict.FINE:
-        note_crash(draft, app.name, deployment, f"Replica {replica_id}: {judgement.reason}")
+        reason = f"Replica {replica_id}: {judgement.reason}"
+        note_crash(draft, app.name, deployment, replica, reason)
         if judgement.verdict is health.Verdict.HUNG:
             grace_s = config.graceful_shutdown_timeout_s
             draft.stop(replica_id, Cause.HUNG, grace_s, judgement.reason)

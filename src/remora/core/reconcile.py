@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remora.core import placement, rollout
+from remora.core import losses, placement, rollout
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
@@ -33,11 +33,13 @@ class Step:
     Attributes:
         actions: in the order in which they are to begin.
         wake_at: when to step again even if nothing happens; None: no need.
+        warnings: what people should read in the log: replicas that died, and what follows.
     """
 
     state: ControllerState
     actions: tuple[Action, ...]
     wake_at: Seconds | None
+    warnings: tuple[str, ...] = ()
 
 
 def step(state: ControllerState, events: tuple[AnyEvent, ...], now: Seconds) -> Step:
@@ -60,7 +62,8 @@ def step(state: ControllerState, events: tuple[AnyEvent, ...], now: Seconds) -> 
         _decide(draft)
     _number_snapshot(state, draft)
     _end_instance(draft)
-    return Step(draft.state, tuple(draft.actions), draft.wake_at)
+    warnings = tuple(losses.tell(loss, draft.state, now) for loss in draft.losses)
+    return Step(draft.state, tuple(draft.actions), draft.wake_at, warnings)
 
 
 def _decide(draft: Draft) -> None:
