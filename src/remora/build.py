@@ -6,11 +6,13 @@ are nested; each is given a name, replaced by a handle, and pickled in its turn.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
 import uuid
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
 
 _log = logging.getLogger("remora")
 
+#: Part of the versions that this process gives to code.
+_THIS_PROCESS = uuid.uuid4().hex
 #: Modules that are worth importing once, before replicas fork, and that are safe to.
 _PRELOADABLE = ("cloudpickle", "fastapi", "pydantic", "starlette")
 
@@ -42,8 +46,8 @@ def build(
         target: the root of the graph; it becomes the ingress.
         name: name of the application.
         route_prefix: where it is reachable over HTTP; None: nowhere.
-        code_version: the same for the same code; None: a new one, so that every run replaces
-            the replicas.
+        code_version: the same for the same code; None: the same only within this process, for
+            equal code and arguments from an unchanged file.
         surroundings: where replicas import from; None: from where this process does.
 
     Raises:
@@ -56,7 +60,6 @@ def build(
     if not name:
         raise RemoraError("An application needs a name that is not empty.")
     check_route_prefix(route_prefix)
-    version = code_version or uuid.uuid4().hex
     names = {target: target._deployment.name}
     waiting = deque([target])
 
@@ -69,7 +72,9 @@ def build(
     specs = []
     while waiting:
         node = waiting.popleft()
-        code = dumps_call(node._deployment.func_or_class, node._args, node._kwargs, replace)
+        user_code = node._deployment.func_or_class
+        code = dumps_call(user_code, node._args, node._kwargs, replace)
+        version = code_version or _version(user_code, code)
         specs.append(
             DeploymentSpec(
                 name=names[node], code=code, code_version=version, config=node._deployment.config
@@ -83,6 +88,22 @@ def build(
         deployments=tuple(specs),
         surroundings=surroundings or surroundings_of_this_process(),
     )
+
+
+def _version(func_or_class: Callable[..., Any], code: bytes) -> str:
+    """Return a version that stays while a replica made anew would be the same as one that runs.
+
+    Another process may have imported other modules with the same bytes, and bytes that only name
+    a class say nothing about what is in its file.
+    """
+    file = getattr(sys.modules.get(func_or_class.__module__), "__file__", None) or os.devnull
+    try:
+        found = Path(file).stat()
+        source = f"{found.st_mtime_ns} {found.st_size}"
+    except OSError:
+        source = ""
+    known = f"{_THIS_PROCESS} {file} {source} ".encode()
+    return hashlib.sha256(known + code).hexdigest()[:32]
 
 
 def _new_name(wanted: str, taken: set[str]) -> str:

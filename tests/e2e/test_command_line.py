@@ -301,7 +301,14 @@ def test_shutdown_asks_first(remora: Remora) -> None:
 def test_an_edit_is_deployed_and_a_broken_one_keeps_the_version_before(
     remora: Remora, server: Path
 ) -> None:
-    command = remora("run", "--port", "0", "--reload", "server:app")
+    command = remora(
+        "run",
+        "--port",
+        "0",
+        "--reload",
+        "server:app",
+        environment={"PYTHONDONTWRITEBYTECODE": ""},
+    )
     url = command.wait_url()
     command.wait_output("Watching")
 
@@ -309,6 +316,10 @@ def test_an_edit_is_deployed_and_a_broken_one_keeps_the_version_before(
         until(lambda: get(url) == text, f"it answers {text!r}", 20.0)
 
     answers("hello")
+    for greeting in ("helga", "helen", "helle"):
+        # Of one length and likely in one second: the same to Python's cache of compiled code.
+        server.write_text(SERVER.replace('"hello"', f'"{greeting}"'))
+        answers(greeting)
     server.write_text(SERVER.replace('"hello"', '"hello again"'))
     answers("hello again")
     server.write_text("import nowhere_to_be_found\n")

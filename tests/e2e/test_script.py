@@ -156,6 +156,33 @@ def test_a_blocking_run_ends_with_ctrl_c(remora_home: Path) -> None:
     assert find_owner(Home(remora_home)) is None
 
 
+def test_options_that_need_no_new_process_change_in_place(remora_home: Path) -> None:
+    done = run_script(
+        """
+import os
+
+@serve.deployment
+class Tuned:
+    def __init__(self, doubler): self.doubler = doubler
+    def reconfigure(self, config): self.config = config
+    async def __call__(self): return self.config["a"], await self.doubler.remote(2), os.getpid()
+
+def ask(argument=Doubler, **options):
+    handle = serve.run(Tuned.options(**options).bind(argument.bind()))
+    return [handle.remote().result() for _ in range(8)]
+
+(first,) = set(ask(user_config={"a": 1}))
+(second,) = set(ask(user_config={"a": 2}))
+several = set(ask(user_config={"a": 2}, num_replicas=2))
+print(first[:2], second[:2], first[2] == second[2], second in several)
+(other,) = set(ask(Doubler.options(name="Other"), user_config={"a": 2}))
+print(other[:2], other not in several)
+""",
+        remora_home,
+    )
+    assert lines_of(done) == ["(1, 4) (2, 4) True True", "(2, 4) True"]
+
+
 def test_a_killed_script_leaves_nothing_behind(remora_home: Path) -> None:
     done = run_script(
         "serve.run(Doubler.bind())\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",

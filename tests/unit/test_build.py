@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remora.build import build, check_route_prefix, surroundings_of_this_process
-from remora.deployment import deployment
+from remora.deployment import Application, deployment
 from remora.errors import ConfigError, RayServeException
 from remora.handle import DeploymentHandle
 from remora.ingress import ingress
@@ -80,10 +82,33 @@ def test_other_nodes_of_the_same_name_are_numbered(caplog: pytest.LogCaptureFixt
     assert "Leaf_1" in caplog.text
 
 
-def test_every_run_has_a_version_of_its_own_unless_one_is_given() -> None:
-    app = deployment(Root).bind()
-    assert build(app).deployments[0].code_version != build(app).deployments[0].code_version
-    assert build(app, code_version="v").deployments[0].code_version == "v"
+def version_of(target: Application, code_version: str | None = None) -> str:
+    return build(target, code_version=code_version).deployments[0].code_version
+
+
+def test_a_version_stays_while_code_and_arguments_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = deployment(Root)
+    version = version_of(made.bind(1))
+    assert version_of(made.bind(1)) == version
+    assert version_of(made.options(user_config={"a": 1}, num_replicas=3).bind(1)) == version
+    assert version_of(made.bind(2)) != version
+    assert version_of(deployment(Leaf).bind(1)) != version
+    assert version_of(made.bind(1), "v") == "v"
+    monkeypatch.setattr("remora.build._THIS_PROCESS", "another")
+    assert version_of(made.bind(1)) != version
+
+
+def test_a_version_changes_with_the_file_of_a_class_that_goes_by_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "versioned_module.py"
+    file.write_text("class Model: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = deployment(importlib.import_module("versioned_module").Model).bind()
+    version = version_of(app)
+    assert version_of(app) == version
+    file.write_text("class Model: pass  # edited\n")
+    assert version_of(app) != version
 
 
 def test_only_one_ingress() -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
+import os
 import sys
 import sysconfig
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -37,11 +39,28 @@ def modules_below(folder: Path) -> list[str]:
     return found
 
 
-def forget_modules(folder: Path) -> None:
-    """Make the next import of anything below `folder` read its file again."""
+def forget_modules(folder: Path, edited: Iterable[Path] = ()) -> None:
+    """Make the next import of anything below `folder` read its file again.
+
+    Of `edited` files the compiled form is removed as well: Python knows it by the size of the
+    source and its time in whole seconds, which two quick edits may share.
+    """
     for name in modules_below(folder):
         del sys.modules[name]
+    for file in edited:
+        for optimization in ("", 1, 2):
+            compiled = importlib.util.cache_from_source(str(file), optimization=optimization)
+            Path(compiled).unlink(missing_ok=True)
     importlib.invalidate_caches()
+
+
+def keep_no_bytecode() -> None:
+    """Let neither this process nor those that it starts write the compiled form of modules.
+
+    One that imports while a file is edited could save what was in it before.
+    """
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 async def edits(folder: Path) -> AsyncGenerator[list[str], None]:

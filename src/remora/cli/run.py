@@ -60,6 +60,10 @@ def run_application(options: RunOptions) -> None:
     _check_route_prefix(options.route_prefix)
     target = parse_target(options.target)
     arguments = parse_arguments(options.arguments)
+    if options.reload:
+        from remora.cli.reload import keep_no_bytecode
+
+        keep_no_bytecode()
     with begun(options.host, options.port, bound=options.blocking) as instance:
         from remora.cli.serving import serve
 

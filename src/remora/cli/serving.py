@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -46,7 +47,9 @@ def serve(
 
     def describe() -> ApplicationSpec:
         application = load(target, arguments, options.app_dir)
-        return build(application, options.name, options.route_prefix)
+        # New for every edit: also one of a module that the application only uses.
+        version = uuid.uuid4().hex
+        return build(application, options.name, options.route_prefix, code_version=version)
 
     # Outside of the event loop: Ctrl-C interrupts a slow import like any other code.
     spec = describe()
@@ -174,7 +177,7 @@ class _Run:
             say(f"Watching {folder} for edits.")
             async for files in changes:
                 say(f"{', '.join(files)} changed: deploying again.")
-                forget_modules(folder)
+                forget_modules(folder, [folder / file for file in files])
                 try:
                     await self._deploy(self._describe())
                 except (CommandError, RemoraError) as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
 from contextlib import aclosing
 from pathlib import Path
@@ -21,6 +22,23 @@ def test_an_edited_module_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert importlib.import_module("edited_module_a").VALUE == "another length"
     forget_modules(tmp_path)
     assert "edited_module_a" not in sys.modules
+
+
+def test_two_edits_of_one_length_in_one_second_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "edited_module_b.py"
+    for value in (1, 2, 3):
+        file.write_text(f"VALUE = {value}\n")
+        os.utime(file, (1e9, 1e9))
+        forget_modules(tmp_path, [file, tmp_path / "deleted.py"])
+        module = importlib.import_module("edited_module_b")
+        assert module.VALUE == value
+        assert list((tmp_path / "__pycache__").glob("edited_module_b.*"))
+    forget_modules(tmp_path)
 
 
 def test_forgets_nothing_outside_of_the_folder(tmp_path: Path) -> None:
