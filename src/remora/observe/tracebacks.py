@@ -8,10 +8,16 @@ from __future__ import annotations
 import importlib
 import traceback
 from pathlib import Path
+from types import FrameType
 
 _OURS = str(Path(__file__).resolve().parent.parent) + "/"
 #: Importing says nothing about a mistake, wherever it stands.
 _IMPORTING = ("<frozen importlib", str(Path(str(importlib.__file__)).parent) + "/")
+
+#: The standard library.
+_STANDARD = str(Path(traceback.__file__).resolve().parent) + "/"
+#: Shown of a stack in which nothing is the user's.
+INNERMOST_FRAMES = 5
 
 #: Parts of file names that stand between us and the user's code on the way in.
 _ON_THE_WAY_IN = (
@@ -48,6 +54,29 @@ def user_traceback(exc: BaseException) -> str:
             part.stack = None  # type: ignore[assignment]
         rest += [part.__cause__, part.__context__, *(part.exceptions or ())]
     return "".join(shown.format())
+
+
+def has_user_frames(exc: BaseException) -> bool:
+    """Say whether `exc` went through code of the user's."""
+    return any(_is_theirs(frame) for frame in traceback.extract_tb(exc.__traceback__))
+
+
+def user_stack(frame: FrameType) -> str:
+    """Format where a thread is: the user's frames, else the innermost few."""
+    stack = traceback.extract_stack(frame)
+    theirs = [each for each in stack if _is_theirs(each)]
+    return "".join(traceback.format_list(theirs or stack[-INNERMOST_FRAMES:]))
+
+
+def _is_theirs(frame: traceback.FrameSummary) -> bool:
+    name = frame.filename
+    # Installed packages may lie below the standard library, and be the user's.
+    standard = name.startswith(_STANDARD) and "-packages/" not in name
+    return not (
+        standard
+        or name.startswith((_OURS, *_IMPORTING, "<frozen "))
+        or any(part in name for part in _ON_THE_WAY_IN)
+    )
 
 
 def _only_theirs(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:

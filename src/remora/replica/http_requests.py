@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from remora.errors import RemoraError
 from remora.replica.http_values import to_reply
-from remora.replica.requests import USER_ERRORS, RequestRunner
+from remora.replica.requests import USER_ERRORS, RequestRunner, path_of
 from remora.replica.sync_stream import iterate_in_thread
-from remora.replica.user_code import MethodKind, UserCode
+from remora.replica.user_code import MethodKind, UserCode, user_traceback
 from remora.replica.work import Work
 from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind, HttpStart
@@ -50,8 +50,7 @@ class HttpRequests:
             self._runner.finish_cancelled(work)
         except USER_ERRORS as error:  # Border: user code.
             if work.finished:
-                # A background task, or the tail of a middleware: the client has its answer.
-                _log.exception("Request %s failed after its response", envelope.request_id)
+                _log_late(error, work)
                 return
             answer = None if work.response_started else _http_exception(error)
             if answer is not None:
@@ -120,6 +119,24 @@ class HttpRequests:
             "server": head.server,
             "state": dict(lifespan.state) if lifespan is not None else {},
         }
+
+
+def _log_late(error: BaseException, work: Work) -> None:
+    """Log what came out of an app that has sent its whole response.
+
+    Starlette answers a route's exception with 500 and then raises it on: that is no news after
+    the response. A background task, or the tail of a middleware, fails by itself.
+    """
+    when = "" if work.answered_error is error else " after its response"
+    envelope = work.envelope
+    _log.error(
+        "%s failed%s, %s, request %s\n%s",
+        envelope.deployment,
+        when,
+        path_of(envelope),
+        envelope.request_id,
+        user_traceback(error),
+    )
 
 
 def _is_response(value: Any) -> bool:

@@ -80,7 +80,7 @@ def _to_json(value: object, origin: str) -> bytes:
     """Encode `value`; slower ways are tried only when the quick one cannot."""
     if isinstance(value, (GeneratorType, AsyncGeneratorType, CoroutineType)):
         raise TypeError(
-            f"{origin} returned a {type(value).__name__}, which cannot become an HTTP response. "
+            f"{origin} returned {_a_type_name(value)}, which cannot become an HTTP response. "
             "To stream, return starlette.responses.StreamingResponse(generator); a coroutine "
             "must be awaited."
         )
@@ -92,9 +92,9 @@ def _to_json(value: object, origin: str) -> bytes:
             return _encode(_jsonable(value)).encode("ascii")
         except (TypeError, ValueError, RecursionError):
             raise TypeError(
-                f"{origin} returned a {_type_name(value)}, which cannot become an HTTP response: "
+                f"{origin} returned {_a_type_name(value)}, which cannot become an HTTP response: "
                 f"{_reason(quick_error)}. Return {_ALLOWED}."
-            ) from quick_error
+            ) from None
 
 
 def _convert(value: Any) -> Any:
@@ -137,9 +137,11 @@ def _jsonable(value: Any) -> Any:
 _encode = json.JSONEncoder(separators=(",", ":"), default=_convert).encode
 
 
-def _type_name(value: object) -> str:
+def _a_type_name(value: object) -> str:
     kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    builtin = kind.__module__ == "builtins"
+    name = kind.__name__ if builtin else f"{kind.__module__}.{kind.__name__}"
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _reason(error: Exception) -> str:

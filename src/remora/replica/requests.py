@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from remora.errors import RemoraError, RemoteError, RequestCancelledError
+from remora.errors import RemoraError, RemoteError, RequestCancelledError, RequestError
+from remora.observe.tracebacks import has_user_frames
 from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_traceback
 from remora.replica.work import Work
@@ -105,7 +106,7 @@ class RequestRunner:
         self, connection: ReplicaConnection, number: int, error: BaseException
     ) -> None:
         """Answer a request whose own answer could not be sent (too large, for example)."""
-        _log.error("%s could not answer: %r", self._replica.replica_id, error, exc_info=error)
+        _log.error("A request could not be answered: %r", error, exc_info=error)
         if not isinstance(error, Exception):
             error = RemoteError(f"{type(error).__name__}: {error}")
         connection.finish(number, _ERROR, *encode_error(error))
@@ -195,20 +196,34 @@ class RequestRunner:
 
     def describe(self, error: BaseException, envelope: Envelope) -> tuple[bytes, bytes]:
         """Log what the user's code raised, and make an ERROR frame's content of it."""
-        replica = self._replica.replica_id
-        if isinstance(error, RemoraError):
-            _log.info("%s request %s: %s", replica, envelope.request_id, error)
+        request_id = envelope.request_id
+        if isinstance(error, RemoraError) and not _needs_traceback(error, envelope):
+            _log.info("Request %s: %s", request_id, error)
             return encode_error(error)
         traceback = user_traceback(error)
-        _log.error(
-            "%s.%s failed in %s, request %s\n%s",
-            envelope.deployment,
-            envelope.method,
-            replica,
-            envelope.request_id,
-            traceback,
-        )
+        # Which replica it was stands in front of each line of its log.
+        what = f"{envelope.deployment} failed, {path_of(envelope)}"
+        if envelope.http is None:
+            what = f"{envelope.deployment}.{envelope.method} failed"
+        _log.error("%s, request %s\n%s", what, request_id, traceback)
+        if isinstance(error, RemoraError):
+            return encode_error(error)
         return encode_error(error, traceback)
+
+
+def path_of(envelope: Envelope) -> str:
+    """Method and path of an HTTP request, for the log."""
+    head = envelope.http
+    return f"{head.method} {head.path}" if head is not None else envelope.method
+
+
+def _needs_traceback(error: RemoraError, envelope: Envelope) -> bool:
+    """Say whether an error of ours came out of the user's code and tells the client nothing."""
+    if envelope.http is None:
+        return False  # Its caller gets all of it.
+    if isinstance(error, RequestError) and (error.http_status < 500 or error.http_status == 503):
+        return False
+    return has_user_frames(error)
 
 
 def _run_plain(

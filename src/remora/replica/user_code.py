@@ -101,7 +101,9 @@ class UserCode:
         Cancellation: a constructor written as `def` runs on in its thread.
         """
         deployment = DeploymentID(spec.deployment, spec.application)
-        target = await _step(spec, "loading the code", _open(spec.code))
+        # Unpickling imports the user's modules, which may take seconds.
+        opened = await _step(spec, "loading the code", in_thread(cloudpickle.loads, spec.code))
+        target = await _step(spec, "the constructor", _make(*opened))
         code = cls(deployment, target)
         try:
             await _step(spec, "the ASGI app", code._start_asgi_app())
@@ -165,7 +167,7 @@ class UserCode:
             function = getattr(self.target, name, None)
         if not callable(function):
             raise MethodNotFoundError(
-                f"{self.deployment} has no method {name!r}. It has: "
+                f"{self.deployment} has no method {name!r}. It has, nearest first: "
                 f"{', '.join(self._available(name)) or 'none'}."
             )
         return UserMethod(name, function, _kind_of(function))
@@ -292,10 +294,8 @@ async def _step(spec: ReplicaSpec, what: str, work: Awaitable[_T]) -> _T:
         ) from error
 
 
-async def _open(code: bytes) -> Any:
-    """Unpickle the deployment and make its object; a function is its own object."""
-    # Unpickling imports the user's modules, which may take seconds.
-    target, args, kwargs = await in_thread(cloudpickle.loads, code)
+async def _make(target: Any, args: Any, kwargs: Any) -> Any:
+    """Make the user's object; a function is its own object."""
     if not inspect.isclass(target):
         return target
     if not inspect.iscoroutinefunction(target.__init__):

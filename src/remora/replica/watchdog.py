@@ -11,9 +11,9 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
+from remora.observe.tracebacks import user_stack
 from remora.types import Seconds
 
 _log = logging.getLogger("remora.replica")
@@ -99,7 +99,7 @@ class LoopWatchdog:
 
     def _describe(self, blocked_s: Seconds) -> None:
         frame = sys._current_frames().get(self._watched)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        stack = user_stack(frame) if frame is not None else ""
         self._report(
             f"The event loop has been blocked for {blocked_s * 1000:.0f} ms: every other request "
             "of this replica waits. Make the handler a plain `def` (it then runs in a thread) or "

@@ -7,6 +7,7 @@ reader has granted, and the caller as many as this side has.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ class Work:
         envelope: everything about it.
         body: what came with the request itself.
         finished: the final frame was sent.
+        answered_error: the exception that was being handled when the HTTP response began: the
+            response is the answer to it.
     """
 
     __slots__ = (
@@ -47,6 +50,7 @@ class Work:
         "_upload_used",
         "_wake",
         "_window",
+        "answered_error",
         "body",
         "connection",
         "envelope",
@@ -68,6 +72,7 @@ class Work:
         self.body = body
         self.task: asyncio.Task[None] | None = None
         self.finished = False
+        self.answered_error: BaseException | None = None
         self._window = envelope.credit_bytes
         self._room: asyncio.Future[None] | None = None
         self._in_turn = 0
@@ -175,6 +180,7 @@ class Work:
         if kind == "http.response.start":
             headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
             self._start = HttpStart(int(message["status"]), headers)
+            self.answered_error = sys.exc_info()[1]
             return
         if kind != "http.response.body":
             raise RuntimeError(f"The ASGI app sent {kind!r}, which this server does not know")

@@ -162,6 +162,13 @@ def test_hopeless_value_is_named_with_its_origin_and_what_is_allowed(
     assert named in text
     assert "Starlette response" in text
     assert "\n" not in text
+    # One traceback: what the encoders said is in the text already.
+    assert caught.value.__suppress_context__
+
+
+def test_the_article_fits_the_type() -> None:
+    with pytest.raises(TypeError, match="returned an object, which"):
+        to_reply(object())
 
 
 def test_generator_is_refused_with_the_way_to_stream() -> None:

@@ -23,6 +23,7 @@ async def test_names_the_line_that_blocks_the_loop() -> None:
     watchdog.stop()
     assert "test_watchdog.py" in reports[0]
     assert "reported.wait(5)" in reports[0]
+    assert "asyncio/base_events.py" not in reports[0]
 
 
 async def test_is_silent_while_the_loop_turns() -> None:
