@@ -24,13 +24,13 @@ from remora.deployment import Application
 from remora.errors import ConfigError, DeployError, NotSupportedYetError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.home import Home
-from remora.instance import Instance, failure_text
+from remora.instance import Instance, awaited, failure_text
 from remora.lookup import forget_handles, get_app_handle, get_deployment_handle
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
 if TYPE_CHECKING:
-    from remora.wire.control import ApplicationSpec
+    from remora.wire.control import ApplicationSpec, ApplicationStatus
 
 __all__ = [
     "ReplicaContext",
@@ -50,6 +50,8 @@ __all__ = [
 
 _log = logging.getLogger("remora")
 
+#: Seconds after which `run` says what it waits for.
+SLOW_AFTER_S = 5.0
 #: Seconds that `delete` waits for an application to be gone.
 DELETE_LIMIT_S = 60.0
 _LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
@@ -148,7 +150,7 @@ def run_many(
     specs = [build(one.target, one.name, one.route_prefix) for one in targets]
     wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))
     try:
-        _announce(specs, instance.wait_ready())
+        _announce(specs, instance.wait_ready(), aloud=blocking)
         if blocking:
             _stay(instance)
     except KeyboardInterrupt:
@@ -181,8 +183,12 @@ def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
 async def _deploy(instance: Instance, specs: list[ApplicationSpec], wait: bool) -> None:
     """Deploy, and return when it is accepted, or with `wait` when everything runs."""
     waiting = {spec.name for spec in specs} if wait else set()
+    latest: dict[str, ApplicationStatus] = {}
+    loop = asyncio.get_running_loop()
+    slow = loop.call_later(SLOW_AFTER_S, lambda: _tell_slow(waiting, latest))
     async with aclosing(instance.deploy(specs)) as reports:
         async for report in reports:
+            latest.update(report)
             for name in waiting & report.keys():
                 app = report[name]
                 if app.status == "DEPLOY_FAILED":
@@ -190,13 +196,30 @@ async def _deploy(instance: Instance, specs: list[ApplicationSpec], wait: bool) 
                 if app.status == "RUNNING":
                     waiting.discard(name)
             if not waiting:
+                slow.cancel()
                 return
 
 
-def _announce(specs: list[ApplicationSpec], url: str) -> None:
+def _tell_slow(waiting: set[str], latest: dict[str, ApplicationStatus]) -> None:
+    """Say once what applications wait for, where a script shows warnings: on stderr."""
+    for name in sorted(waiting & latest.keys()):
+        reasons = [
+            f"{one.name}: {awaited(one) or one.message}"
+            for one in latest[name].deployments.values()
+            if one.status != "HEALTHY"
+        ]
+        _log.warning(
+            "Application %r is not ready after %g s. %s", name, SLOW_AFTER_S, " ".join(reasons)
+        )
+
+
+def _announce(specs: list[ApplicationSpec], url: str, *, aloud: bool) -> None:
     for spec in specs:
         where = f" at {url}{spec.route_prefix}" if url and spec.route_prefix else ""
         _log.info("Application %r runs%s.", spec.name, where)
+        if aloud:
+            # Nothing is returned that could be asked, and without it the program says nothing.
+            print(f"Application {spec.name!r} is ready{where or '.'}", flush=True)  # noqa: T201
 
 
 def _stay(instance: Instance) -> None:

@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
 from remora.config import HTTPOptions
 from remora.engine.local import launch as local
-from remora.engine.local.launch import Launch, Owner, find_owner
+from remora.engine.local.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
 
 if TYPE_CHECKING:
-    from remora.wire.control import ApplicationSpec, ApplicationStatus, InstanceStatus
+    from remora.wire.control import (
+        ApplicationSpec,
+        ApplicationStatus,
+        DeploymentStatus,
+        InstanceStatus,
+    )
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
 START_LIMIT_S = 60.0
@@ -32,6 +38,8 @@ START_LIMIT_S = 60.0
 EXIT_LIMIT_S = 10.0
 #: Seconds that the controller has to say that it heard of a shutdown. The draining comes after.
 _HEARD_LIMIT_S = 10.0
+#: How a message of a deployment begins that is on its way; the counts are told elsewhere.
+_COUNT = re.compile(r"^\d+ of \d+ replicas are up and running\.\s*")
 #: Statuses of an application or deployment whose message somebody must read.
 TROUBLE = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 
@@ -132,6 +140,11 @@ class Instance:
         if self._launched is not None:
             # Our child: the kernel keeps what is left of it until somebody asks.
             self._launched.wait_gone(0.0)
+
+    def was_killed(self) -> bool:
+        """Say of one that has ended whether it was killed; False: it ended in good order."""
+        left = left_behind(self.home)
+        return left is not None and left.pid == self.pid
 
     def force_end(self, timeout_s: float = EXIT_LIMIT_S) -> None:
         """End it without asking its controller; kill it after `timeout_s`.
@@ -278,6 +291,15 @@ def own_message(status: ApplicationStatus) -> str:
         if part and (part in message or message in part):
             return ""
     return message
+
+
+def awaited(deployment: DeploymentStatus) -> str:
+    """Say in one line what keeps a deployment from its target; empty: nothing unusual. Pure."""
+    if deployment.status in {"HEALTHY", *TROUBLE} or deployment.status_trigger == "DELETING":
+        return ""
+    lines = _COUNT.sub("", deployment.message.strip()).splitlines()
+    # Further lines are a traceback. It comes whole with the failure, should it come to that.
+    return lines[0].rstrip(" :") if lines else ""
 
 
 def failure_text(status: ApplicationStatus) -> str:

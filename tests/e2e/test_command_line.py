@@ -336,6 +336,25 @@ def test_an_edit_is_deployed_and_a_broken_one_keeps_the_version_before(
     assert_nothing_left(command)
 
 
+def test_a_shutdown_from_elsewhere_ends_the_command_with_0(remora: Remora) -> None:
+    command = remora("run", "--port", "0", "server:app")
+    command.wait_url()
+    assert remora("shutdown", "-y").wait() == 0
+    assert command.wait() == 0
+    assert "shut down from elsewhere" in command.output
+    assert "starting" not in command.output.partition("is ready")[2]
+
+
+def test_a_deploy_says_why_it_waits(remora: Remora, tmp_path: Path) -> None:
+    (tmp_path / "gpus.py").write_text(
+        SERVER + "\ngpus = Greeter.options(ray_actor_options={'num_gpus': 99}).bind()\n"
+    )
+    command = remora("run", "--port", "0", "gpus:gpus")
+    command.wait_output("99 needed")
+    interrupt(command)
+    assert command.wait() == 130
+
+
 def test_an_instance_that_ends_by_itself_ends_the_command_also_while_it_watches_for_edits(
     remora: Remora,
 ) -> None:
@@ -346,6 +365,6 @@ def test_an_instance_that_ends_by_itself_ends_the_command_also_while_it_watches_
     assert owner is not None
     os.kill(owner.pid, signal.SIGKILL)
     assert command.wait() == 1
-    assert "ended by itself" in command.output
+    assert "was killed" in command.output
     assert "Traceback" not in command.output
     assert_nothing_left(command)

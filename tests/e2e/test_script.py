@@ -156,6 +156,28 @@ def test_a_blocking_run_ends_with_ctrl_c(remora_home: Path) -> None:
     assert find_owner(Home(remora_home)) is None
 
 
+def test_a_slow_deploy_says_why_it_waits_and_a_blocking_one_where_it_is(remora_home: Path) -> None:
+    done = run_script(
+        """
+import remora.api, signal
+remora.api.SLOW_AFTER_S = 1.0
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.alarm(3)
+try:
+    serve.run(Doubler.options(ray_actor_options={"num_gpus": 99}).bind())
+except KeyboardInterrupt:
+    serve.delete("default")
+print("blocking", flush=True)
+signal.setitimer(signal.ITIMER_REAL, 3)
+serve.run(Doubler.bind(), blocking=True)
+""",
+        remora_home,
+    )
+    assert "ready at http://127.0.0.1:" in lines_of(done)[1]
+    (line,) = [each for each in done.stderr.splitlines() if "not ready after 1 s" in each]
+    assert "99 needed" in line
+
+
 def test_options_that_need_no_new_process_change_in_place(remora_home: Path) -> None:
     done = run_script(
         """

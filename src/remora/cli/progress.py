@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from remora.instance import TROUBLE
+from remora.instance import TROUBLE, awaited
 from remora.wire.control import ApplicationStatus, DeploymentStatus
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def summary(deployment: DeploymentStatus) -> str:
     replicas = f"{running}/{deployment.target_num_replicas} replicas"
     if deployment.status == "HEALTHY":
         return f"{replicas} running"
+    if deployment.status_trigger == "DELETING":
+        return f"leaving, {running} replicas left"
     if deployment.status == "UPDATING":
         return f"starting, {replicas} running"
     return f"{deployment.status.lower().replace('_', ' ')}, {replicas} running"
@@ -33,11 +35,13 @@ def summary(deployment: DeploymentStatus) -> str:
 def news(before: ApplicationStatus | None, now: ApplicationStatus) -> list[str]:
     """Return a line for each deployment that says something else than before. Pure."""
     known = {} if before is None else before.deployments
-    lines = []
+    lines: list[str] = []
     for name, deployment in now.deployments.items():
         old = known.get(name)
         if old is None or summary(old) != summary(deployment):
             lines.append(f"{name}: {summary(deployment)}")
+        if (reason := awaited(deployment)) and (old is None or awaited(old) != reason):
+            lines.append(f"{name}: {reason}")
     return lines
 
 
@@ -101,6 +105,8 @@ def _table(status: ApplicationStatus) -> RenderableType:
         else:
             mark = Spinner("dots", style="cyan")
         table.add_row(mark, Text(name, style="bold"), Text(summary(deployment)))
+        if reason := awaited(deployment):
+            table.add_row("", "", Text(reason, style="yellow"))
     return table
 
 

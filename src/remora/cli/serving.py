@@ -109,7 +109,9 @@ class _Run:
             return INTERRUPTED_STATUS
         if not self._options.blocking:
             return 0
-        await _unless(interrupts.first, self._stay(status))
+        if await _unless(interrupts.first, self._stay(status)):
+            say("The instance was shut down from elsewhere.")
+            return 0
         say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
         ended = await _unless(interrupts.second, self._finish())
         return INTERRUPTED_STATUS if ended is None else 0
@@ -155,8 +157,15 @@ class _Run:
         await self._instance.wait_deleted(names)
         return True
 
-    async def _stay(self, status: ApplicationStatus) -> None:
-        """Tell what changes, and deploy again after edits, until cancelled."""
+    async def _stay(self, status: ApplicationStatus) -> bool:
+        """Tell what changes, and deploy again after edits, until cancelled.
+
+        Returns:
+            True: the instance was shut down in good order.
+
+        Raises:
+            CommandError: it was killed.
+        """
         told = PlainNarrator(status)
         async with asyncio.TaskGroup() as group:
             following = None
@@ -168,7 +177,13 @@ class _Run:
                         told.show(application)
             if following is not None:
                 following.cancel()
-        raise CommandError(f"The instance ended by itself; see {self._instance.home.logs}.")
+        await self._instance.wait_gone()
+        if self._instance.was_killed():
+            raise CommandError(
+                f"The instance in {self._instance.home.root} was killed: its supervisor (pid "
+                f"{self._instance.pid}) ended without cleaning up."
+            )
+        return True
 
     async def _follow_edits(self) -> None:
         folder = self._options.app_dir

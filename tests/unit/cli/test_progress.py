@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
 import pytest
 
 from remora.cli.progress import LiveNarrator, PlainNarrator, narrator, news, summary
@@ -60,6 +61,23 @@ def test_news_is_only_what_changed() -> None:
     now = application(deployment("A"), deployment("B", running=1))
     assert news(before, now) == ["B: starting, 1/2 replicas running"]
     assert news(now, now) == []
+
+
+def test_news_is_also_why_it_waits() -> None:
+    count = "0 of 2 replicas are up and running."
+    before = application(deployment("A", message=count))
+    now = application(deployment("A", message=f"{count} 2 replica(s) find no place: no GPU."))
+    assert news(before, now) == ["A: 2 replica(s) find no place: no GPU."]
+    assert news(now, now) == []
+
+
+def test_what_leaves_is_not_said_to_start() -> None:
+    leaving = msgspec.structs.replace(
+        deployment(running=1, message="The deployment is being deleted."),
+        status_trigger="DELETING",
+    )
+    assert summary(leaving) == "leaving, 1 replicas left"
+    assert news(None, application(leaving)) == ["Model: leaving, 1 replicas left"]
 
 
 def test_plain_narrator_prints_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,18 @@ def find_owner(home: Home) -> Owner | None:
     return None
 
 
+def left_behind(home: Home) -> Owner | None:
+    """Find the instance that was killed in a state folder, or runs there; None: neither."""
+    try:
+        fd = os.open(home.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read_owner(fd)
+    finally:
+        os.close(fd)
+
+
 def _taken(home: Home, owner: Owner | None) -> InstanceError:
     who = "another process" if owner is None else f"pid {owner.pid}"
     serving = f" and serves {owner.http_url}" if owner and owner.http_url else ""

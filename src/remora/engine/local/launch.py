@@ -25,7 +25,7 @@ import msgspec
 
 from remora.config import HTTPOptions
 from remora.engine.local import linux
-from remora.engine.local.claim import Owner, find_owner, folder_error
+from remora.engine.local.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
 
@@ -37,6 +37,7 @@ __all__ = [
     "end",
     "find_owner",
     "launch",
+    "left_behind",
     "wait_while_ending",
 ]
 
