@@ -51,6 +51,18 @@ _HOMES = {
     "status": "api",
 }
 
+#: What Ray Serve has under these names, nothing here has yet.
+_NOT_YET = frozenset(
+    {
+        "AutoscalingConfig",
+        "LoggingConfig",
+        "batch",
+        "get_multiplexed_model_id",
+        "metrics",
+        "multiplexed",
+    }
+)
+
 __all__ = [
     "Application",
     "Deployment",
@@ -76,6 +88,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if name in _NOT_YET:
+        raise AttributeError(f"{name} of Ray Serve is not supported by this version of Remora")
     if home is None:
         raise AttributeError(f"module 'remora' has no attribute {name!r}")
     from importlib import import_module

@@ -6,12 +6,14 @@ does not pay for `remora status`.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from remora import __version__
 from remora.cli.errors import FAILED_STATUS, INTERRUPTED_STATUS, CommandError
 from remora.errors import RemoraError
 
@@ -28,6 +30,7 @@ _PORT = click.IntRange(0, 65535)
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="One instance lives in one state folder: the environment variable REMORA_HOME, or ~/.remora.",
 )
+@click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Serve models, on this machine, without losing a request."""
 
@@ -120,8 +123,6 @@ def shutdown(yes: bool) -> None:
 @cli.command()
 def version() -> None:
     """Print the version."""
-    from remora import __version__
-
     click.echo(__version__)
 
 
@@ -133,6 +134,9 @@ def _fail(message: str, status: int) -> NoReturn:
 def main() -> None:
     """Run the command line, and end the process with its exit status."""
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            # The package has set it, for the time of the imports above.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         # Without standalone mode, `--help` comes back as the status 0 rather than as an exit.
         sys.exit(cli.main(prog_name="remora", standalone_mode=False))
     except click.ClickException as error:

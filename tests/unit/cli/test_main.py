@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,8 +31,32 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_prints_the_version(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "version") == 0
-    assert capsys.readouterr().out == f"{remora.__version__}\n"
+    for word in ("version", "--version"):
+        assert call(monkeypatch, word) == 0
+        assert capsys.readouterr().out == f"{remora.__version__}\n"
+
+
+def test_an_interrupt_while_the_command_still_imports_shows_no_traceback(tmp_path: Path) -> None:
+    # Comes in place of the first library that a command imports.
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    source = str(Path(remora.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "remora", "version"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("name", ["batch", "multiplexed", "metrics", "AutoscalingConfig"])
+def test_names_that_are_not_there_yet_say_so(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"{name} .* not supported by this version"):
+        getattr(remora, name)
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        remora.nonsense  # noqa: B018
 
 
 @pytest.mark.parametrize("command", ["run", "start", "status", "shutdown", "version"])
