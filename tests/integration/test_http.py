@@ -292,6 +292,15 @@ async def test_request_ids_come_back_everywhere(plain: tuple[Node, Door]) -> Non
     assert (answer.status, answer.headers["x-request-id"]) == (404, "my-id-8")
 
 
+async def test_an_application_that_is_being_deleted_says_so(plain: tuple[Node, Door]) -> None:
+    _, door = plain
+    door.client.show(Snapshot(2, {}, {}, {"/gone": "shop"}))
+    answer = await ask(door, "/gone/by")
+    assert answer.status == 503
+    assert b"'shop' is being deleted" in answer.body
+    assert (await ask(door, "/gone-by")).status == 404
+
+
 async def test_system_paths(rig: Rig) -> None:
     node = await rig.node(Plain)
     door = await rig.door(node)
@@ -547,6 +556,9 @@ async def test_a_dead_replica_is_500_or_tried_again(rig: Rig) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /\x00 HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nHost: y\r\n\r\n",
+        b"GET / HTTP/1.0\r\nhost: x\r\nHost: y\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -558,6 +570,17 @@ async def test_malformed_requests_are_400_and_closed(plain: tuple[Node, Door], d
     assert answer.startswith(b"HTTP/1.1 400")
     assert node.target.order == []
     assert (await ask(door, "/text")).status == 200
+
+
+async def test_connect_is_refused_in_words(
+    plain: tuple[Node, Door], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "remora.proxy"):
+        answer = await plain[1].raw(b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 501")
+    assert b"CONNECT is for proxies" in answer
+    (text,) = [each.getMessage() for each in caplog.records if each.name == "remora.proxy"]
+    assert re.match(r"Refused a request of 127\.0\.0\.1:\d+ with status 501", text)
 
 
 async def test_a_malformed_body_ends_its_request(

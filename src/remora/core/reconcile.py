@@ -267,7 +267,7 @@ def _number_snapshot(before: ControllerState, draft: Draft) -> None:
     """Give the snapshot a new version when its content changed, and note who left with it."""
     state = draft.state
     old, new = routing_snapshot(before), routing_snapshot(state)
-    if (old.apps, old.deployments) != (new.apps, new.deployments):
+    if (old.apps, old.deployments, old.leaving) != (new.apps, new.deployments, new.leaving):
         state.snapshot_version += 1
     for _, _, replica in state.replicas():
         activity = draft.activity(replica.replica_id)

@@ -26,7 +26,12 @@ def routing_snapshot(state: ControllerState) -> Snapshot:
         for deployment in app.deployments.values()
         if (route := _route(app, deployment)) is not None
     }
-    return Snapshot(state.snapshot_version, apps, deployments)
+    leaving = {
+        app.route_prefix: app.name
+        for app in state.applications.values()
+        if app.deleting and app.route_prefix
+    }
+    return Snapshot(state.snapshot_version, apps, deployments, leaving)
 
 
 def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:

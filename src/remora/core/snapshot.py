@@ -58,6 +58,8 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     version: int = 0
     apps: dict[str, AppRoute] = {}
     deployments: dict[DeploymentID, DeploymentRoute] = {}
+    #: Prefixes of applications that are being deleted, each with its application's name.
+    leaving: dict[str, str] = {}
 
 
 class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
@@ -70,6 +72,8 @@ class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
     gone_apps: tuple[str, ...] = ()
     deployments: dict[DeploymentID, DeploymentRoute] = {}
     gone_deployments: tuple[DeploymentID, ...] = ()
+    #: All of them each time: they are few, and rarely any.
+    leaving: dict[str, str] = {}
 
 
 def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
@@ -78,13 +82,14 @@ def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
     Pure. Invariants: `patch(old, diff(old, new)) == new`.
     """
     if old is None:
-        return SnapshotDiff(new.version, True, new.apps, (), new.deployments, ())
+        return SnapshotDiff(new.version, True, new.apps, (), new.deployments, (), new.leaving)
     return SnapshotDiff(
         version=new.version,
         apps={k: v for k, v in new.apps.items() if old.apps.get(k) != v},
         gone_apps=tuple(k for k in old.apps if k not in new.apps),
         deployments={k: v for k, v in new.deployments.items() if old.deployments.get(k) != v},
         gone_deployments=tuple(k for k in old.deployments if k not in new.deployments),
+        leaving=new.leaving,
     )
 
 
@@ -98,4 +103,4 @@ def patch(old: Snapshot, change: SnapshotDiff) -> Snapshot:
         apps.pop(name, None)
     for deployment in change.gone_deployments:
         deployments.pop(deployment, None)
-    return Snapshot(change.version, apps, deployments)
+    return Snapshot(change.version, apps, deployments, change.leaving)

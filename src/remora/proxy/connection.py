@@ -78,6 +78,7 @@ class ClientConnection(asyncio.Protocol):
         self._idle_limit_s: Seconds = self.head_timeout_s
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        self._num_hosts = 0
         #: Parsed last; its body is what the parser reads now.
         self._reading: Exchange | None = None
         #: Being answered.
@@ -164,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
             self._closing = True
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__ or error
-            _log.error("A request of %s failed: %r", self._client, cause, exc_info=cause)
+            _log.error("A request of %s failed: %r", _shown(self._client), cause, exc_info=cause)
             self._refuse(500, "Internal Server Error")
         except httptools.HttpParserError as error:
             self._refuse(400, f"Invalid HTTP request received: {error}")
@@ -183,6 +184,7 @@ class ClientConnection(asyncio.Protocol):
         self._has_begun = True
         self._url = b""
         self._headers = []
+        self._num_hosts = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
@@ -190,7 +192,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
-        self._headers.append((name.lower(), value))
+        name = name.lower()
+        if name == b"host":
+            self._num_hosts += 1
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is there: make the exchange, and begin it if it is its turn."""
@@ -202,6 +207,14 @@ class ClientConnection(asyncio.Protocol):
             return
         parser = self._parser
         version = parser.get_http_version()
+        method = parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(501, "CONNECT is for proxies; this is a server of applications.")
+            return
+        # RFC 9112, 3.2: whoever routes by another header of two must not be played off against us.
+        if self._num_hosts != 1 and (version != "1.0" or self._num_hosts):
+            self._refuse(400, f"A request has one Host header; this one has {self._num_hosts}.")
+            return
         try:
             url = httptools.parse_url(self._url)
         except httptools.HttpParserInvalidURLError:
@@ -213,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
             path = unquote(path)
         request = self._front.open(
             HttpHead(
-                parser.get_method().decode("latin-1"),
+                method.decode("latin-1"),
                 path,
                 raw_path,
                 url.query or b"",
@@ -377,7 +390,8 @@ class ClientConnection(asyncio.Protocol):
             lines = heads.render(status, response.headers).lines
             lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body))
             self._outbox.write(b"".join((*lines, response.body)))
-            _log.info("Refused a request of %s with status %d: %s", self._client, status, reason)
+            client = _shown(self._client)
+            _log.info("Refused a request of %s with status %d: %s", client, status, reason)
             # Closed now, with bytes unread, the client would see a reset and not the answer.
             self._outbox.flush()
             self._transport.write_eof()
@@ -398,6 +412,14 @@ class ClientConnection(asyncio.Protocol):
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
     """Bytes of a head, but for its method and version."""
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _shown(address: tuple[str, int] | None) -> str:
+    """An address as people write it."""
+    if address is None:
+        return "a Unix socket"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:

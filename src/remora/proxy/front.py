@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from remora.config import HTTPOptions
+from remora.core.route_table import RouteTable
 from remora.errors import RequestError
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
@@ -147,7 +148,7 @@ class Front:
             return self._answered(head, request_id, self._system(head))
         found = self._client.routes.match(path)
         if found is None:
-            return self._answered(head, request_id, respond.not_found(path))
+            return self._answered(head, request_id, self._nowhere_to(path))
         prefix, app = found
         outer = self.options.root_path
         head.root_path = outer if prefix == "/" else outer + prefix
@@ -227,6 +228,11 @@ class Front:
         request = Request(envelope, self._nowhere, head)
         request.response = response
         return request
+
+    def _nowhere_to(self, path: str) -> Response:
+        leaving = self._client.snapshot.leaving
+        found = RouteTable(leaving).match(path) if leaving else None
+        return respond.not_found(path) if found is None else respond.leaving(found[1])
 
     # -- the system's own paths ---------------------------------------------------------------
 

@@ -54,6 +54,11 @@ def not_found(path: str) -> Response:
     return text(404, f"Path '{path}' not found. Ping http://.../-/routes for available routes.")
 
 
+def leaving(app: str) -> Response:
+    """The application of this path finishes what it has and takes no more."""
+    return text(503, f"Application '{app}' is being deleted, or its instance shut down.")
+
+
 def _retry_after(seconds: float | None) -> tuple[tuple[bytes, bytes], ...]:
     if seconds is None:
         return ()

@@ -521,10 +521,13 @@ def test_the_ingress_leaves_before_what_it_calls() -> None:
             status = await r.until(lambda now: now is not None and now.status == "DELETING")
             await asyncio.sleep(3)
             assert r.snapshot.apps == {}
+            assert r.snapshot.leaving == {"/": "default"}
             assert r.num_routable("Front") == 0
             assert r.num_routable("Back") == 1
             await r.until(lambda now: now is None)
             assert status is not None
+            await asyncio.sleep(0.1)
+            assert r.snapshot.leaving == {}
 
     run(main())
 
@@ -714,3 +717,19 @@ def test_thirty_minutes_of_crashes_end_at_the_target() -> None:
         await r.stop()
 
     run(main())
+
+
+def test_a_death_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> str:
+        async with rig() as r:
+            await r.deploy(app())
+            await r.until_running()
+            lost = r.replicas.serving[0].process_id
+            r.engine.crash(lost, "exit status 3")
+            await r.until(lambda now: now is not None and now.status != "RUNNING")
+            await r.until_running()
+            return lost
+
+    lost = run(main())
+    told = [each.getMessage() for each in caplog.records if lost in each.getMessage()]
+    assert told == [f"Replica {lost} died: exit status 3. Another one is started."]
