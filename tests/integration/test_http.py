@@ -687,9 +687,7 @@ async def test_who_leaves_with_requests_sent_ahead_leaves_nothing(plain: tuple[N
     writer.transport.abort()
     node.target.gate.set()
     # The answer that the gate lets go may come before the news that the client has left.
-    await until(
-        lambda: [(one.state, one._timer) for one in ahead] == [(CallState.DONE, None)] * 5
-    )
+    await until(lambda: [(one.state, one._timer) for one in ahead] == [(CallState.DONE, None)] * 5)
     await until(lambda: node.replica.ongoing == 0)
     assert door.router.num_waiting == 0
     assert (await ask(door, "/text")).body == b"text"

@@ -315,7 +315,9 @@ def _from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
         case base.ProcessExited(process_id=process_id):
             if "#" not in process_id:
                 return None
-            return ev.ProcessExited(replica_id=ReplicaID(process_id), reason=event.reason)
+            return ev.ProcessExited(
+                replica_id=ReplicaID(process_id), reason=event.reason, expected=event.expected
+            )
         case base.NodeJoined(node=node):
             return ev.NodeJoined(node_id=node.node_id, resources=dict(node.resources))
         case base.NodeDraining(node_id=node_id):

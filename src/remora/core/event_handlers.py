@@ -186,6 +186,14 @@ def _process_started(draft: Draft, event: ev.ProcessStarted) -> None:
 
 
 def _process_exited(draft: Draft, event: ev.ProcessExited) -> None:
+    told = len(draft.losses)
+    _lose_process(draft, event)
+    if event.expected:
+        # The whole instance may be ending, the replicas first: that is no death to warn of.
+        del draft.losses[told:]
+
+
+def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
     found = draft.find(event.replica_id)
     if found is None:
         return

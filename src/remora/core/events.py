@@ -87,6 +87,8 @@ class ProcessExited(Event, frozen=True, kw_only=True):
 
     replica_id: ReplicaID
     reason: str
+    #: It was asked to end, or ended with status 0: no news for people.
+    expected: bool = False
 
 
 class NodeJoined(Event, frozen=True, kw_only=True):

@@ -28,10 +28,9 @@ class Loss:
 
 def tell(loss: Loss, state: ControllerState, now: Seconds) -> str:
     """Say what became of a replica and what follows, in one line. Pure."""
-    lines = [line.strip() for line in loss.how.strip().splitlines()] or ["it is gone"]
-    # Of a traceback the outermost lines: what failed, and with which error. All of it is in the
-    # status.
-    how = lines[0] if len(lines) == 1 else f"{lines[0].rstrip('.:')}: {lines[-1]}"
+    lines = loss.how.strip().splitlines() or ["it is gone"]
+    # A traceback is shown once, by whoever deployed; it stays in the status.
+    how = lines[0].strip().rstrip(":")
     if loss.replica_id not in how:
         how = f"Replica {loss.replica_id}: {how}"
     return f"{how.rstrip('.')}. {_what_follows(loss, state, now)}"

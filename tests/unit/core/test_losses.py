@@ -61,7 +61,7 @@ def test_the_last_failed_start_says_that_it_is_given_up() -> None:
     failed = ev.ReplicaStartFailed(replica_id=ReplicaID(lost), traceback=text)
     assert feed(driver, failed) == (
         (
-            f"Replica {lost}: could not start: the constructor failed: ValueError: no model. "
+            f"Replica {lost}: could not start: the constructor failed. "
             "No other one is started: it failed once. Mend it and deploy again."
         ),
     )
@@ -93,3 +93,12 @@ def test_who_is_told_to_leave_is_no_loss_unless_it_dies_of_it() -> None:
     assert die(driver, lost) == (
         f"Replica {lost} died: killed by SIGKILL. It was leaving: none takes its place.",
     )
+
+
+def test_an_end_that_was_expected_is_no_news() -> None:
+    driver = Driver()
+    driver.deploy()
+    gone = alive(driver)
+    driver.come_up(gone)
+    ended = ev.ProcessExited(replica_id=ReplicaID(gone), reason="exit status 0", expected=True)
+    assert feed(driver, ended) == ()
