@@ -43,6 +43,7 @@ def test_crash_after_crash_says_how_long_it_waits() -> None:
     driver = Driver()
     driver.deploy()
     told: tuple[str, ...] = ()
+    lost = ""
     for _ in range(3):
         lost = alive(driver)
         driver.come_up(lost)
