@@ -221,7 +221,7 @@ async def test_killing_remora_run_ends_its_instance(remora: StartCommand, folder
     await gone(run)
 
 
-async def test_remora_run_says_when_its_instance_ends_by_itself(
+async def test_remora_run_says_when_its_instance_was_killed(
     remora: StartCommand, folder: Path
 ) -> None:
     run = remora("run", "hello:app", "--port", "0")
@@ -229,7 +229,7 @@ async def test_remora_run_says_when_its_instance_ends_by_itself(
     supervisor = status_json(run.home.root, folder)["supervisor_pid"]
     os.kill(supervisor, signal.SIGKILL)
     assert run.wait() == 1, run.output
-    assert "ended by itself" in run.output
+    assert f"was killed: its supervisor (pid {supervisor})" in run.output
     await gone(run)
 
 
