@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
     from remora.lookup import get_app_handle, get_deployment_handle
+    from remora.method import method
     from remora.response import DeploymentResponse, DeploymentResponseGenerator
 
 #: Where each public name lives.
@@ -43,6 +44,7 @@ _HOMES = {
     "get_deployment_handle": "lookup",
     "get_replica_context": "api",
     "ingress": "ingress",
+    "method": "method",
     "run": "api",
     "run_many": "api",
     "shutdown": "api",
@@ -77,6 +79,7 @@ __all__ = [
     "get_deployment_handle",
     "get_replica_context",
     "ingress",
+    "method",
     "run",
     "run_many",
     "shutdown",
@@ -103,7 +106,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Lets two functions share their names with the modules that they live in.
+    """Lets three functions share their names with the modules that they live in.
 
     Whoever imports the module `remora.deployment` makes Python set it as an attribute of the
     package, where users expect the decorator. A property of the type comes before that.
@@ -127,6 +130,16 @@ class _Package(ModuleType):
 
     @ingress.setter
     def ingress(self, _: ModuleType) -> None:
+        """Ignore the module."""
+
+    @property
+    def method(self) -> Any:
+        from remora.method import method
+
+        return method
+
+    @method.setter
+    def method(self, _: ModuleType) -> None:
         """Ignore the module."""
 
     def __reduce__(self) -> tuple[Any, ...]:
