@@ -1,16 +1,18 @@
 """What a replica knows about itself: `get_replica_context()`.
 
-The replica's main calls `set_replica_context` before it constructs the user's object. One
-process is one replica, so this is a fact of the process, not of a request (that is
-`request_context`).
+A replica says so before it constructs the user's object (`replica/surroundings.py`). One process
+is one replica, so this is a fact of the process, not of a request (that is `request_context`);
+only tests put several replicas into one process, where the running request or task tells.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from remora.errors import RemoraError
+from remora.request_context import current
 from remora.types import DeploymentID
 
 
@@ -68,6 +70,10 @@ class ReplicaContext:
 
 
 _context: ReplicaContext | None = None
+#: Replicas that share this process (applications in a test), by their ids.
+_sharing: dict[str, ReplicaContext] = {}
+#: The one of them that the running task works for, outside of requests.
+_entered: ContextVar[ReplicaContext | None] = ContextVar("remora_replica", default=None)
 
 
 def set_replica_context(context: ReplicaContext | None) -> None:
@@ -76,9 +82,26 @@ def set_replica_context(context: ReplicaContext | None) -> None:
     _context = context
 
 
+def enter_replica(context: ReplicaContext) -> None:
+    """Say which replica of this process the running task works for, with all that it starts.
+
+    Requests need not say so: each knows its replica.
+    """
+    _sharing[context.replica_id] = context
+    _entered.set(context)
+
+
+def leave_replica(context: ReplicaContext) -> None:
+    """A replica that shares this process is over."""
+    _sharing.pop(context.replica_id, None)
+
+
 def replica_context_or_none() -> ReplicaContext | None:
     """The replica that this code runs in; None: in none."""
-    return _context
+    if _context is not None or not _sharing:
+        return _context
+    request = current.get()
+    return _entered.get() if request is None else _sharing.get(request.replica_id)
 
 
 def get_replica_context() -> ReplicaContext:
@@ -87,9 +110,10 @@ def get_replica_context() -> ReplicaContext:
     Raises:
         RemoraError: in none.
     """
-    if _context is None:
+    context = replica_context_or_none()
+    if context is None:
         raise RemoraError(
             "get_replica_context() works only inside a replica: in the constructor or a method "
             "of a deployment"
         )
-    return _context
+    return context

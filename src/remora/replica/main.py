@@ -11,6 +11,7 @@ import uvloop
 from remora.engine.base import ProcessContext
 from remora.observe.logs import configure_logging
 from remora.replica.replica import Replica
+from remora.replica.surroundings import SharedProcess
 from remora.router.process import use_instance, use_own_loop
 from remora.transport.listener import listen
 
@@ -41,3 +42,20 @@ async def _serve(context: ProcessContext) -> None:
     # Answers that were written just now leave before the connections close.
     await asyncio.sleep(0)
     server.close()
+
+
+async def serve_in_shared_process(context: ProcessContext) -> None:
+    """Run a replica as a task, until it has stopped or the task is cancelled.
+
+    A task that is cancelled is a process that is killed: its connections break off, and nothing
+    of the user's runs any more.
+    """
+    replica = Replica(context.process_id, SharedProcess())
+    server = await listen(context.sockets["wire"], replica.accept)
+    try:
+        await replica.stopped.wait()
+        # Answers that were written just now leave before the connections close.
+        await asyncio.sleep(0)
+    finally:
+        server.close()
+        replica.cut_off()

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from remora.context import ReplicaContext, ReplicaRank, set_replica_context
+from remora.context import ReplicaContext, ReplicaRank
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
 from remora.replica.http_requests import HttpRequests
 from remora.replica.requests import RequestRunner
+from remora.replica.surroundings import OwnProcess, Place
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
 from remora.transport.control import ControlHandler
@@ -40,7 +39,15 @@ class Replica:
         control: the control methods, by name.
     """
 
-    def __init__(self, replica_id: str) -> None:
+    def __init__(self, replica_id: str, place: Place | None = None) -> None:
+        """Make a replica on the running loop.
+
+        Args:
+            replica_id: never used twice.
+            place: the process that it runs in; None: one of its own.
+        """
+        self._place = place or OwnProcess()
+        self._context: ReplicaContext | None = None
         self.loop = asyncio.get_running_loop()
         self.replica_id = replica_id
         self.ongoing = 0
@@ -118,10 +125,21 @@ class Replica:
         self.turns_away = True
         code, self.code = self.code, None
         if code is not None:
+            self._enter()
             await code.destroy()
+        if self._context is not None:
+            self._place.leave(self._context)
         self.watchdog.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.stopped.set()
+
+    def cut_off(self) -> None:
+        """End everything at once, as the end of the process would."""
+        self.turns_away = True
+        self.watchdog.stop()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for connection in list(self._connections):
+            connection.close()
 
     # -- control methods ----------------------------------------------------------------------
 
@@ -132,22 +150,17 @@ class Replica:
         return pack(await asyncio.shield(self._construction))
 
     async def _construct(self, spec: ReplicaSpec) -> ReplicaReady:
-        surroundings = spec.surroundings
-        for entry in reversed(surroundings.sys_path):
-            if entry not in sys.path:
-                sys.path.insert(0, entry)
-        if surroundings.cwd:
-            os.chdir(surroundings.cwd)
+        self._place.settle(spec.surroundings)
         self.spec = spec
         self._limit_to(spec.config.max_ongoing_requests)
-        context = ReplicaContext(
+        context = self._context = ReplicaContext(
             replica_id=spec.replica_id,
             deployment_id=DeploymentID(spec.deployment, spec.application),
             rank=ReplicaRank(spec.rank, 0, spec.rank),
             world_size=spec.config.num_replicas,
             code_version=spec.code_version,
         )
-        set_replica_context(context)
+        self._place.enter(context)
         try:
             self.code = await UserCode.construct(spec)
         except RemoraError:
@@ -155,9 +168,7 @@ class Replica:
         except (Exception, SystemExit) as error:
             raise ReplicaStartError(user_traceback(error)) from error
         context.servable_object = self.code.target
-        # What exists now lives as long as the process: collecting it again is wasted time.
-        gc.collect()
-        gc.freeze()
+        self._place.on_constructed()
         self.watchdog.start()
         self.turns_away = False
         self._call_back()
@@ -166,12 +177,14 @@ class Replica:
     async def _check_health(self, body: bytes) -> bytes:
         if self.code is None:
             raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
+        self._enter()
         await self.code.check_health()
         return b""
 
     async def _reconfigure(self, body: bytes) -> bytes:
         if self.code is None or self.spec is None:
             raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
+        self._enter()
         config = unpack(body, ReplicaReconfigure).config
         old = self.spec.config
         if config.user_config != old.user_config and config.user_config is not None:
@@ -190,14 +203,15 @@ class Replica:
         await self.stop()
         return b""
 
+    def _enter(self) -> None:
+        """Let the user's code below the running task know where it runs."""
+        if self._context is not None:
+            self._place.enter(self._context)
+
     def _limit_to(self, max_ongoing: int) -> None:
         """Take `max_ongoing` requests at a time, and as many threads for plain functions."""
         if max_ongoing != self.max_ongoing:
             self.threads.shutdown(wait=False)
             self.threads = ThreadPoolExecutor(max_ongoing, "remora-handler")
             self.max_ongoing = max_ongoing
-            if "anyio" in sys.modules:
-                # FastAPI and Starlette run plain functions in threads that anyio counts.
-                from anyio.to_thread import current_default_thread_limiter
-
-                current_default_thread_limiter().total_tokens = max_ongoing
+            self._place.limit_threads(max_ongoing)

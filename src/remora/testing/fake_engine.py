@@ -1,18 +1,12 @@
-"""An engine in memory: its processes are names, and a test says what becomes of them.
-
-Nodes, processes and the store belong to the engine, not to its connection: a second controller
-that connects finds what the first one left, as with a real engine.
-"""
+"""An engine in memory: its processes are names, and a test says what becomes of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from remora.engine.base import (
-    Engine,
-    EngineEvent,
     Node,
     NodeDraining,
     NodeJoined,
@@ -22,6 +16,7 @@ from remora.engine.base import (
     ProcessStarted,
     SystemProcess,
 )
+from remora.engine.in_memory import InMemoryEngine
 from remora.errors import EngineError
 from remora.types import LOCAL_NODE, NodeID, Seconds
 
@@ -40,7 +35,7 @@ class FakeProcess:
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
-class FakeEngine(Engine):
+class FakeEngine(InMemoryEngine):
     """An engine in memory. One event loop.
 
     Attributes:
@@ -58,13 +53,10 @@ class FakeEngine(Engine):
         self.is_shut_down = False
         self.num_started = 0
         self.processes: dict[str, FakeProcess] = {}
-        self.store: dict[str, bytes] = {}
         #: Called with the id of every process that is gone.
         self.on_exit: list[Callable[[str], None]] = []
-        local = Node(LOCAL_NODE, {"CPU": 8.0, "GPU": 0.0})
-        self.nodes = {node.node_id: node for node in (nodes or [local])}
+        super().__init__(nodes or [Node(LOCAL_NODE, {"CPU": 8.0, "GPU": 0.0})])
         self._ids: set[str] = set()
-        self._events: asyncio.Queue[EngineEvent | None] | None = None
 
     # ------------------------------------------------------------------------ what tests say
 
@@ -75,44 +67,27 @@ class FakeEngine(Engine):
     def join_node(self, node: Node) -> None:
         """Add a node."""
         self.nodes[node.node_id] = node
-        self._tell(NodeJoined(node))
+        self.tell(NodeJoined(node))
 
     def drain_node(self, node_id: NodeID) -> None:
         """Announce that a node goes away soon."""
         node = self.nodes[node_id]
         self.nodes[node_id] = Node(node_id, node.resources, draining=True)
-        self._tell(NodeDraining(node_id))
+        self.tell(NodeDraining(node_id))
 
     def lose_node(self, node_id: NodeID) -> None:
         """Take a node away with everything on it."""
         del self.nodes[node_id]
-        self._tell(NodeLost(node_id))
+        self.tell(NodeLost(node_id))
         for process_id, process in list(self.processes.items()):
             if process.spec.node_id == node_id:
                 self._exit(process_id, f"node {node_id} was lost", expected=False)
 
     # ------------------------------------------------------------------------------- Engine
 
-    async def connect(self) -> None:
-        """Begin a new stream of events; one that an earlier controller reads ends."""
-        if self._events is not None:
-            self._events.put_nowait(None)
-        self._events = asyncio.Queue()
-        for node in self.nodes.values():
-            self._tell(NodeJoined(node))
-            if node.draining:
-                self._tell(NodeDraining(node.node_id))
-        for process in self.processes.values():
-            if process.is_up:
-                self._tell(self._started(process))
-
-    async def events(self) -> AsyncIterator[EngineEvent]:
-        """Everything that happens, from `connect` on."""
-        queue = self._events
-        if queue is None:
-            raise EngineError("connect first")
-        while (event := await queue.get()) is not None:
-            yield event
+    def running(self) -> list[ProcessStarted]:
+        """What has come up."""
+        return [self._started(process) for process in self.processes.values() if process.is_up]
 
     async def start_process(self, spec: ProcessSpec) -> None:
         """Begin to start a process."""
@@ -157,38 +132,15 @@ class FakeEngine(Engine):
         self.is_shut_down = True
         for process_id in list(self.processes):
             self._exit(process_id, "killed by SIGKILL")
-        if self._events is not None:
-            self._events.put_nowait(None)
-
-    async def get(self, key: str) -> bytes | None:
-        """Read a value."""
-        return self.store.get(key)
+        self.end_events()
 
     async def put(self, key: str, value: bytes) -> None:
         """Write a value, unless the disk is full."""
         if self.fail_puts:
             raise EngineError(f"Cannot write {key}: no space left on device.")
-        self.store[key] = value
-
-    async def delete(self, key: str) -> None:
-        """Forget a key."""
-        self.store.pop(key, None)
-
-    async def keys(self, prefix: str) -> list[str]:
-        """List keys."""
-        return sorted(key for key in self.store if key.startswith(prefix))
-
-    async def close(self) -> None:
-        """Let go; processes stay."""
-        if self._events is not None:
-            self._events.put_nowait(None)
-            self._events = None
+        await super().put(key, value)
 
     # ----------------------------------------------------------------------------- processes
-
-    def _tell(self, event: EngineEvent) -> None:
-        if self._events is not None:
-            self._events.put_nowait(event)
 
     def _later(
         self, process: FakeProcess, delay_s: Seconds, what: Callable[..., None], *args: object
@@ -206,7 +158,7 @@ class FakeEngine(Engine):
             self._exit(process.spec.process_id, reason, expected=False)
             return
         process.is_up = True
-        self._tell(self._started(process))
+        self.tell(self._started(process))
 
     def _exit(self, process_id: str, reason: str, expected: bool = True) -> None:
         process = self.processes.pop(process_id, None)
@@ -214,6 +166,6 @@ class FakeEngine(Engine):
             return
         for timer in process.timers:
             timer.cancel()
-        self._tell(ProcessExited(process_id, reason, expected))
+        self.tell(ProcessExited(process_id, reason, expected))
         for callback in self.on_exit:
             callback(process_id)

@@ -1,0 +1,86 @@
+"""What a replica changes of the process that it runs in.
+
+A replica is a process of its own, and then the whole process is its to arrange. In a process
+that it shares with others (tests that run an application in one process) it leaves things alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import Protocol
+
+from remora.context import ReplicaContext, enter_replica, leave_replica, set_replica_context
+from remora.wire.control import Surroundings
+
+
+class Place(Protocol):
+    """The process of a replica."""
+
+    def settle(self, surroundings: Surroundings) -> None:
+        """Make the user's modules importable."""
+
+    def enter(self, context: ReplicaContext) -> None:
+        """Say that the running task works for this replica."""
+
+    def leave(self, context: ReplicaContext) -> None:
+        """The replica is over."""
+
+    def on_constructed(self) -> None:
+        """The user's object is there."""
+
+    def limit_threads(self, num_threads: int) -> None:
+        """Run at most so many plain functions of ASGI apps at a time."""
+
+
+class OwnProcess:
+    """A process that belongs to one replica."""
+
+    def settle(self, surroundings: Surroundings) -> None:
+        """Put the user's folders in front of `sys.path`, and go where the user was."""
+        for entry in reversed(surroundings.sys_path):
+            if entry not in sys.path:
+                sys.path.insert(0, entry)
+        if surroundings.cwd:
+            os.chdir(surroundings.cwd)
+
+    def enter(self, context: ReplicaContext) -> None:
+        """Everything in this process works for the replica."""
+        set_replica_context(context)
+
+    def leave(self, context: ReplicaContext) -> None:
+        """The process ends as well."""
+
+    def on_constructed(self) -> None:
+        """What exists now lives as long as the process: collecting it again is wasted time."""
+        gc.collect()
+        gc.freeze()
+
+    def limit_threads(self, num_threads: int) -> None:
+        """FastAPI and Starlette run plain functions in threads that anyio counts."""
+        if "anyio" in sys.modules:
+            from anyio.to_thread import current_default_thread_limiter
+
+            current_default_thread_limiter().total_tokens = num_threads
+
+
+class SharedProcess:
+    """A process with other replicas, a controller and a test in it."""
+
+    def settle(self, surroundings: Surroundings) -> None:
+        """The application came from this very process."""
+
+    def enter(self, context: ReplicaContext) -> None:
+        """The running task, and what it starts, works for the replica."""
+        enter_replica(context)
+
+    def leave(self, context: ReplicaContext) -> None:
+        """Others go on."""
+        leave_replica(context)
+
+    def on_constructed(self) -> None:
+        """What exists may be gone after the test."""
+
+    def limit_threads(self, num_threads: int) -> None:
+        """Threads are shared with others, who have limits of their own."""
