@@ -164,7 +164,8 @@ class ReplicaDiedError(RequestError):
         super().__init__(
             f"Replica {replica_id} died while it worked on request {request_id}"
             f"{': ' + detail if detail else ''}. It was not repeated because it may have had "
-            "effects; declare the deployment idempotent=True if repeating is safe."
+            "effects. If repeating is safe, declare it: @deployment(idempotent=True), or "
+            "@method(idempotent=True) on the method."
         )
 
 

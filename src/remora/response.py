@@ -51,14 +51,23 @@ def _not_in_a_loop(what: str, instead: str) -> None:
 class _Response:
     """What both kinds of response share."""
 
-    __slots__ = ("__weakref__", "_cancelled", "request_id")
+    __slots__ = ("__weakref__", "_cancelled", "_envelope")
 
     _call: PendingCall
 
     def __init__(self, envelope: Envelope) -> None:
         self._cancelled = False
-        #: The same at every level of a chain of calls.
-        self.request_id: str = envelope.request_id
+        self._envelope = envelope
+
+    @property
+    def request_id(self) -> str:
+        """The same at every level of a chain of calls."""
+        return self._envelope.request_id
+
+    @property
+    def attempts(self) -> int:
+        """How often this call was made so far: more than once only after a replica died with it."""
+        return self._envelope.attempt + 1
 
     @property
     def by_reference(self) -> bool:

@@ -271,6 +271,8 @@ class Exchange(Call):
         if not rendered.has_request_id:
             request_id = self.envelope.request_id.encode("latin-1", "replace")
             lines.append(b"x-request-id: %b\r\n" % request_id)
+        if self.envelope.attempt:
+            lines.append(b"x-remora-attempts: %d\r\n" % (self.envelope.attempt + 1))
         if not rendered.has_date:
             lines.append(self.connection.default_lines())
         if rendered.close:

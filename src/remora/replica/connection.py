@@ -58,6 +58,12 @@ class ReplicaConnection(ServerConnection):
             elif kind == _BODY:
                 work.feed(body, bool(meta))
 
+    def on_greeted(self) -> None:
+        """Tell the caller which requests may run twice; without marks, nothing."""
+        promises = self._replica.promises
+        if promises is not None:
+            self.write(FrameKind.PROMISES, 0, promises)
+
     def on_closed(self) -> None:
         """The caller is gone: nobody wants the answers any more."""
         self._replica.forget(self)

@@ -14,6 +14,7 @@ from remora.context import ReplicaContext, ReplicaRank
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
 from remora.replica.http_requests import HttpRequests
+from remora.replica.promises import promises_of
 from remora.replica.requests import RequestRunner
 from remora.replica.surroundings import OwnProcess, Place
 from remora.replica.user_code import UserCode, user_traceback
@@ -23,7 +24,7 @@ from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.framing import MAX_LOAD
-from remora.wire.messages import FrameKind
+from remora.wire.messages import FrameKind, Promises
 
 _log = logging.getLogger("remora.replica")
 
@@ -64,6 +65,8 @@ class Replica:
         self._idle = asyncio.Event()
         self._idle.set()
         self._connections: set[ReplicaConnection] = set()
+        #: What the code promises its callers, packed; None: nothing.
+        self.promises: bytes | None = None
         self._construction: asyncio.Task[ReplicaReady] | None = None
         self.control: Mapping[str, ControlHandler] = {
             "initialize": self._initialize,
@@ -170,6 +173,9 @@ class Replica:
         context.servable_object = self.code.target
         self._place.on_constructed()
         self.watchdog.start()
+        promises = promises_of(self.code)
+        if promises != Promises():
+            self.promises = pack(promises)
         self.turns_away = False
         self._call_back()
         return ReplicaReady(pid=os.getpid(), docs_path=self.code.docs_path)

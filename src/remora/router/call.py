@@ -67,7 +67,7 @@ class Call:
         self.number = 0
         #: Place in the order of arrival at its router; kept when it has to be sent again.
         self.sequence = 0
-        #: Part of the answer has arrived: no second try any more.
+        #: Part of the answer has arrived, or part of the body was taken: no second try any more.
         self.answered = False
         self._timer: asyncio.TimerHandle | None = None
         #: Called once when the call has ended; see `RequestContext.children`.

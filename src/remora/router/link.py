@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from remora.core.promises import NO_PROMISES
 from remora.errors import ConnectionLostError
 from remora.transport.channel import Channel, connect
 from remora.types import ReplicaID, Seconds
+from remora.wire.codec import unpack
+from remora.wire.messages import Promises
 
 if TYPE_CHECKING:
     from remora.router.router import Router
@@ -29,6 +32,7 @@ class ReplicaLink:
             turns few requests away, and none waits while it has room.
         full: the replica turned us away and has not called us back.
         leaving: the replica said goodbye: it never has room again.
+        promises: what the replica's code says of itself; kept when the replica is gone.
         position: index in the router's list of open links; -1: not in it.
     """
 
@@ -43,6 +47,7 @@ class ReplicaLink:
         "others",
         "outstanding",
         "position",
+        "promises",
         "replica_id",
         "router",
     )
@@ -59,6 +64,7 @@ class ReplicaLink:
         self.leaving = False
         self.gone = False
         self.position = -1
+        self.promises = NO_PROMISES
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -121,6 +127,10 @@ class ReplicaLink:
         """The replica takes no new requests."""
         self.leaving = True
         self.router.on_link_unready(self)
+
+    def on_promises(self, promises: bytes) -> None:
+        """The replica says what its code promises."""
+        self.promises = unpack(promises, Promises)
 
     def on_lost(self, error: ConnectionLostError) -> None:
         """The connection is gone, and with it all that was outstanding."""

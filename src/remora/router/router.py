@@ -4,8 +4,8 @@ All decisions are in `core` (`routing`, `admission`, `retry_budget`); this class
 lists they decide on. It is never on the controller's path: it works from the last snapshot.
 
 Promises: a call that no replica began is always tried elsewhere; one that was begun is tried
-again only if it is idempotent, nothing of its answer has arrived, and the retry budget allows
-it. Waiting calls are served first come, first served.
+again only if it is idempotent, nothing of its answer has arrived, none of its streamed body was
+taken, and the retry budget allows it. Waiting calls are served first come, first served.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 from collections import deque
 
 from remora.core.admission import may_queue
+from remora.core.promises import is_repeatable
 from remora.core.retry_budget import RetryBudget
 from remora.core.routing import Policy
 from remora.core.routing.power_of_two import choose as power_of_two
@@ -232,9 +233,8 @@ class Router:
         if never_started:
             self._requeue(call)
         elif (
-            envelope.idempotent
-            and not call.answered
-            and not envelope.body_follows
+            not call.answered
+            and (envelope.idempotent or is_repeatable(link.promises, envelope))
             and envelope.attempt + 1 < MAX_ATTEMPTS
             and self.budget.withdraw()
         ):

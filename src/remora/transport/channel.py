@@ -27,6 +27,7 @@ _HELLO = int(FrameKind.HELLO)
 _REQUEST = int(FrameKind.REQUEST)
 _FREED = int(FrameKind.FREED)
 _BYE = int(FrameKind.BYE)
+_PROMISES = int(FrameKind.PROMISES)
 _LAST_NUMBER = 2**32 - 1
 
 
@@ -53,6 +54,9 @@ class Owner(Protocol):
 
     def on_bye(self) -> None:
         """The other side takes no new requests."""
+
+    def on_promises(self, promises: bytes) -> None:
+        """What the other side's code promises, packed."""
 
     def on_lost(self, error: ConnectionLostError) -> None:
         """The connection is gone; its sinks have been told."""
@@ -183,6 +187,8 @@ class Channel(asyncio.Protocol):
                 elif kind == _BYE:
                     self._last_taken = int.from_bytes(frame[4], "little")
                     self._owner.on_bye()
+                elif kind == _PROMISES:
+                    self._owner.on_promises(frame[4])
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell every sink that nothing more comes."""

@@ -47,6 +47,9 @@ class ServerConnection(asyncio.Protocol):
         """Take a frame of a peer that has proved itself."""
         raise NotImplementedError
 
+    def on_greeted(self) -> None:
+        """The peer has proved itself; its first frames follow."""
+
     def on_closed(self) -> None:
         """The connection is gone, whether the peer ever greeted or not."""
         raise NotImplementedError
@@ -146,6 +149,7 @@ class ServerConnection(asyncio.Protocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self.write(_HELLO, 0, pack(Hello(WIRE_VERSION)))
+        self.on_greeted()
 
     def _refuse(self, reason: str) -> None:
         _log.warning("Closed a connection to the wire socket: %s", reason)

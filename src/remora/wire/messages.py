@@ -10,7 +10,8 @@ A connection carries many requests at once, told apart by a number that the call
                      ERROR                              at any point, final
 
 Beside the requests: HELLO (first frame of both sides), FREED (a replica that turned the
-caller away, or was asked to say so, has room again: for as many as its load field says), BYE (the callee takes no request above this number any more).
+caller away, or was asked to say so, has room again: for as many as its load field says), BYE (the callee takes no request above
+this number any more), PROMISES (what the callee's code says of itself, once, after HELLO).
 
 Rules: plain data only. Fields are only added at the end, with a default, so that two
 versions understand each other.
@@ -45,6 +46,7 @@ class FrameKind(IntEnum):
     ERROR = 11
     FREED = 12
     BYE = 13
+    PROMISES = 14
 
 
 class CallKind(IntEnum):
@@ -123,6 +125,16 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     token: str = ""
     #: For messages and logs: who is speaking.
     name: str = ""
+
+
+class Promises(msgspec.Struct, array_like=True, frozen=True):
+    """Which requests of a deployment may run twice, as its code is marked."""
+
+    #: Methods, by name.
+    methods: list[str] = []
+    #: Routes of its ASGI app in the order in which they are tried: HTTP methods (none: all of
+    #: them), pattern of the path below the route prefix, and whether it is marked.
+    routes: list[tuple[list[str], str, bool]] = []
 
 
 class ErrorMeta(msgspec.Struct, array_like=True, frozen=True):

@@ -58,6 +58,9 @@ class Owner:
     def on_bye(self) -> None:
         self.events.append("bye")
 
+    def on_promises(self, promises: bytes) -> None:
+        self.events.append(promises)
+
     def on_lost(self, error: ConnectionLostError) -> None:
         self.events.append("lost")
 
