@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.routing.power_of_two import choose
+from remora.core.routing.multiplex import ModelAffinity, narrow
+from remora.core.routing.power_of_two import PowerOfTwo
 from remora.core.routing.round_robin import RoundRobin
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot, diff, patch
-from remora.types import DeploymentID, ReplicaID
+from remora.types import LOCAL_NODE, DeploymentID, NodeID, ReplicaID
+from remora.wire.messages import CallKind, Envelope
 
 
 @dataclass(frozen=True)
 class Candidate:
     name: int
     load: int
+    model_ids: frozenset[str] = field(default=frozenset())
+    limit: int = 100
+    node_id: NodeID = LOCAL_NODE
+    availability_zone: str = ""
+
+    @property
+    def replica_id(self) -> ReplicaID:
+        return ReplicaID(f"app/D#{self.name}")
 
 
-candidates = st.lists(st.integers(0, 9), max_size=8).map(
-    lambda loads: [Candidate(name, load) for name, load in enumerate(loads)]
+def request(model_id: str = "", session_id: str = "", request_id: str = "r") -> Envelope:
+    return Envelope(
+        request_id,
+        "app",
+        "D",
+        "__call__",
+        CallKind.UNARY,
+        multiplexed_model_id=model_id,
+        session_id=session_id,
+    )
+
+
+def choose(offered: list[Candidate], rng: random.Random) -> Candidate | None:
+    return PowerOfTwo().choose(request(), offered, rng)
+
+
+models = st.frozensets(st.sampled_from("abc"))
+candidates = st.lists(st.tuples(st.integers(0, 9), models), max_size=8).map(
+    lambda some: [Candidate(name, load, held) for name, (load, held) in enumerate(some)]
 )
 
 
-@given(candidates, st.integers())
-def test_only_candidates_are_chosen(offered: list[Candidate], seed: int) -> None:
-    for policy in (choose, RoundRobin()):
-        chosen = policy(offered, random.Random(seed))
+@given(candidates, st.integers(), st.sampled_from(["", "a", "z"]))
+def test_only_candidates_are_chosen(offered: list[Candidate], seed: int, model: str) -> None:
+    for policy in (PowerOfTwo(), RoundRobin()):
+        chosen = policy.choose(request(model), offered, random.Random(seed))
         assert chosen in offered if offered else chosen is None
 
 
@@ -59,8 +86,61 @@ def test_equal_candidates_are_chosen_equally() -> None:
 def test_round_robin_visits_all_before_it_visits_one_again(count: int, rounds: int) -> None:
     offered = [Candidate(name, 0) for name in range(count)]
     policy = RoundRobin()
-    visits = [policy(offered, random.Random(0)) for _ in range(count * rounds)]
+    visits = [policy.choose(request(), offered, random.Random(0)) for _ in range(count * rounds)]
     assert visits == offered * rounds
+
+
+@given(st.permutations(range(6)), st.integers(0, 5))
+def test_round_robin_skips_nobody_when_one_is_full_for_a_while(order: list[int], full: int) -> None:
+    policy = RoundRobin()
+    offered = [Candidate(name, 0) for name in order]
+    first = [policy.choose(request(), offered, random.Random(0)) for _ in range(3)]
+    rest = [c for c in offered if c.name != full]
+    then = [policy.choose(request(), rest, random.Random(0)) for _ in range(3)]
+    assert [c.name for c in first if c] == [0, 1, 2]
+    assert {c.name for c in then if c} <= {3, 4, 5, 0} - {full}
+
+
+# -- models ---------------------------------------------------------------------------------
+
+
+@given(candidates, st.sampled_from("abz"))
+def test_a_model_goes_to_a_replica_that_holds_it(offered: list[Candidate], model: str) -> None:
+    left = narrow(model, offered)
+    holders = [c for c in offered if model in c.model_ids]
+    if holders:
+        # Loads are below the margin: nobody is overrun here.
+        assert left == holders
+    elif offered:
+        fewest = min(len(c.model_ids) for c in offered)
+        assert left == [c for c in offered if len(c.model_ids) == fewest]
+    else:
+        assert not left
+
+
+def test_a_model_whose_holders_are_far_busier_than_others_spreads() -> None:
+    holder = Candidate(0, 9, frozenset("a"))
+    idle = Candidate(1, 0, frozenset("b"))
+    assert narrow("a", [holder, idle]) == [idle]
+    assert narrow("a", [holder, Candidate(1, 1)]) == [holder]
+
+
+@given(candidates.filter(bool), st.integers(), st.sampled_from("az"))
+def test_a_model_that_is_being_loaded_is_not_loaded_a_second_time(
+    offered: list[Candidate], seed: int, model: str
+) -> None:
+    rng = random.Random(seed)
+    policy = PowerOfTwo()
+    offered = [Candidate(c.name, c.load, c.model_ids - {model}) for c in offered]
+    chosen = [policy.choose(request(model), offered, rng) for _ in range(5)]
+    assert len(set(chosen)) == 1
+
+
+def test_what_is_remembered_of_models_is_bounded() -> None:
+    affinity = ModelAffinity()
+    for number in range(3000):
+        affinity.note(str(number), Candidate(0, 0))
+    assert len(affinity._expected) == 1024
 
 
 names = st.sampled_from("abcd")

@@ -36,7 +36,7 @@ def routing_snapshot(state: ControllerState) -> Snapshot:
 
 def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:
     replicas = tuple(
-        ReplicaRoute(replica.replica_id, replica.address)
+        ReplicaRoute(replica.replica_id, replica.address, replica.node_id)
         for replica in deployment.in_state(*ROUTABLE)
     )
     # Callees of an application that goes stay reachable for as long as they run.

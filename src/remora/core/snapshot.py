@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.types import DeploymentID, ReplicaID
+from remora.types import LOCAL_NODE, DeploymentID, NodeID, ReplicaID
 
 
 class ReplicaRoute(msgspec.Struct, array_like=True, frozen=True):
@@ -18,6 +18,10 @@ class ReplicaRoute(msgspec.Struct, array_like=True, frozen=True):
 
     replica_id: ReplicaID
     address: str
+    #: Where it runs.
+    node_id: NodeID = LOCAL_NODE
+    #: Zone of that node; empty: unknown.
+    availability_zone: str = ""
 
 
 class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True):

@@ -59,10 +59,11 @@ class ReplicaConnection(ServerConnection):
                 work.feed(body, bool(meta))
 
     def on_greeted(self) -> None:
-        """Tell the caller which requests may run twice; without marks, nothing."""
+        """Tell the caller what there is to tell: which requests may run twice, and the notice."""
         promises = self._replica.promises
         if promises is not None:
             self.write(FrameKind.PROMISES, 0, promises)
+        self._replica.notices.greet(self)
 
     def on_closed(self) -> None:
         """The caller is gone: nobody wants the answers any more."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,7 @@ from remora.context import ReplicaContext, ReplicaRank
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
 from remora.replica.http_requests import HttpRequests
+from remora.replica.notices import Notices
 from remora.replica.promises import promises_of
 from remora.replica.requests import RequestRunner
 from remora.replica.surroundings import OwnProcess, Place
@@ -67,6 +69,7 @@ class Replica:
         self._connections: set[ReplicaConnection] = set()
         #: What the code promises its callers, packed; None: nothing.
         self.promises: bytes | None = None
+        self.notices = Notices(self.loop, self._connections)
         self._construction: asyncio.Task[ReplicaReady] | None = None
         self.control: Mapping[str, ControlHandler] = {
             "initialize": self._initialize,
@@ -86,6 +89,16 @@ class Replica:
         """A connection is gone."""
         self._connections.discard(connection)
         self.turned_away.discard(connection)
+
+    def announce(
+        self,
+        *,
+        models: Iterable[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        stats: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tell all callers what changed of this replica; see `Notices.announce`."""
+        self.notices.announce(models=models, metadata=metadata, stats=stats)
 
     def on_request_ended(self, connection: ReplicaConnection) -> None:
         """A slot is free: tell those who were turned away, or whoever waits for idleness.

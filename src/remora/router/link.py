@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
 from remora.core.promises import NO_PROMISES
-from remora.errors import ConnectionLostError
+from remora.core.snapshot import ReplicaRoute
+from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport.channel import Channel, connect
-from remora.types import ReplicaID, Seconds
+from remora.types import Seconds
 from remora.wire.codec import unpack
-from remora.wire.messages import Promises
+from remora.wire.messages import Promises, ReplicaNotice
 
 if TYPE_CHECKING:
     from remora.router.router import Router
 
+_log = logging.getLogger("remora.router")
 #: A replica in the snapshot that does not answer is tried again after this long, doubling.
 _FIRST_RECONNECT_S: Seconds = 0.02
 _LAST_RECONNECT_S: Seconds = 1.0
@@ -33,29 +36,42 @@ class ReplicaLink:
         full: the replica turned us away and has not called us back.
         leaving: the replica said goodbye: it never has room again.
         promises: what the replica's code says of itself; kept when the replica is gone.
+        model_ids: multiplexed models that the replica holds, as it last said.
+        metadata: what its code said of itself once.
+        stats: what its code last said of itself.
         position: index in the router's list of open links; -1: not in it.
     """
 
     __slots__ = (
         "_task",
         "address",
+        "availability_zone",
         "channel",
         "full",
         "gone",
         "leaving",
         "limit",
+        "metadata",
+        "model_ids",
+        "node_id",
         "others",
         "outstanding",
         "position",
         "promises",
         "replica_id",
         "router",
+        "stats",
     )
 
-    def __init__(self, router: Router, replica_id: ReplicaID, address: str) -> None:
+    def __init__(self, router: Router, route: ReplicaRoute) -> None:
         self.router = router
-        self.replica_id = replica_id
-        self.address = address
+        self.replica_id = route.replica_id
+        self.address = route.address
+        self.node_id = route.node_id
+        self.availability_zone = route.availability_zone
+        self.model_ids: frozenset[str] = frozenset()
+        self.metadata: dict[str, Any] = {}
+        self.stats: dict[str, Any] = {}
         self.channel: Channel | None = None
         self.outstanding = 0
         self.others = 0
@@ -132,12 +148,29 @@ class ReplicaLink:
         """The replica says what its code promises."""
         self.promises = unpack(promises, Promises)
 
+    def on_notice(self, meta: bytes) -> None:
+        """The replica tells of itself."""
+        try:
+            notice = unpack(meta, ReplicaNotice)
+        except ProtocolError as error:
+            _log.warning("%s sent an unreadable notice: %s", self.replica_id, error)
+            return
+        self.model_ids = frozenset(notice.models)
+        self.metadata = notice.metadata
+        self.stats = notice.stats
+
+    def _forget_notice(self) -> None:
+        self.model_ids = frozenset()
+        self.metadata = {}
+        self.stats = {}
+
     def on_lost(self, error: ConnectionLostError) -> None:
         """The connection is gone, and with it all that was outstanding."""
         if self.channel is None:
             # Lost before the greeting: `_connect` sees it, and tries again after a while.
             return
         self.channel = None
+        self._forget_notice()
         self.router.on_link_unready(self)
         if not self.gone:
             self.start()

@@ -19,7 +19,7 @@ from remora.core.admission import may_queue
 from remora.core.promises import is_repeatable
 from remora.core.retry_budget import RetryBudget
 from remora.core.routing import Policy
-from remora.core.routing.power_of_two import choose as power_of_two
+from remora.core.routing.power_of_two import PowerOfTwo
 from remora.core.routing.round_robin import RoundRobin
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
@@ -46,7 +46,7 @@ def policy_named(name: str) -> Policy[ReplicaLink]:
     """The routing policy of that name, with fresh state of its own."""
     if name == "round_robin":
         return RoundRobin()
-    return power_of_two
+    return PowerOfTwo()
 
 
 class Router:
@@ -68,7 +68,7 @@ class Router:
         self._route: DeploymentRoute | None = None
         #: Requests that one replica works on at a time, as the snapshot says.
         self.max_ongoing = 1
-        self._policy: Policy[ReplicaLink] = power_of_two
+        self._use_policy(PowerOfTwo())
         self._links: dict[ReplicaID, ReplicaLink] = {}
         self._open: list[ReplicaLink] = []
         self._waiting: deque[Call] = deque()
@@ -99,8 +99,9 @@ class Router:
             call.envelope.idempotent = True
         self.budget.deposit()
         call.sequence = self._sequence = self._sequence + 1
-        if self._open and not self._num_waiting:
-            link = self._policy(self._open, self._rng)
+        # Calls that wait while there is somebody open were all meant for others.
+        if self._open:
+            link = self._choose(call.envelope, self._open, self._rng)
             if link is not None:
                 self._send(call, link)
                 return
@@ -150,16 +151,17 @@ class Router:
                 link.limit = self.max_ongoing
         self._end_route_wait()
         if old is None or old.policy != route.policy:
-            self._policy = policy_named(route.policy)
-        wanted = {replica.replica_id: replica.address for replica in route.replicas}
+            self._use_policy(policy_named(route.policy))
+        wanted = {replica.replica_id: replica for replica in route.replicas}
         for replica_id in [known for known in self._links if known not in wanted]:
             link = self._links.pop(replica_id)
             self._shut(link)
             link.retire()
-        for replica_id, address in wanted.items():
+        for replica_id, replica in wanted.items():
             if replica_id not in self._links:
-                link = self._links[replica_id] = ReplicaLink(self, replica_id, address)
+                link = self._links[replica_id] = ReplicaLink(self, replica)
                 link.start()
+        self._policy.keep(tuple(self._links.values()))
         for link in self._links.values():
             self._reconsider(link)
         if route.unavailable and not self._links:
@@ -250,6 +252,11 @@ class Router:
         if len(self._waiting) > 2 * self._num_waiting + 64:
             self._waiting = deque(c for c in self._waiting if c.state is CallState.QUEUED)
 
+    def _use_policy(self, policy: Policy[ReplicaLink]) -> None:
+        self._policy = policy
+        # Looked up once, because every call needs it.
+        self._choose = policy.choose
+
     # -- the lists --------------------------------------------------------------------------
 
     def _send(self, call: Call, link: ReplicaLink) -> None:
@@ -299,16 +306,19 @@ class Router:
 
     def _pump(self) -> None:
         waiting = self._waiting
-        while self._num_waiting and self._open:
+        #: Those that rather wait; others behind them need not.
+        passed_over: list[Call] = []
+        while waiting and self._open:
             call = waiting.popleft()
             if call.state is not CallState.QUEUED:
                 continue
-            link = self._policy(self._open, self._rng)
+            link = self._choose(call.envelope, self._open, self._rng)
             if link is None:
-                waiting.appendleft(call)
-                return
+                passed_over.append(call)
+                continue
             self._num_waiting -= 1
             self._send(call, link)
+        waiting.extendleft(reversed(passed_over))
         if not self._num_waiting:
             waiting.clear()
 

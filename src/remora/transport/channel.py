@@ -28,6 +28,7 @@ _REQUEST = int(FrameKind.REQUEST)
 _FREED = int(FrameKind.FREED)
 _BYE = int(FrameKind.BYE)
 _PROMISES = int(FrameKind.PROMISES)
+_NOTICE = int(FrameKind.NOTICE)
 _LAST_NUMBER = 2**32 - 1
 
 
@@ -57,6 +58,9 @@ class Owner(Protocol):
 
     def on_promises(self, promises: bytes) -> None:
         """What the other side's code promises, packed."""
+
+    def on_notice(self, meta: bytes) -> None:
+        """The other side tells of itself (a packed `ReplicaNotice`)."""
 
     def on_lost(self, error: ConnectionLostError) -> None:
         """The connection is gone; its sinks have been told."""
@@ -189,6 +193,8 @@ class Channel(asyncio.Protocol):
                     self._owner.on_bye()
                 elif kind == _PROMISES:
                     self._owner.on_promises(frame[4])
+                elif kind == _NOTICE:
+                    self._owner.on_notice(frame[4])
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell every sink that nothing more comes."""

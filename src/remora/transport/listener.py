@@ -48,11 +48,16 @@ class ServerConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def on_greeted(self) -> None:
-        """The peer has proved itself; its first frames follow."""
+        """The greetings were exchanged; frames may be written."""
 
     def on_closed(self) -> None:
         """The connection is gone, whether the peer ever greeted or not."""
         raise NotImplementedError
+
+    @property
+    def is_greeted(self) -> bool:
+        """The peer has proved itself."""
+        return self._greeted
 
     @property
     def is_open(self) -> bool:

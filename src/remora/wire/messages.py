@@ -10,8 +10,10 @@ A connection carries many requests at once, told apart by a number that the call
                      ERROR                              at any point, final
 
 Beside the requests: HELLO (first frame of both sides), FREED (a replica that turned the
-caller away, or was asked to say so, has room again: for as many as its load field says), BYE (the callee takes no request above
-this number any more), PROMISES (what the callee's code says of itself, once, after HELLO).
+caller away, or was asked to say so, has room again: for as many as its load field says), BYE
+(the callee takes no request above this number any more), PROMISES (what the callee's code says of
+itself, once, after HELLO), NOTICE (what a replica tells of itself to those who choose between
+replicas: after HELLO, and whenever it changes).
 
 Rules: plain data only. Fields are only added at the end, with a default, so that two
 versions understand each other.
@@ -20,6 +22,7 @@ versions understand each other.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 
@@ -47,6 +50,7 @@ class FrameKind(IntEnum):
     FREED = 12
     BYE = 13
     PROMISES = 14
+    NOTICE = 15
 
 
 class CallKind(IntEnum):
@@ -135,6 +139,17 @@ class Promises(msgspec.Struct, array_like=True, frozen=True):
     #: Routes of its ASGI app in the order in which they are tried: HTTP methods (none: all of
     #: them), pattern of the path below the route prefix, and whether it is marked.
     routes: list[tuple[list[str], str, bool]] = []
+
+
+class ReplicaNotice(msgspec.Struct, array_like=True, frozen=True):
+    """What a replica tells its callers of itself; each one replaces the one before."""
+
+    #: Multiplexed models that it holds, the least recently used first.
+    models: tuple[str, ...] = ()
+    #: What `record_replica_metadata` of the user's code returned.
+    metadata: dict[str, Any] = {}
+    #: What `record_routing_stats` of the user's code last returned.
+    stats: dict[str, Any] = {}
 
 
 class ErrorMeta(msgspec.Struct, array_like=True, frozen=True):

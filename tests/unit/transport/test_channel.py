@@ -52,6 +52,9 @@ class Owner:
     def __init__(self) -> None:
         self.events: list[Any] = []
 
+    def on_notice(self, meta: bytes) -> None:
+        self.events.append(meta)
+
     def on_freed(self, room: int) -> None:
         self.events.append(room)
 

@@ -6,19 +6,38 @@ import random
 from collections.abc import Sequence
 
 from remora.core.routing import C
+from remora.core.routing.multiplex import ModelAffinity
+from remora.types import ReplicaID
+from remora.wire.messages import Envelope
 
 
 class RoundRobin:
-    """Visits all candidates of an unchanged list before it visits one again."""
+    """Visits all candidates in the order of their ids before it visits one again.
 
-    __slots__ = ("_turn",)
+    The cursor is the id of the last one, not a place in a list: replicas that are full for a
+    while, come or go do not make it skip others.
+    """
+
+    __slots__ = ("_last", "_models")
 
     def __init__(self) -> None:
-        self._turn = -1
+        self._last = ReplicaID("")
+        self._models = ModelAffinity()
 
-    def __call__(self, candidates: Sequence[C], rng: random.Random) -> C | None:
+    def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
         """Take the next one; `rng` is not needed."""
         if not candidates:
             return None
-        self._turn = (self._turn + 1) % len(candidates)
-        return candidates[self._turn]
+        model_id = request.multiplexed_model_id
+        if model_id:
+            candidates = self._models.narrow(model_id, candidates)
+        last = self._last
+        # Those after the cursor come before those up to it.
+        chosen = min(candidates, key=lambda c: (c.replica_id <= last, c.replica_id))
+        self._last = chosen.replica_id
+        if model_id:
+            self._models.note(model_id, chosen)
+        return chosen
+
+    def keep(self, members: Sequence[C]) -> None:
+        """Nothing to note: candidates are enough."""
