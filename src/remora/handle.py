@@ -16,14 +16,15 @@ from asyncio.events import _get_running_loop  # the public one raises, which is 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
+from remora.arguments import Composed, Content, is_composed, plain_body
 from remora.config import UNSET, nearest, require_number
-from remora.errors import ConfigError, NotSupportedYetError, RemoraError
+from remora.errors import ConfigError, RemoraError
 from remora.pending_calls import FailedCall, submit_later, submit_now
 from remora.request_context import RequestContext, current, new_request_id
-from remora.response import DeploymentResponse, DeploymentResponseGenerator, resolved
+from remora.response import DeploymentResponse, DeploymentResponseGenerator
 from remora.types import DEFAULT_APP_NAME, DeploymentID
-from remora.wire import values
 from remora.wire.messages import CallKind, Envelope
+from remora.wire.values import FORMATS
 
 if TYPE_CHECKING:
     from remora.router.router import Router
@@ -52,10 +53,11 @@ _OPTIONS = (
 )
 #: Accepted because Ray Serve's users pass them; each has only one meaning here.
 _NEUTRAL = ("_by_reference", "_prefer_local_routing", "_run_router_in_separate_loop")
-_RESPONSES = frozenset((DeploymentResponse, DeploymentResponseGenerator))
-_SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
 #: Names of methods that Ray Serve's handles have and these do not have yet.
 _RESERVED = ("broadcast", "choose_replica", "dispatch")
+
+
+_PICKLE = ("", "")
 
 
 class _Generation:
@@ -87,6 +89,8 @@ class DeploymentHandle(Generic[_T]):
         session_id: str = "",
         stream: bool = False,
         timeout_s: float | None = None,
+        request_serialization: str = "",
+        response_serialization: str = "",
     ) -> None:
         self._deployment = DeploymentID(deployment_name, app_name)
         self.method_name = method_name
@@ -94,6 +98,7 @@ class DeploymentHandle(Generic[_T]):
         self._session_id = session_id
         self._stream = stream
         self._timeout_s = timeout_s
+        self._formats = (request_serialization, response_serialization)
         self._kind = CallKind.STREAM if stream else CallKind.UNARY
         self._loop: AbstractEventLoop | None = None
         self._router: Router | None = None
@@ -137,6 +142,9 @@ class DeploymentHandle(Generic[_T]):
         Args:
             options: `method_name`; `stream`: the method yields many answers; `timeout_s`:
                 seconds until the call is given up, at every level below it;
+                `request_serialization` and `response_serialization`: `cloudpickle` (what travels
+                anyway), `pickle` (plain, which refuses what only cloudpickle can), `msgpack` or
+                `orjson` (plain data only; tuples become lists);
                 `multiplexed_model_id` and `session_id`: texts that travel with the call; the
                 called code finds them in `remora.request_context.current`. Any replica may
                 get the call: neither has a say in which.
@@ -159,9 +167,7 @@ class DeploymentHandle(Generic[_T]):
                     f"options() got an unexpected keyword argument {name!r}."
                     f"{nearest(name, _OPTIONS)}"
                 )
-            if name in ("request_serialization", "response_serialization"):
-                _check_serialization(name, value)
-            elif value is not UNSET:
+            if value is not UNSET:
                 merged[name] = _checked(name, value)
         return merged
 
@@ -172,6 +178,8 @@ class DeploymentHandle(Generic[_T]):
             "session_id": self._session_id,
             "stream": self._stream,
             "timeout_s": self._timeout_s,
+            "request_serialization": self._formats[0],
+            "response_serialization": self._formats[1],
         }
 
     def __getattr__(self, name: str) -> DeploymentHandle[Any]:
@@ -205,17 +213,13 @@ class DeploymentHandle(Generic[_T]):
         envelope = self._envelope(context)
         loop = _get_running_loop()
         make: Any = DeploymentResponseGenerator if self._stream else DeploymentResponse
-        for value in (*args, *kwargs.values()) if kwargs else args:
-            if value.__class__ in _RESPONSES:
-                waiting = partial(resolved, args, kwargs, envelope)
-                call = submit_later(self._find_router, loop, envelope, waiting, context)
-                return make(call, envelope)
+        if (args and is_composed(args)) or (kwargs and is_composed(kwargs.values())):
+            content = Composed(args, kwargs, envelope).content
+            return make(submit_later(self._find_router, loop, envelope, content, context), envelope)
         try:
-            data, buffers = values.dumps((args, kwargs))
+            data = plain_body(args, kwargs, envelope)
         except Exception as error:  # noqa: BLE001 - border: the user's __reduce__ may raise anything
             return make(FailedCall(error), envelope)
-        if buffers:
-            envelope.buffer_sizes, data = values.join(data, buffers)
         if loop is None:
             ready = partial(_ready, data)
             return make(submit_later(self._find_router, None, envelope, ready, context), envelope)
@@ -237,7 +241,7 @@ class DeploymentHandle(Generic[_T]):
                 timeout_s = left_s if timeout_s is None else min(left_s, timeout_s)
         name, app_name = self._deployment
         # By position, which is the quickest: see `Envelope` for the order.
-        return Envelope(
+        envelope = Envelope(
             request_id,
             app_name,
             name,
@@ -250,6 +254,9 @@ class DeploymentHandle(Generic[_T]):
             self._session_id,
             trace,
         )
+        if self._formats != _PICKLE:
+            envelope.request_serialization, envelope.response_serialization = self._formats
+        return envelope
 
     def _find_router(self, loop: AbstractEventLoop) -> Router:
         """Look the router of a loop up, on that loop, and keep it for the next call."""
@@ -299,8 +306,8 @@ class DeploymentHandle(Generic[_T]):
         self.shutdown()
 
 
-async def _ready(body: bytes) -> bytes:
-    return body
+async def _ready(body: bytes) -> Content:
+    return Content(body)
 
 
 def _restore(name: str, app_name: str, state: dict[str, Any]) -> DeploymentHandle[Any]:
@@ -320,14 +327,12 @@ def _checked(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be a str, not {type(value).__name__} ({value!r})")
     if name == "method_name" and not value:
         raise ConfigError(name, value, "must not be empty")
+    if name.endswith("_serialization"):
+        if value not in FORMATS:
+            raise ConfigError(name, value, f"one of {', '.join(FORMATS)}")
+        # The first is what travels anyway.
+        return "" if value == FORMATS[0] else value
     return value
-
-
-def _check_serialization(name: str, value: Any) -> None:
-    if value not in _SERIALIZATIONS:
-        raise ConfigError(name, value, f"one of {', '.join(_SERIALIZATIONS)}")
-    if value not in ("cloudpickle", "pickle"):
-        raise NotSupportedYetError(name, value, "values travel by pickle; leave it out")
 
 
 def handle_to_current_app(deployment_name: str, app_name: str | None) -> DeploymentHandle[Any]:

@@ -20,18 +20,25 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from remora.errors import InstanceError, RemoraError, RequestCancelledError
-from remora.router.call import Call, CallState, StreamCall, UnaryCall
+from remora.errors import (
+    InstanceError,
+    RemoraError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from remora.router.call import Call, CallState, StreamCall, UnaryCall, decode_value
+from remora.wire.framing import RawFrame
 from remora.wire.messages import CallKind, Envelope
 
 if TYPE_CHECKING:
     from remora.request_context import Cancellable, RequestContext
     from remora.router.router import Router
+    from remora.router.upload import Upload
 
 #: Finds the router of a loop, on that loop.
 FindRouter: TypeAlias = "Callable[[asyncio.AbstractEventLoop], Router]"
-#: Waits for the arguments of a call and turns them into bytes.
-MakeBody: TypeAlias = Callable[[], Awaitable[bytes]]
+#: Waits for the arguments of a call; gives its body and the streams among them.
+MakeBody: TypeAlias = "Callable[[], Awaitable[tuple[bytes, Upload | None]]]"
 
 _STREAM = CallKind.STREAM
 #: Tasks that hand answers over to threads: a loop alone keeps only weak references.
@@ -50,6 +57,9 @@ class PendingAnswer(PendingCall, Protocol):
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the answer, or raise the error."""
+
+    def frame(self) -> Generator[Any, None, RawFrame]:
+        """Wait for the answer as it came; an ERROR is an answer, too."""
 
 
 class PendingStream(PendingCall, Protocol):
@@ -104,6 +114,18 @@ def submit_later(
         return FailedCall(error)
 
 
+class FrameOf:
+    """Awaits a call's final frame instead of its value."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: PendingAnswer) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, None, RawFrame]:
+        return self._call.frame()
+
+
 class FailedCall:
     """A call that could not be made: raises its error to whoever asks for the answer."""
 
@@ -120,6 +142,8 @@ class FailedCall:
     def __await__(self) -> Generator[Any, None, Any]:
         return self._fail().__await__()
 
+    frame = __await__
+
     async def __anext__(self) -> Any:
         raise self.error
 
@@ -134,7 +158,16 @@ class FailedCall:
 class ChainedCall:
     """A call that is sent from a loop once its arguments are there."""
 
-    __slots__ = ("_call", "_cancelled", "_envelope", "_member", "_owners", "_task", "loop")
+    __slots__ = (
+        "_call",
+        "_cancelled",
+        "_deadline",
+        "_envelope",
+        "_member",
+        "_owners",
+        "_task",
+        "loop",
+    )
 
     def __init__(
         self,
@@ -163,6 +196,9 @@ class ChainedCall:
         self._envelope = envelope
         self._call: UnaryCall | StreamCall | FailedCall | None = None
         self._cancelled = False
+        self._deadline: float | None = None
+        if envelope.timeout_s is not None:
+            self._deadline = loop.time() + envelope.timeout_s
         self._owners = owners
         self._member = member or self
         if owners is not None:
@@ -173,7 +209,14 @@ class ChainedCall:
         """Send the call. A failure is kept as a call that fails: nobody may ever ask."""
         call: UnaryCall | StreamCall | None = None
         try:
-            call = self._call = submit_now(router, self._envelope, await make_body(), None)
+            async with asyncio.timeout_at(self._deadline):
+                body, upload = await make_body()
+            self._take_off_waited()
+            call = self._call = submit_now(router, self._envelope, body, None)
+            if upload is not None:
+                call.attach(upload)
+        except TimeoutError as error:
+            self._call = FailedCall(self._expired() or error)
         except Exception as error:  # noqa: BLE001 - border: the user's exception of another call
             self._call = FailedCall(error)
         finally:
@@ -183,6 +226,17 @@ class ChainedCall:
                     leave()
                 else:
                     call.on_close = leave
+
+    def _take_off_waited(self) -> None:
+        """The time that the arguments took is not there any more for the call itself."""
+        if self._deadline is not None:
+            self._envelope.timeout_s = max(0.0, self._deadline - self.loop.time())
+
+    def _expired(self) -> RequestTimeoutError | None:
+        deadline, timeout_s = self._deadline, self._envelope.timeout_s
+        if deadline is None or timeout_s is None or self.loop.time() < deadline:
+            return None  # an argument failed with a TimeoutError of its own
+        return RequestTimeoutError(self._envelope.request_id, timeout_s)
 
     async def _submitted(self) -> UnaryCall | StreamCall | FailedCall:
         try:
@@ -200,13 +254,14 @@ class ChainedCall:
         """Of the request."""
         return self._envelope.request_id
 
-    async def _answer(self) -> Any:
-        call = await self._submitted()
-        assert not isinstance(call, StreamCall)
-        return await call
-
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._answer().__await__()
+        return decode_value((yield from self.frame()))
+
+    def frame(self) -> Generator[Any, None, RawFrame]:
+        """Wait for the answer as it came."""
+        call = yield from self._submitted().__await__()
+        assert not isinstance(call, StreamCall)
+        return (yield from call.frame())
 
     async def __anext__(self) -> Any:
         call = await self._submitted()
@@ -246,7 +301,8 @@ class ThreadCall:
         self._owners = owners
         if owners is not None:
             owners.add(self)
-        #: The answer of a unary call; of a stream, that the call has been made.
+        #: The answer of a unary call, opened by whoever wants it; of a stream, that the call
+        #: has been made.
         self.answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
         try:
             loop.call_soon_threadsafe(self._begin, find_router, envelope, make_body)
@@ -277,7 +333,7 @@ class ThreadCall:
 
     async def _finish(self, call: ChainedCall) -> None:
         try:
-            answer = await call
+            answer = await FrameOf(call)
         except asyncio.CancelledError:
             self.answer.set_exception(RequestCancelledError(call.request_id))
             raise
@@ -295,6 +351,10 @@ class ThreadCall:
             raise
 
     def __await__(self) -> Generator[Any, None, Any]:
+        return decode_value((yield from self.frame()))
+
+    def frame(self) -> Generator[Any, None, RawFrame]:
+        """Wait for the answer as it came; on any loop."""
         return self._wait().__await__()
 
     async def __anext__(self) -> Any:

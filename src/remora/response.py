@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn
 from remora.errors import RemoraError, RequestCancelledError
 from remora.pending_calls import (
     FailedCall,
+    FrameOf,
     PendingAnswer,
     PendingCall,
     PendingStream,
     ThreadCall,
     loop_of,
 )
-from remora.router.call import UnaryCall
+from remora.router.call import UnaryCall, decode_value, unopened
 from remora.wire import values
+from remora.wire.framing import RawFrame
 from remora.wire.messages import Envelope
 
 if TYPE_CHECKING:
@@ -130,6 +132,15 @@ class DeploymentResponse(_Response, Generic[_T]):
     async def _wait(self) -> _T:
         return await self
 
+    async def _unopened(self) -> values.Unopened:
+        """Wait for the answer as the bytes that it came in. Raises like `await`."""
+        call = self._call
+        loop = loop_of(call)
+        if loop is None or type(call) is ThreadCall or loop is _get_running_loop():
+            return unopened(await FrameOf(call))
+        there = asyncio.run_coroutine_threadsafe(self._unopened(), loop)
+        return await asyncio.wrap_future(there)
+
     async def _wait_elsewhere(self, loop: asyncio.AbstractEventLoop) -> _T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._wait(), loop))
 
@@ -150,12 +161,13 @@ class DeploymentResponse(_Response, Generic[_T]):
             raise call.error
         loop = loop_of(call)
         assert loop is not None
+        future: concurrent.futures.Future[Any]
         if type(call) is ThreadCall:
             future = call.answer
         else:
-            future = asyncio.run_coroutine_threadsafe(self._wait(), loop)
+            future = asyncio.run_coroutine_threadsafe(_frame_of(call), loop)
         try:
-            return future.result(timeout_s)  # type: ignore[no-any-return]
+            frame = future.result(timeout_s)
         except concurrent.futures.CancelledError:
             raise RequestCancelledError(self.request_id) from None
         except TimeoutError:
@@ -165,6 +177,8 @@ class DeploymentResponse(_Response, Generic[_T]):
                 f"Request {self.request_id} has no answer after {timeout_s}s. It runs on; "
                 "cancel() ends it."
             ) from None
+        # Opened here: unpickling a large answer would hold the loop up.
+        return decode_value(frame)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"DeploymentResponse(request_id={self.request_id!r})"
@@ -250,31 +264,8 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         return f"DeploymentResponseGenerator(request_id={self.request_id!r})"
 
 
-async def resolved(args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope) -> bytes:
-    """Wait for every response among the arguments at once, then pickle the lot."""
-    found: list[DeploymentResponse[Any]] = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, DeploymentResponseGenerator):
-            raise RuntimeError(
-                "A streaming response cannot be an argument of another call: iterate over it "
-                "and pass what it yields."
-            )
-        if isinstance(value, DeploymentResponse):
-            found.append(value)
-    # Shielded: giving up this call must not cancel one that others may be waiting for.
-    answers = await asyncio.gather(
-        *(asyncio.shield(asyncio.ensure_future(one._wait())) for one in found)
-    )
-    by_response = dict(zip(map(id, found), answers, strict=True))
-
-    def value_of(value: Any) -> Any:
-        return by_response.get(id(value), value)
-
-    given = tuple(map(value_of, args)), {name: value_of(v) for name, v in kwargs.items()}
-    data, buffers = values.dumps(given)
-    if buffers:
-        envelope.buffer_sizes, data = values.join(data, buffers)
-    return data
+async def _frame_of(call: PendingAnswer) -> RawFrame:
+    return await FrameOf(call)
 
 
 async def _take(call: PendingStream) -> tuple[list[Any], BaseException | None]:

@@ -283,14 +283,6 @@ async def test_a_nested_response_says_what_to_do(
     await response
 
 
-async def test_a_stream_cannot_be_an_argument(
-    router: FakeRouter, handle: DeploymentHandle[Any]
-) -> None:
-    stream = handle.options(stream=True, method_name="count").remote(1)
-    with pytest.raises(RuntimeError, match="streaming"):
-        await handle.f.remote(stream)
-
-
 async def test_arguments_that_cannot_be_pickled_fail_the_call(
     router: FakeRouter, handle: DeploymentHandle[Any]
 ) -> None:
@@ -542,6 +534,8 @@ def test_options_return_another_handle(handle: DeploymentHandle[Any]) -> None:
         "session_id": "s",
         "stream": True,
         "timeout_s": 3,
+        "request_serialization": "",
+        "response_serialization": "",
     }
     assert handle._state()["method_name"] == "__call__"
     assert other.options(stream=False)._state()["multiplexed_model_id"] == "x"

@@ -56,7 +56,10 @@ class ReplicaConnection(ServerConnection):
             if kind == _CREDIT:
                 work.grant(decode_credit(meta))
             elif kind == _BODY:
-                work.feed(body, bool(meta))
+                if work.inbound is not None:
+                    work.inbound.feed(meta, body)
+                else:
+                    work.feed(body, bool(meta))
 
     def on_greeted(self) -> None:
         """Tell the caller what there is to tell: which requests may run twice, and the notice."""
@@ -108,9 +111,14 @@ class ReplicaConnection(ServerConnection):
         if replica.ongoing == 1:
             replica.watchdog.arm()
         create_task = replica.loop.create_task
-        if kind is CallKind.UNARY:
+        if kind is CallKind.UNARY and not envelope.streams:
             task = create_task(replica.requests.unary(self, number, envelope, body))
             self._work[number] = task
+        elif kind is CallKind.UNARY:
+            work = self._work[number] = Work(self, number, envelope, body)
+            inbound = work.inbound
+            task = create_task(replica.requests.unary(self, number, envelope, body, inbound))
+            work.task = task
         else:
             work = self._work[number] = Work(self, number, envelope, body)
             is_http = kind is CallKind.HTTP
@@ -134,7 +142,9 @@ class ReplicaConnection(ServerConnection):
 
     def end(self, number: int, task: asyncio.Task[None]) -> None:
         """A request's task is over, however it ended."""
-        self._work.pop(number, None)
+        work = self._work.pop(number, None)
+        if isinstance(work, Work) and work.inbound is not None:
+            work.inbound.close()
         replica = self._replica
         if task.cancelled():
             # It never took its first step, so it sent no final frame either.

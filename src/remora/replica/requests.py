@@ -10,10 +10,12 @@ import contextvars
 import inspect
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import RemoraError, RemoteError, RequestCancelledError, RequestError
 from remora.observe.tracebacks import has_user_frames
+from remora.replica.inbound import Inbound
 from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_traceback
 from remora.replica.work import Work
@@ -49,12 +51,13 @@ class RequestRunner:
         number: int,
         envelope: Envelope,
         body: bytes | memoryview,
+        inbound: Inbound | None = None,
     ) -> None:
         """Run a method with one answer."""
         context = self.enter(envelope)
         try:
             method = self.code.method(envelope.method)
-            args, kwargs = values.loads(body, envelope.buffer_sizes)
+            args, kwargs = _arguments(envelope, body, inbound)
             body = b""
             result = await self.run(method, args, kwargs)
             if inspect.isasyncgen(result) or inspect.isgenerator(result):
@@ -62,7 +65,7 @@ class RequestRunner:
                     f"{envelope.deployment}.{envelope.method} is a generator: call it with "
                     "handle.options(stream=True) and iterate over what that returns"
                 )
-            meta, data = _encode_value(result)
+            meta, data = _encode_value(result, envelope.response_serialization)
         except asyncio.CancelledError:
             context.cancel_children()
             self.refuse_cancelled(connection, number)
@@ -77,7 +80,7 @@ class RequestRunner:
         context = self.enter(envelope)
         try:
             method = self.code.method(envelope.method)
-            args, kwargs = values.loads(work.body, envelope.buffer_sizes)
+            args, kwargs = _arguments(envelope, work.body, work.inbound)
             work.body = b""
             await self._send_items(work, await self._begin_stream(method, args, kwargs))
         except asyncio.CancelledError:
@@ -121,15 +124,17 @@ class RequestRunner:
         return result
 
     async def _send_items(self, work: Work, items: Any) -> None:
+        wanted = work.envelope.response_serialization
         if inspect.isasyncgen(items):
             try:
                 async for item in items:
-                    meta, data = _encode_value(item)
+                    meta, data = _encode_value(item, wanted)
                     await work.send_item(meta, data)
             finally:
                 await items.aclose()
             return
-        encoded = iterate_in_thread(self._replica.threads, items, _encode_value)
+        encode = partial(_encode_value, wanted=wanted)
+        encoded = iterate_in_thread(self._replica.threads, items, encode)
         try:
             async for meta, data in encoded:
                 await work.send_item(meta, data)
@@ -236,7 +241,15 @@ def _run_plain(
         return error, None
 
 
-def _encode_value(value: Any) -> tuple[bytes, bytes]:
+def _arguments(envelope: Envelope, body: bytes | memoryview, inbound: Inbound | None) -> Any:
+    found = values.loads(body, envelope.request_serialization or envelope.buffer_sizes)
+    return found if inbound is None else inbound.put_into(*found)
+
+
+def _encode_value(value: Any, wanted: str = "") -> tuple[bytes, bytes]:
+    if wanted:
+        how, body = values.encode(value, wanted)
+        return (pack(how) if how else b""), body
     data, buffers = values.dumps(value)
     if not buffers:
         return b"", data

@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from remora.replica.inbound import Inbound
 from remora.wire.codec import pack
 from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
@@ -55,6 +56,7 @@ class Work:
         "connection",
         "envelope",
         "finished",
+        "inbound",
         "number",
         "task",
     )
@@ -72,6 +74,10 @@ class Work:
         self.body = body
         self.task: asyncio.Task[None] | None = None
         self.finished = False
+        #: The streams among the arguments of a handle call.
+        self.inbound: Inbound | None = None
+        if envelope.streams:
+            self.inbound = Inbound(connection, number, envelope.streams, envelope.request_id)
         self.answered_error: BaseException | None = None
         self._window = envelope.credit_bytes
         self._room: asyncio.Future[None] | None = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remora.errors import ConnectionLostError, RequestCancelledError, RequestTimeoutError
 from remora.transport.errors import decode_error_frame
 from remora.wire import values
-from remora.wire.codec import decode_sizes, pack
+from remora.wire.codec import decode_how, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import Envelope, FrameKind
 from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
@@ -23,12 +23,14 @@ from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
     from remora.router.router import Router
+    from remora.router.upload import Upload
 
 _RESPONSE = int(FrameKind.RESPONSE)
 _ITEM = int(FrameKind.ITEM)
 _END = int(FrameKind.END)
 _ERROR = int(FrameKind.ERROR)
 _REJECT = int(FrameKind.REJECT)
+_UPSTREAM = frozenset((int(FrameKind.CREDIT), int(FrameKind.CANCEL)))
 _FINAL_BUT_REJECT = frozenset((_RESPONSE, _END, _ERROR))
 
 
@@ -56,6 +58,7 @@ class Call:
         "router",
         "sequence",
         "state",
+        "upload",
     )
 
     def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
@@ -69,6 +72,8 @@ class Call:
         self.sequence = 0
         #: Part of the answer has arrived, or part of the body was taken: no second try any more.
         self.answered = False
+        #: The streams among its arguments.
+        self.upload: Upload | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: Called once when the call has ended; see `RequestContext.children`.
         self.on_close: Callable[[], object] | None = None
@@ -77,6 +82,13 @@ class Call:
         if timeout_s is not None:
             self.deadline = router.loop.time() + timeout_s
             self._timer = router.loop.call_later(timeout_s, self._expire, timeout_s)
+
+    def attach(self, upload: Upload) -> None:
+        """Send these streams with the call; in the turn of the loop that made it."""
+        self.upload = upload
+        upload.call = self
+        if self.state is CallState.DONE:
+            upload.close()
 
     def cancel(self) -> None:
         """Give the call up, at every level below. Idempotent."""
@@ -112,6 +124,9 @@ class Call:
         final = kind in _FINAL_BUT_REJECT
         if final:
             self.router.on_answered(self, frame[2])
+        elif self.upload is not None and kind in _UPSTREAM:
+            self.upload.on_frame(frame)
+            return
         if self.state is CallState.DONE:
             return
         self.answered = True
@@ -132,6 +147,8 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.upload is not None:
+            self.upload.close()
         on_close = self.on_close
         if on_close is not None:
             self.on_close = None
@@ -149,7 +166,15 @@ def decode_value(frame: RawFrame) -> Any:
     kind, _, _, _, meta, body = frame
     if kind == _ERROR:
         raise decode_error_frame(meta, body, unpickle=True)
-    return values.loads(body, decode_sizes(meta) if meta else [])
+    return values.loads(body, decode_how(meta) if meta else [])
+
+
+def unopened(frame: RawFrame) -> values.Unopened:
+    """The value in a RESPONSE as it is, or raise what an ERROR carries."""
+    kind, _, _, _, meta, body = frame
+    if kind == _ERROR:
+        raise decode_error_frame(meta, body, unpickle=True)
+    return values.Unopened(body, decode_how(meta) if meta else [])
 
 
 class UnaryCall(Call):
@@ -166,6 +191,14 @@ class UnaryCall(Call):
         self._future: asyncio.Future[RawFrame | Exception] = router.loop.create_future()
 
     def __await__(self) -> Generator[Any, None, Any]:
+        return decode_value((yield from self.frame()))
+
+    def frame(self) -> Generator[Any, None, RawFrame]:
+        """Wait for the final frame, an ERROR too. May be done more than once.
+
+        Raises:
+            RequestError: the call ended without one (cancelled, expired, replica died).
+        """
         future = self._future
         if not future.cancelled():
             try:
@@ -179,7 +212,7 @@ class UnaryCall(Call):
                 # Another task that awaited this call was cancelled, and this one was not.
             else:
                 if isinstance(answer, tuple):
-                    return decode_value(answer)
+                    return answer
                 raise answer
         raise RequestCancelledError(self.envelope.request_id)
 

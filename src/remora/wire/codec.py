@@ -17,8 +17,10 @@ from remora.wire.messages import (
     Envelope,
     ErrorMeta,
     FrameKind,
+    Grant,
     Hello,
     HttpStart,
+    Part,
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -29,7 +31,11 @@ decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 decode_error = msgspec.msgpack.Decoder(ErrorMeta).decode
 decode_http_start = msgspec.msgpack.Decoder(HttpStart).decode
 decode_credit = msgspec.msgpack.Decoder(int).decode
-decode_sizes = msgspec.msgpack.Decoder(list[int]).decode
+decode_part = msgspec.msgpack.Decoder(Part).decode
+decode_grant = msgspec.msgpack.Decoder(Grant).decode
+decode_stream_number = decode_credit
+#: How the body of a RESPONSE or ITEM is to be opened; see `wire/values.py`.
+decode_how = msgspec.msgpack.Decoder(list[int] | str).decode
 
 #: What decoding raises for bytes that are not what they should be.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)

@@ -4,7 +4,9 @@ A connection carries many requests at once, told apart by a number that the call
 (increasing, from 1). The life of one number:
 
     caller  REQUEST [BODY …] ……… [CREDIT …] [CANCEL]
-    callee           REJECT                             turned away, never started
+    callee           [CREDIT …]                         room for the body, or for an argument
+                     [CANCEL]                           no more of an argument that is a stream
+                     REJECT                             turned away, never started
                      RESPONSE                           one answer, complete
                      START ITEM … END                   a stream (HTTP response, generator)
                      ERROR                              at any point, final
@@ -119,6 +121,31 @@ class Envelope(msgspec.Struct, array_like=True):
     http: HttpHead | None = None
     #: Lengths of the out-of-band buffers that follow the pickle in the body, in order.
     buffer_sizes: list[int] = []
+    #: Format of the body, and the one wanted for the answer; empty: pickle, as everywhere.
+    request_serialization: str = ""
+    response_serialization: str = ""
+    #: Which arguments (by position or name) are streams: their items follow in BODY frames.
+    streams: list[int | str] = []
+
+
+class Part(msgspec.Struct, array_like=True, frozen=True):
+    """The meta of a BODY frame that belongs to an argument which is a stream."""
+
+    #: Which of `Envelope.streams`.
+    stream: int
+    #: How the item in the frame's body is to be opened; see `wire/values.py`.
+    how: list[int] | str = []
+    #: The end: no item.
+    last: bool = False
+    #: An end that is an error: the meta of an ERROR frame, whose body is this frame's.
+    error: bytes = b""
+
+
+class Grant(msgspec.Struct, array_like=True, frozen=True):
+    """The meta of a CREDIT frame for such a stream."""
+
+    stream: int
+    num_bytes: int
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):

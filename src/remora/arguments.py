@@ -1,0 +1,150 @@
+"""What a call carries: arguments to bytes, and what has to happen to some of them first.
+
+- A `DeploymentResponse` is waited for. Its bytes go on as they came, unopened; only a call in
+  another format than pickle opens them.
+- A generator, plain or asynchronous, and whatever else has `__aiter__` (a streaming response too)
+  becomes a stream: the callee gets an asynchronous iterator and pulls it.
+
+Both only at the top level. Inside a list or an object nothing is looked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, NamedTuple
+
+from remora.replica.sync_stream import iterate_in_thread
+from remora.response import DeploymentResponse, DeploymentResponseGenerator
+from remora.router.upload import Upload
+from remora.wire import values
+from remora.wire.messages import Envelope
+
+#: Position or name of an argument.
+Place = int | str
+
+
+class Content(NamedTuple):
+    """What is sent with a request."""
+
+    body: bytes
+    upload: Upload | None = None
+
+
+def is_composed(args: Iterable[Any]) -> bool:
+    """Whether something among the arguments is no value yet. On the path of every call."""
+    for value in args:
+        kind = value.__class__
+        if kind is DeploymentResponse or kind is GeneratorType or hasattr(kind, "__aiter__"):
+            return True
+    return False
+
+
+def plain_body(args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope) -> bytes:
+    """Make the body of arguments that are all values; says in the envelope how to open it.
+
+    Raises:
+        TypeError, ValueError, pickle.PicklingError: they do not go into the format.
+    """
+    wanted = envelope.request_serialization
+    if not wanted:
+        data, buffers = values.dumps((args, kwargs))
+        if buffers:
+            envelope.buffer_sizes, data = values.join(data, buffers)
+        return data
+    how, data = values.encode((args, kwargs), wanted)
+    if isinstance(how, list):
+        # Pickle, whoever made it: opened like every other.
+        envelope.buffer_sizes = how
+        envelope.request_serialization = ""
+    return data
+
+
+class Composed:
+    """Arguments of which some are responses or streams. Taken apart in the caller's thread."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope) -> None:
+        self._args = list(args)
+        self._kwargs = dict(kwargs)
+        self._envelope = envelope
+        self._context = contextvars.copy_context()
+        self._responses: dict[Place, DeploymentResponse[Any]] = {}
+        self._streams: dict[Place, Any] = {}
+        given: list[tuple[Place, Any]] = [*enumerate(args), *kwargs.items()]
+        for place, value in given:
+            if isinstance(value, DeploymentResponse):
+                self._responses[place] = value
+            elif isinstance(value, GeneratorType) or hasattr(type(value), "__aiter__"):
+                self._streams[place] = value
+                self._put(place, None)
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether there is a stream among them."""
+        return bool(self._streams)
+
+    def _put(self, place: Place, value: Any) -> None:
+        if isinstance(place, int):
+            self._args[place] = value
+        else:
+            self._kwargs[place] = value
+
+    async def content(self) -> Content:
+        """Wait for every response at once; then what is to be sent.
+
+        Raises:
+            Exception: what one of the responses failed with.
+        """
+        wanted = self._envelope.request_serialization
+        is_pickled = wanted not in ("msgpack", "orjson")
+        # Shielded: giving up this call must not cancel one that others may be waiting for.
+        answers = await asyncio.gather(
+            *(
+                asyncio.shield(asyncio.ensure_future(r._unopened() if is_pickled else r._wait()))
+                for r in self._responses.values()
+            )
+        )
+        for place, answer in zip(self._responses, answers, strict=True):
+            self._put(place, answer)
+        envelope = self._envelope
+        upload = None
+        if self._streams:
+            envelope.streams = list(self._streams)
+            envelope.body_follows = True
+            sources = [_source(value) for value in self._streams.values()]
+            upload = Upload(sources, lambda item: values.encode(item, wanted), self._context)
+        return Content(plain_body(tuple(self._args), self._kwargs, envelope), upload)
+
+
+async def _ended(items: Any) -> AsyncGenerator[Any, None]:
+    """Iterate over what is no generator, and close it in the way that it has."""
+    try:
+        async for item in items:
+            yield item
+    finally:
+        if isinstance(items, DeploymentResponseGenerator):
+            items.cancel()
+        elif (close := getattr(items, "aclose", None)) is not None:
+            await close()
+
+
+async def _from_thread(items: Iterator[Any]) -> AsyncGenerator[Any, None]:
+    threads = ThreadPoolExecutor(1, "remora-argument")
+    encoded = iterate_in_thread(threads, items, lambda item: item)  # type: ignore[arg-type]
+    try:
+        async for item in encoded:
+            yield item
+    finally:
+        await encoded.aclose()
+        threads.shutdown(wait=False)
+
+
+def _source(value: Any) -> AsyncGenerator[Any, None]:
+    if isinstance(value, AsyncGeneratorType):
+        return value
+    if isinstance(value, GeneratorType):
+        return _from_thread(value)
+    return _ended(value)

@@ -1,0 +1,171 @@
+"""Answers as arguments of other calls, and the formats that a call may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tests.integration.handles import served
+from tests.integration.rig import Rig, until
+
+from remora.errors import RayServeException, RequestTimeoutError
+from remora.wire import values
+
+
+class Traced:
+    """Counts how often a pickle of it was opened."""
+
+    opened = 0
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return _open_traced, (self.value,)
+
+
+def _open_traced(value: int) -> Traced:
+    Traced.opened += 1
+    return Traced(value)
+
+
+class App:
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.seen: list[Any] = []
+
+    async def traced(self, value: int) -> Traced:
+        return Traced(value)
+
+    async def value_of(self, traced: Traced) -> int:
+        return traced.value
+
+    async def array(self, n: int) -> Any:
+        return {"a": np.arange(n), "n": n}
+
+    async def total(self, found: Any, *, more: Any = None) -> int:
+        return int(found["a"].sum()) + (int(more["a"].sum()) if more else 0)
+
+    async def echo(self, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append((args, kwargs))
+        return [list(args), kwargs]
+
+    async def point(self) -> Any:
+        return (1, 2)
+
+    async def items(self, n: int) -> AsyncIterator[Any]:
+        for i in range(n):
+            yield (i, {"text": "ä"})
+
+    async def fail(self) -> None:
+        raise ZeroDivisionError("above")
+
+    async def slow(self) -> None:
+        await self.gate.wait()
+
+    async def a_lambda(self) -> Any:
+        return lambda: 1
+
+
+async def test_an_answer_goes_on_without_being_opened_by_the_caller(rig: Rig) -> None:
+    _, handle = await served(rig, App)
+    before = Traced.opened
+    assert await handle.value_of.remote(handle.traced.remote(7)) == 7
+    # Caller and callee share this process: one opening is the callee's.
+    assert Traced.opened - before == 1
+
+
+async def test_large_answers_go_on_with_their_buffers(rig: Rig) -> None:
+    _, handle = await served(rig, App)
+    n = 300_000
+    one, two = handle.array.remote(n), handle.array.remote(10)
+    assert await handle.total.remote(one, more=two) == sum(range(n)) + 45
+    np.testing.assert_array_equal((await one)["a"], np.arange(n))
+
+
+async def test_an_answer_in_another_format_goes_on_into_a_pickled_call(rig: Rig) -> None:
+    _, handle = await served(rig, App)
+    packed = handle.options(response_serialization="msgpack")
+    assert await handle.echo.remote(packed.point.remote()) == [[[1, 2]], {}]
+    text = handle.options(request_serialization="orjson")
+    assert await text.echo.remote(packed.point.remote(), k=handle.point.remote()) == [
+        [[1, 2]],
+        {"k": [1, 2]},
+    ]
+
+
+async def test_the_failure_of_an_argument_is_that_of_the_call(rig: Rig) -> None:
+    node, handle = await served(rig, App)
+    with pytest.raises(ZeroDivisionError, match="above"):
+        await handle.echo.remote(handle.fail.remote())
+    assert node.target.seen == []
+
+
+async def test_the_time_that_arguments_take_counts(rig: Rig) -> None:
+    node, handle = await served(rig, App)
+    with pytest.raises(RequestTimeoutError):
+        await handle.options(timeout_s=0.05).echo.remote(handle.slow.remote())
+    node.target.gate.set()
+    await until(lambda: node.replica.ongoing == 0)
+    assert node.target.seen == []
+
+
+async def test_a_response_inside_a_list_says_what_to_do(rig: Rig) -> None:
+    _, handle = await served(rig, App)
+    with pytest.raises(RayServeException, match="only at the top level"):
+        await handle.echo.remote([handle.point.remote()])
+
+
+@pytest.mark.parametrize("name", values.FORMATS)
+async def test_calls_answers_and_items_travel_in_any_format(rig: Rig, name: str) -> None:
+    _, handle = await served(rig, App)
+    other = handle.options(request_serialization=name, response_serialization=name)
+    assert await other.echo.remote(1, b={"c": ["ä", None]}) == [[1], {"b": {"c": ["ä", None]}}]
+    is_pickled = name in ("cloudpickle", "pickle")
+    assert await other.point.remote() == ((1, 2) if is_pickled else [1, 2])
+    first = (0, {"text": "ä"}) if is_pickled else [0, {"text": "ä"}]
+    assert await anext(other.options(stream=True).items.remote(1)) == first
+
+
+async def test_streamed_arguments_travel_in_any_format(rig: Rig) -> None:
+    _, handle = await served(rig, Reader)
+
+    async def items() -> AsyncIterator[Any]:
+        yield (1, 2)
+
+    assert await handle.read.remote(items()) == [(1, 2)]
+    packed = handle.options(request_serialization="msgpack")
+    assert await packed.read.remote(items()) == [[1, 2]]
+
+
+class Reader:
+    async def read(self, items: Any) -> list[Any]:
+        return [x async for x in items]
+
+
+async def test_a_format_that_cannot_carry_a_value_says_so(rig: Rig) -> None:
+    _, handle = await served(rig, App)
+    packed = handle.options(request_serialization="msgpack", response_serialization="msgpack")
+    with pytest.raises(TypeError, match="plain data only"):
+        await packed.echo.remote(object())
+    with pytest.raises(TypeError, match="plain data only"):
+        await packed.a_lambda.remote()
+    plain = handle.options(request_serialization="pickle", response_serialization="pickle")
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        await plain.echo.remote(lambda: 1)
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        await plain.a_lambda.remote()
+    assert (await handle.a_lambda.remote())() == 1
+
+
+def test_an_unopened_value_is_opened_by_pickle() -> None:
+    how, body = values.encode((1, "x"), "msgpack")
+    assert (how, body) == ("msgpack", msgspec.msgpack.encode((1, "x")))
+    data, buffers = values.dumps([values.Unopened(body, how), 2])
+    sizes, joined = values.join(data, buffers)
+    assert values.loads(joined, sizes) == [[1, "x"], 2]
