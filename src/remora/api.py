@@ -19,7 +19,14 @@ from remora.config import HTTPOptions, ProxyLocation, nearest
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
-from remora.current import begin, current_instance, end_current, require_instance, wait_for
+from remora.current import (
+    begin,
+    begin_local_testing,
+    current_instance,
+    end_current,
+    require_instance,
+    wait_for,
+)
 from remora.deployment import Application
 from remora.errors import ConfigError, DeployError, NotSupportedYetError, RemoraError
 from remora.handle import DeploymentHandle
@@ -102,6 +109,8 @@ def run(
         name: of the application; one of the same name is replaced.
         route_prefix: where it is reachable over HTTP; None: nowhere.
         logging_config: not supported yet.
+        _local_testing_mode: run everything in this process, without ports and processes;
+            `remora.testing.asgi_app` is the front door then.
         external_scaler_enabled: not supported yet.
         controller_options: not supported yet.
 
@@ -135,6 +144,7 @@ def run_many(
         blocking: stay until Ctrl-C, then end what this call started.
         wait_for_ingress_deployment_creation: accepted; a deploy that was accepted is created.
         wait_for_applications_running: False: return as soon as the deploy is accepted.
+        _local_testing_mode: see `run`.
         controller_options: not supported yet.
 
     Raises:
@@ -142,10 +152,9 @@ def run_many(
         Exception: as `run`.
     """
     del wait_for_ingress_deployment_creation  # true as soon as the controller has accepted
-    _refuse("_local_testing_mode", _local_testing_mode, "run() starts quickly enough for tests")
     _refuse("controller_options", controller_options)
     _check_targets(targets)
-    instance = begin()
+    instance = begin_local_testing() if _local_testing_mode else begin()
     # The instance comes up while the code is pickled.
     specs = [build(one.target, one.name, one.route_prefix) for one in targets]
     wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))

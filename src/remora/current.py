@@ -75,6 +75,11 @@ def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance
     # One that ends takes nothing new; what follows it is another instance.
     wait_while_ending(home or instance_home() or Home.locate())
     found = current_instance()
+    if found is not None and found.is_local_testing:
+        raise InstanceError(
+            "This process has applications in local testing mode; call remora.shutdown() before "
+            "you run others in processes of their own"
+        )
     if found is not None and (home is None or found.home == home):
         if http is not None:
             refuse_other_options(found, http)
@@ -83,6 +88,30 @@ def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance
         chosen = home or Home.locate()
         _current = Instance.launch(chosen, http or HTTPOptions(), bound=True)
         _use(chosen)
+        return _current
+
+
+def begin_local_testing() -> Instance:
+    """Use an instance inside this process, for tests; the same one until it is shut down.
+
+    Raises:
+        InstanceError: this process has launched another instance, which still runs.
+    """
+    global _current
+    from remora.local_testing import LocalTestingInstance
+
+    with _lock:
+        if _current is not None and _current.is_alive():
+            if isinstance(_current, LocalTestingInstance):
+                return _current
+            if not _current.joined:
+                raise InstanceError(
+                    f"This process runs the instance in {_current.home.root}; call "
+                    "remora.shutdown() before an application is run in local testing mode"
+                )
+        _leave()
+        _current = LocalTestingInstance()
+        _use(_current.home)
         return _current
 
 

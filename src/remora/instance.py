@@ -47,6 +47,9 @@ TROUBLE = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 class Instance:
     """An instance that ran already, or one that this program launched."""
 
+    #: All of it is inside this process (`local_testing`).
+    is_local_testing = False
+
     def __init__(
         self,
         home: Home,

@@ -1,0 +1,189 @@
+"""An instance in one process: `run(app, _local_testing_mode=True)`.
+
+The controller, the replicas and everything between them are those of a real instance, on one
+event loop in a thread of this process. What differs is the engine below, whose processes are
+tasks. Nothing listens on a port: `remora.testing.asgi_app` is the front door. Each deployment has
+one replica.
+
+Rules: nothing about requests, deploys or replicas is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remora.errors import InstanceError
+from remora.home import Home
+from remora.instance import EXIT_LIMIT_S, Instance
+
+if TYPE_CHECKING:
+    from remora.wire.control import ApplicationSpec, ApplicationStatus
+
+_log = logging.getLogger("remora")
+#: Seconds for the thread to come up.
+_START_LIMIT_S = 10.0
+_BACKLOG = 1024
+
+
+class LocalTestingInstance(Instance):
+    """An instance whose parts are tasks of one loop in this process."""
+
+    is_local_testing = True
+
+    def __init__(self) -> None:
+        """Start one; it ends with `shut_down`, or with this process."""
+        home = Home(Path(tempfile.mkdtemp(prefix="remora-test-")))
+        home.make()
+        super().__init__(home, None, None)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._started: Future[None] = Future()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="remora-local", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------------------ its thread
+
+    def _run(self) -> None:
+        try:
+            import uvloop
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                self._loop = runner.get_loop()
+                runner.run(self._serve())
+        except asyncio.CancelledError:
+            pass  # told to end at once
+        except BaseException as error:  # noqa: BLE001 - border: a thread's main
+            if not self._started.done():
+                self._started.set_exception(error)
+            else:
+                _log.exception("The instance for local testing has failed")
+        finally:
+            shutil.rmtree(self.home.root, ignore_errors=True)
+            self._ended.set()
+
+    async def _serve(self) -> None:
+        from remora.control.admin import Admin
+        from remora.control.controller import Controller
+        from remora.engine.in_process import InProcessEngine
+        from remora.replica.main import serve_in_shared_process
+        from remora.transport.control import ControlConnection
+        from remora.transport.listener import listen
+
+        self._main = asyncio.current_task()
+        engine = InProcessEngine(self.home, serve_in_shared_process)
+        controller = Controller(engine, salt=os.urandom(2).hex(), bound=True)
+        admin = Admin(controller, home=str(self.home.root))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(os.fspath(self.home.controller_socket))
+        listener.listen(_BACKLOG)
+        connections: weakref.WeakSet[ControlConnection] = weakref.WeakSet()
+
+        def accept() -> ControlConnection:
+            connection = ControlConnection(admin.handlers)
+            connections.add(connection)
+            return connection
+
+        server = await listen(listener, accept)
+        self._started.set_result(None)
+        try:
+            await controller.run()
+        finally:
+            server.close()
+            await engine.shutdown()
+            # The end of a process would close them; a loop has to be left in order.
+            for connection in list(connections):
+                connection.close()
+            while any(connection.is_open for connection in connections):
+                await asyncio.sleep(0)
+
+    # ---------------------------------------------------------------------------- its processes
+
+    @property
+    def joined(self) -> bool:
+        """Never: it belongs to this process."""
+        return False
+
+    @property
+    def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    def wait_ready(self) -> str:
+        """Wait until it is up; there is no URL.
+
+        Raises:
+            InstanceError: it could not come up.
+        """
+        try:
+            self._started.result(_START_LIMIT_S)
+        except Exception as error:
+            raise InstanceError(f"The instance for local testing cannot start: {error}") from error
+        return ""
+
+    def is_alive(self) -> bool:
+        """Its thread runs, in this process and not in the parent of a fork."""
+        return os.getpid() == self._launcher_pid and not self._ended.is_set()
+
+    async def wait_gone(self) -> None:
+        """Wait until its thread has ended."""
+        await asyncio.to_thread(self._ended.wait)
+
+    def was_killed(self) -> bool:
+        """Never: it ends with this process."""
+        return False
+
+    def force_end(self, timeout_s: float = EXIT_LIMIT_S) -> None:
+        """End it without draining."""
+        if self.is_alive() and self._loop is not None and self._main is not None:
+            self._loop.call_soon_threadsafe(self._main.cancel)
+            self._ended.wait(timeout_s)
+
+    def abandon(self) -> None:
+        """Let go of it: it ends."""
+        self.force_end()
+
+    def release(self) -> None:
+        """Let go of it: it ends."""
+        self.force_end()
+
+    # ------------------------------------------------------------------------- its applications
+
+    def deploy(
+        self, specs: Sequence[ApplicationSpec]
+    ) -> AsyncGenerator[dict[str, ApplicationStatus], None]:
+        """Deploy applications; what only processes can have is left out, with a warning.
+
+        Raises:
+            RemoraError: the deploy was refused.
+        """
+        return super().deploy([_without_processes(spec) for spec in specs])
+
+
+def _without_processes(application: ApplicationSpec) -> ApplicationSpec:
+    deployments = []
+    for one in application.deployments:
+        config = one.config
+        if config.resources or config.env_vars:
+            _log.warning(
+                "Local testing mode: resources and runtime_env of deployment %r have no effect, "
+                "because all replicas share this process.",
+                one.name,
+            )
+        # One copy each: copies of a class in one process would share its FastAPI app.
+        config = msgspec.structs.replace(config, num_replicas=1, resources={}, env_vars={})
+        deployments.append(msgspec.structs.replace(one, config=config))
+    return msgspec.structs.replace(application, deployments=tuple(deployments))

@@ -1,0 +1,237 @@
+"""Applications in local testing mode: one process, the same router and replica code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import BackgroundTasks, FastAPI, Request
+from starlette.responses import StreamingResponse
+from starlette.testclient import TestClient
+
+import remora as serve
+from remora.errors import InstanceError, RemoraError
+from remora.testing import asgi_app
+
+pytestmark = [pytest.mark.slow]
+
+api = FastAPI()
+
+
+@serve.deployment
+class Doubler:
+    def __init__(self, factor: int = 2) -> None:
+        self.factor = factor
+        self.cancelled = threading.Event()
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        if config.get("broken"):
+            raise ValueError("no such factor")
+        self.factor = config["factor"]
+
+    async def __call__(self, x: int) -> int:
+        return x * self.factor
+
+    def where(self) -> tuple[int, str]:
+        return os.getpid(), serve.get_replica_context().deployment
+
+    def fail(self) -> None:
+        raise KeyError("of the user")
+
+    async def count(self, n: int) -> AsyncIterator[int]:
+        for i in range(n):
+            yield i
+
+    async def forever(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    async def was_cancelled(self) -> bool:
+        return await asyncio.to_thread(self.cancelled.wait, 5.0)
+
+    async def append(self, items: list[int]) -> list[int]:
+        items.append(1)
+        return items
+
+
+@serve.deployment(num_replicas=3)
+@serve.ingress(api)
+class App:
+    def __init__(self, doubler: serve.DeploymentHandle) -> None:
+        self.doubler = doubler
+        self.replica = serve.get_replica_context().replica_id
+        self.after: list[str] = []
+
+    @api.get("/double")
+    async def double(self, x: int) -> int:
+        return await self.doubler.remote(x)  # type: ignore[no-any-return]
+
+    @api.get("/me")
+    def me(self) -> bool:
+        return serve.get_replica_context().replica_id == self.replica
+
+    @api.post("/size")
+    async def size(self, request: Request) -> int:
+        return sum([len(part) async for part in request.stream()])
+
+    @api.get("/stream")
+    async def stream(self, n: int) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            for i in range(n):
+                yield f"{i}\n"
+
+        return StreamingResponse(lines())
+
+    @api.post("/later")
+    async def later(self, tasks: BackgroundTasks) -> str:
+        tasks.add_task(self.after.append, "done")
+        return "accepted"
+
+    @api.get("/slow")
+    async def slow(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REMORA_HOME", str(tmp_path_factory.mktemp("home")))
+        handle = serve.run(App.bind(Doubler.bind()), _local_testing_mode=True)
+        yield handle
+        serve.shutdown()
+
+
+@pytest.fixture
+def http(app: Any) -> Iterator[TestClient]:
+    with TestClient(asgi_app()) as client:
+        yield client
+
+
+def doubler() -> Any:
+    return serve.get_deployment_handle("Doubler", "default")
+
+
+def test_everything_runs_in_this_process(app: Any) -> None:
+    assert doubler().where.remote().result() == (os.getpid(), "Doubler")
+
+
+def test_no_port_is_taken_and_the_state_folder_of_the_user_stays_empty(app: Any) -> None:
+    assert list(Path(os.environ["REMORA_HOME"]).iterdir()) == []
+
+
+def test_calls_streams_and_composition_work(app: Any) -> None:
+    handle = doubler()
+    assert handle.remote(handle.remote(2)).result() == 8
+    assert list(handle.options(stream=True).count.remote(3)) == [0, 1, 2]
+
+
+async def test_calls_work_from_a_running_loop(app: Any) -> None:
+    assert await doubler().remote(4) == 8
+
+
+def test_the_exception_of_user_code_arrives_as_its_own_type(app: Any) -> None:
+    with pytest.raises(KeyError, match="of the user"):
+        doubler().fail.remote().result()
+
+
+def test_arguments_travel_by_value(app: Any) -> None:
+    mine = [0]
+    assert doubler().append.remote(mine).result() == [0, 1]
+    assert mine == [0]
+
+
+def test_cancelling_a_call_cancels_its_handler(app: Any) -> None:
+    response = doubler().forever.remote()
+    with pytest.raises(TimeoutError):
+        response.result(timeout_s=0.05)
+    response.cancel()
+    assert doubler().was_cancelled.remote().result(timeout_s=5)
+
+
+def test_http_goes_through_the_front_door(http: TestClient) -> None:
+    response = http.get("/double", params={"x": 21})
+    assert (response.status_code, response.json()) == (200, 42)
+    assert response.headers["x-request-id"]
+    assert http.get("/double", params={"x": "no"}).status_code == 422
+    assert http.get("/-/routes").json() == {"/": "default"}
+    assert http.get("/-/healthz").text == "success"
+
+
+def test_a_replica_knows_who_it_is_in_threads_too(http: TestClient) -> None:
+    assert http.get("/me").json() is True
+
+
+def test_uploads_and_downloads_are_streamed(http: TestClient) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    assert http.post("/size", content=parts()).json() == 4_000_000
+    assert http.post("/size", content=b"y" * 3_000_000).json() == 3_000_000
+    lines = http.get("/stream", params={"n": 5000}).text.splitlines()
+    assert lines == [str(i) for i in range(5000)]
+
+
+def test_head_and_background_tasks_work(http: TestClient) -> None:
+    assert http.post("/later").json() == "accepted"
+    assert http.head("/double?x=1").status_code == 405
+
+
+def test_a_time_limit_of_the_front_door_holds(app: Any) -> None:
+    with TestClient(asgi_app(request_timeout_s=0.2)) as client:
+        assert client.get("/slow").status_code == 408
+
+
+def test_each_deployment_has_one_replica(app: Any) -> None:
+    deployments = serve.status().applications["default"].deployments
+    assert {name: one.replica_states for name, one in deployments.items()} == {
+        "App": {"RUNNING": 1},
+        "Doubler": {"RUNNING": 1},
+    }
+
+
+def test_a_second_application_runs_beside_the_first(app: Any, http: TestClient) -> None:
+    other = serve.run(Doubler.bind(10), name="other", route_prefix=None, _local_testing_mode=True)
+    assert other.remote(1).result() == 10
+    assert http.get("/double", params={"x": 1}).json() == 2
+    serve.delete("other")
+    assert set(serve.status().applications) == {"default"}
+
+
+def test_a_failing_reconfigure_is_reported(app: Any) -> None:
+    broken = Doubler.options(user_config={"broken": True}).bind()
+    with pytest.raises(RuntimeError, match="no such factor"):
+        serve.run(broken, name="broken", route_prefix=None, _local_testing_mode=True)
+    serve.delete("broken")
+
+
+def test_gpus_and_environments_only_warn(app: Any, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"num_gpus": 4, "runtime_env": {"env_vars": {"A": "b"}}}
+    bound = Doubler.options(ray_actor_options=options).bind()
+    assert serve.run(bound, name="gpu", route_prefix=None, _local_testing_mode=True) is not None
+    assert "have no effect" in caplog.text
+    serve.delete("gpu")
+
+
+def test_an_application_in_processes_cannot_run_beside(app: Any) -> None:
+    with pytest.raises(InstanceError, match="remora.shutdown"):
+        serve.run(Doubler.bind(), name="real")
+
+
+def test_nothing_is_left_after_a_shutdown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REMORA_HOME", str(tmp_path))
+    serve.shutdown()
+    serve.run(Doubler.bind(), route_prefix=None, _local_testing_mode=True)
+    names = {thread.name for thread in threading.enumerate()}
+    assert "remora-local" in names
+    serve.shutdown()
+    assert "remora-local" not in {t.name for t in threading.enumerate() if t.is_alive()}
+    with pytest.raises(RemoraError):
+        serve.get_replica_context()
