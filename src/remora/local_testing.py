@@ -107,8 +107,6 @@ class LocalTestingInstance(Instance):
             # The end of a process would close them; a loop has to be left in order.
             for connection in list(connections):
                 connection.close()
-            while any(connection.is_open for connection in connections):
-                await asyncio.sleep(0)
 
     # ---------------------------------------------------------------------------- its processes
 

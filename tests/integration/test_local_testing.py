@@ -221,7 +221,7 @@ def test_gpus_and_environments_only_warn(app: Any, caplog: pytest.LogCaptureFixt
 
 
 def test_an_application_in_processes_cannot_run_beside(app: Any) -> None:
-    with pytest.raises(InstanceError, match="remora.shutdown"):
+    with pytest.raises(InstanceError, match="call remora"):
         serve.run(Doubler.bind(), name="real")
 
 
