@@ -9,6 +9,8 @@ from bisect import bisect_left
 
 #: Upper bounds of the latency histogram, in seconds.
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+#: What a WebSocket's row has as its status when both sides parted in peace.
+CLOSED_WELL = frozenset((1000, 1001, 1005))
 
 
 class RequestCounters:
@@ -42,7 +44,7 @@ class RequestCounters:
                 f'status_code="{status}"'
             )
             requests.append(f"serve_num_http_requests_total{{{labels}}} {count}")
-            if status >= 400:
+            if status >= 400 and status not in CLOSED_WELL:
                 errors.append(f"serve_num_http_error_requests_total{{{labels}}} {count}")
             below = 0
             for bound_s, in_bucket in zip((*BUCKETS_S, None), row[:-1], strict=True):

@@ -20,6 +20,7 @@ from remora.proxy import head as heads
 from remora.proxy import respond
 from remora.proxy.exchange import Exchange
 from remora.proxy.front import BrokenBodyError, Front
+from remora.proxy.websocket import WebSocketExchange
 from remora.transport.outbox import Outbox
 from remora.types import Seconds
 from remora.wire.framing import LARGE_BODY_BYTES
@@ -85,10 +86,13 @@ class ClientConnection(asyncio.Protocol):
         self._active: Exchange | None = None
         #: Sent ahead by the client, to be answered in turn after the active one.
         self._ahead: deque[Exchange] = deque()
-        self._is_read_paused = False
         self._closing = False
+        self._is_lingering = False
+        #: Takes all bytes of a client that has asked for a WebSocket.
+        self._websocket: WebSocketExchange | None = None
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
+        self.is_read_paused = False
         self.is_write_paused = False
         self.is_gone = False
 
@@ -143,10 +147,13 @@ class ClientConnection(asyncio.Protocol):
         if self._active is None:
             self.close()
         else:
-            self._active.keep_alive = False
+            self._active.stop_serving()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; the parser calls the `on_…` methods."""
+        if self._websocket is not None:
+            self._websocket.feed(data)
+            return
         if self._closing and self._reading is None:
             return
         size = len(data)
@@ -159,10 +166,14 @@ class ClientConnection(asyncio.Protocol):
         self._is_burst = size > self._max_head_bytes or (self._is_burst and self._has_begun)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # We stay with HTTP/1.1: the request is answered as any other, and what is behind
-            # it cannot be parsed.
+        except httptools.HttpParserUpgrade as upgrade:
+            # But for WebSockets we stay with HTTP/1.1: the request is answered as any other, and
+            # what is behind it cannot be parsed.
             self._closing = True
+            last = self._ahead[-1] if self._ahead else self._active
+            if isinstance(last, WebSocketExchange):
+                self._websocket = last
+                last.feed(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__ or error
             _log.error("A request of %s failed: %r", _shown(self._client), cause, exc_info=cause)
@@ -238,10 +249,13 @@ class ClientConnection(asyncio.Protocol):
                 self._server,
             )
         )
-        exchange = Exchange(self, request)
-        exchange.keep_alive = (
-            version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade()
-        )
+        upgrades = parser.should_upgrade()
+        exchange: Exchange
+        if upgrades and request.wants_websocket:
+            exchange = WebSocketExchange(self, request)
+        else:
+            exchange = Exchange(self, request)
+            exchange.keep_alive = version != "1.0" and parser.should_keep_alive() and not upgrades
         self._idle_limit_s = self._keep_alive_s
         self._reading = exchange
         if self._active is None:
@@ -284,14 +298,14 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Take no more from the client for now."""
-        if not self._is_read_paused and not self.is_gone:
-            self._is_read_paused = True
+        if not self.is_read_paused and not self.is_gone:
+            self.is_read_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Take more from the client."""
-        if self._is_read_paused and not self.is_gone and not self._ahead:
-            self._is_read_paused = False
+        if self.is_read_paused and not self.is_gone and not self._ahead:
+            self.is_read_paused = False
             self._transport.resume_reading()
             if not self._in_head:
                 # Until now it was we who did not take the body.
@@ -317,7 +331,8 @@ class ClientConnection(asyncio.Protocol):
         """Request and response of the active exchange are over: the next one, or idleness."""
         self._active = None
         if not exchange.keep_alive:
-            self.close()
+            if not self._is_lingering:
+                self.close()
         elif self._ahead:
             self._active = self._ahead.popleft()
             self.resume_reading()
@@ -345,7 +360,7 @@ class ClientConnection(asyncio.Protocol):
         now = self._loop.time()
         waited_s = now - self._since
         if self._reading is not None:
-            if waited_s >= self.body_timeout_s and not self._is_read_paused:
+            if waited_s >= self.body_timeout_s and not self.is_read_paused:
                 limit = self.body_timeout_s
                 self._refuse(408, f"No byte of the request's body came for {limit:g} s.")
                 return
@@ -370,6 +385,19 @@ class ClientConnection(asyncio.Protocol):
         if size > limit:
             self._refuse(431, f"The request line and headers may have {limit} bytes together.")
 
+    def linger(self) -> None:
+        """Send no more, and close in a while.
+
+        Closed now, with bytes unread, the client would see a reset and not the last word.
+        """
+        self._closing = True
+        self._outbox.flush()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.resume_reading()
+        self._is_lingering = True
+        self._linger()
+
     def _linger(self) -> None:
         """Close in a while; in place of the other limits, and gone with the connection."""
         if self._timer is not None:
@@ -392,10 +420,7 @@ class ClientConnection(asyncio.Protocol):
             self._outbox.write(b"".join((*lines, response.body)))
             client = _shown(self._client)
             _log.info("Refused a request of %s with status %d: %s", client, status, reason)
-            # Closed now, with bytes unread, the client would see a reset and not the answer.
-            self._outbox.flush()
-            self._transport.write_eof()
-            self._linger()
+            self.linger()
         elif self._active is not self._reading:
             # Nothing can be said before the response that is under way.
             self._active.keep_alive = False

@@ -115,6 +115,10 @@ class Exchange(Call):
         else:
             self.cancel()
 
+    def stop_serving(self) -> None:
+        """The server stops: this is the connection's last exchange."""
+        self.keep_alive = False
+
     # -- the request's body -----------------------------------------------------------------
 
     def take_body(self, data: bytes) -> None:
@@ -267,6 +271,10 @@ class Exchange(Call):
         self.connection.write(b"".join(lines))
 
     def _finish_head(self, rendered: heads.Head) -> None:
+        self._add_own_lines(rendered)
+        rendered.lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+
+    def _add_own_lines(self, rendered: heads.Head) -> None:
         lines = rendered.lines
         if not rendered.has_request_id:
             request_id = self.envelope.request_id.encode("latin-1", "replace")
@@ -277,7 +285,6 @@ class Exchange(Call):
             lines.append(self.connection.default_lines())
         if rendered.close:
             self.keep_alive = False
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         self.head_sent = True
 
     def _write_part(self, body: bytes | memoryview) -> None:

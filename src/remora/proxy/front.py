@@ -81,6 +81,7 @@ class Request:
         speaks_chunked: the client understands chunked bodies (HTTP/1.1).
         expects_continue: the client waits for leave to send its body.
         stays: work goes on when the client leaves.
+        wants_websocket: it is the handshake of one, where the connection may be upgraded.
         max_body_bytes: more are refused; None: no limit.
     """
 
@@ -93,6 +94,7 @@ class Request:
         "router",
         "speaks_chunked",
         "stays",
+        "wants_websocket",
     )
 
     def __init__(self, envelope: Envelope, router: Router, head: HttpHead) -> None:
@@ -103,6 +105,7 @@ class Request:
         self.speaks_chunked = head.http_version != "1.0"
         self.expects_continue = False
         self.stays = False
+        self.wants_websocket = False
         self.max_body_bytes: int | None = None
 
     @property
@@ -208,8 +211,7 @@ class Front:
         limit = request.max_body_bytes
         if limit is not None and length > limit:
             request.response = respond.from_error(BodyTooLargeError(limit))
-        elif known.get("upgrade", "").lower() == "websocket":
-            request.response = respond.text(501, "This server does not speak WebSocket yet.")
+        request.wants_websocket = known.get("upgrade", "").lower() == "websocket"
         # A chunked body has no size beforehand: its handler gets each part as it comes.
         envelope.body_follows = "chunked" in known or length > SMALL_BODY_BYTES
 

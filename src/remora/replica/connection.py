@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from remora.core.admission import may_start
 from remora.errors import MethodNotFoundError
+from remora.replica.websocket_work import WebSocketWork
 from remora.replica.work import Work
 from remora.transport.control import answer_control
 from remora.transport.errors import encode_error
@@ -59,7 +60,7 @@ class ReplicaConnection(ServerConnection):
                 if work.inbound is not None:
                     work.inbound.feed(meta, body)
                 else:
-                    work.feed(body, bool(meta))
+                    work.feed(body, meta)
 
     def on_greeted(self) -> None:
         """Tell the caller what there is to tell: which requests may run twice, and the notice."""
@@ -73,6 +74,11 @@ class ReplicaConnection(ServerConnection):
         self._replica.forget(self)
         for work in list(self._work.values()):
             work.cancel()
+
+    def close_websockets(self) -> list[asyncio.Task[None]]:
+        """Tell open WebSockets that this replica goes; returns what their handlers run in."""
+        open_ones = [w for w in self._work.values() if isinstance(w, WebSocketWork)]
+        return [w.task for w in open_ones if w.task is not None and w.restart()]
 
     def say_bye(self) -> None:
         """Tell the caller that nothing after the last request was or will be begun."""
@@ -119,6 +125,9 @@ class ReplicaConnection(ServerConnection):
             inbound = work.inbound
             task = create_task(replica.requests.unary(self, number, envelope, body, inbound))
             work.task = task
+        elif kind is CallKind.WEBSOCKET:
+            websocket = self._work[number] = WebSocketWork(self, number, envelope, body)
+            task = websocket.task = create_task(replica.websockets.answer(websocket))
         else:
             work = self._work[number] = Work(self, number, envelope, body)
             is_http = kind is CallKind.HTTP

@@ -101,24 +101,30 @@ class HttpRequests:
         await work.send({"type": "http.response.body"})
 
     def _scope(self, envelope: Envelope) -> dict[str, Any]:
-        head = envelope.http
-        assert head is not None
-        lifespan = self._runner.code.lifespan
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": head.http_version,
-            "method": head.method,
-            "scheme": head.scheme,
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query_string,
-            "root_path": head.root_path,
-            "headers": head.headers,
-            "client": head.client,
-            "server": head.server,
-            "state": dict(lifespan.state) if lifespan is not None else {},
-        }
+        scope = scope_of(envelope, self._runner.code)
+        scope["type"] = "http"
+        scope["asgi"] = _ASGI
+        return scope
+
+
+def scope_of(envelope: Envelope, code: UserCode) -> dict[str, Any]:
+    """What the ASGI scopes of an HTTP request and of a WebSocket have in common."""
+    head = envelope.http
+    assert head is not None
+    lifespan = code.lifespan
+    return {
+        "http_version": head.http_version,
+        "method": head.method,
+        "scheme": head.scheme,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query_string,
+        "root_path": head.root_path,
+        "headers": head.headers,
+        "client": head.client,
+        "server": head.server,
+        "state": dict(lifespan.state) if lifespan is not None else {},
+    }
 
 
 def _log_late(error: BaseException, work: Work) -> None:

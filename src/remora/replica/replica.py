@@ -21,14 +21,18 @@ from remora.replica.requests import RequestRunner
 from remora.replica.surroundings import OwnProcess, Place
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
+from remora.replica.websocket_requests import WebSocketRequests
 from remora.transport.control import ControlHandler
-from remora.types import DeploymentID
+from remora.types import DeploymentID, Seconds
 from remora.wire.codec import pack, unpack
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind, Promises
 
 _log = logging.getLogger("remora.replica")
+
+#: What the handlers of open WebSockets have to clean up when the replica stops.
+CLOSE_WEBSOCKETS_S: Seconds = 0.5
 
 
 class Replica:
@@ -62,6 +66,7 @@ class Replica:
         self.threads = ThreadPoolExecutor(1)
         self.requests = RequestRunner(self)
         self.http_requests = HttpRequests(self, self.requests)
+        self.websockets = WebSocketRequests(self, self.requests)
         self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
         self.stopped = asyncio.Event()
         self._idle = asyncio.Event()
@@ -139,6 +144,7 @@ class Replica:
     async def stop(self) -> None:
         """Run the user's shutdown code; the process ends after it."""
         self.turns_away = True
+        await self._close_websockets()
         code, self.code = self.code, None
         if code is not None:
             self._enter()
@@ -156,6 +162,15 @@ class Replica:
         self.threads.shutdown(wait=False, cancel_futures=True)
         for connection in list(self._connections):
             connection.close()
+
+    async def _close_websockets(self) -> None:
+        """End the WebSockets that are still open: their time is up, or no time was given."""
+        handlers = [task for one in self._connections for task in one.close_websockets()]
+        if not handlers:
+            return
+        _, late = await asyncio.wait(handlers, timeout=CLOSE_WEBSOCKETS_S)
+        for task in late:
+            task.cancel()
 
     # -- control methods ----------------------------------------------------------------------
 

@@ -109,11 +109,11 @@ class Work:
         if self._window > 0 and self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    def feed(self, data: bytes | memoryview, last: bool) -> None:
-        """A part of the request's body has come."""
+    def feed(self, data: bytes | memoryview, meta: bytes) -> None:
+        """A part of the request's body has come; the last one has a meta."""
         if self._parts is None:
             self._parts = deque()
-        self._parts.append((bytes(data), last))
+        self._parts.append((bytes(data), bool(meta)))
         self._wake_up()
 
     # -- to the caller ----------------------------------------------------------------------

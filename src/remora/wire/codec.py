@@ -21,6 +21,7 @@ from remora.wire.messages import (
     Hello,
     HttpStart,
     Part,
+    WebSocketClose,
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -30,6 +31,7 @@ pack = _encoder.encode
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 decode_error = msgspec.msgpack.Decoder(ErrorMeta).decode
 decode_http_start = msgspec.msgpack.Decoder(HttpStart).decode
+decode_websocket_close = msgspec.msgpack.Decoder(WebSocketClose).decode
 decode_credit = msgspec.msgpack.Decoder(int).decode
 decode_part = msgspec.msgpack.Decoder(Part).decode
 decode_grant = msgspec.msgpack.Decoder(Grant).decode

@@ -9,6 +9,7 @@ A connection carries many requests at once, told apart by a number that the call
                      REJECT                             turned away, never started
                      RESPONSE                           one answer, complete
                      START ITEM … END                   a stream (HTTP response, generator)
+                                                        or an open WebSocket
                      ERROR                              at any point, final
 
 Beside the requests: HELLO (first frame of both sides), FREED (a replica that turned the
@@ -87,6 +88,22 @@ class HttpStart(msgspec.Struct, array_like=True, frozen=True):
 
     status: int
     headers: list[tuple[bytes, bytes]]
+
+
+class WebSocketClose(msgspec.Struct, array_like=True, frozen=True):
+    """How a WebSocket ends: in the END frame of the callee, in the last BODY frame of the caller."""
+
+    code: int
+    reason: str = ""
+    #: The client is gone without a word: nobody waits for what is still being worked on.
+    cut: bool = False
+
+
+#: The meta of a BODY or ITEM frame of a WebSocket, whose body is one whole message; of a BODY
+#: frame with `CLOSE` the body is a `WebSocketClose`, and nothing follows it.
+WEBSOCKET_TEXT = b"t"
+WEBSOCKET_BINARY = b"b"
+WEBSOCKET_CLOSE = b"c"
 
 
 class Envelope(msgspec.Struct, array_like=True):

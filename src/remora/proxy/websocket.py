@@ -1,0 +1,346 @@
+"""A WebSocket on its way through the proxy: an exchange that stays open.
+
+The handshake is a request like any other: routed, queued, limited in time, retried while no
+replica has accepted it, and answered in HTTP where it is refused. Once it is accepted, messages
+go through whole in both directions with the windows that bodies have: what the handler does not
+take stops the reading of the client's socket, and what the client does not take stops the handler.
+
+How it ends, and what the client is told:
+
+    the application closes          its code and reason
+    the client closes               its own code comes back; the handler hears of it
+    the client is gone, or breaks   nothing, or the code of the rule that it broke
+      a rule of the protocol
+    the replica dies                1011, or 1012 where it had been asked to leave
+    this server stops               1012
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from remora.errors import RemoraError
+from remora.proxy.exchange import Exchange
+from remora.proxy.front import SMALL_BODY_BYTES, Request
+from remora.proxy.websocket_session import (
+    INTERNAL_ERROR,
+    NO_CODE,
+    Closed,
+    Message,
+    WebSocketSession,
+)
+from remora.router.call import CallState
+from remora.types import Seconds
+from remora.wire.codec import decode_http_start, decode_websocket_close, pack
+from remora.wire.framing import RawFrame
+from remora.wire.messages import (
+    WEBSOCKET_BINARY,
+    WEBSOCKET_CLOSE,
+    WEBSOCKET_TEXT,
+    CallKind,
+    FrameKind,
+    WebSocketClose,
+)
+from remora.wire.window import WINDOW_BYTES, cost
+
+if TYPE_CHECKING:
+    from remora.proxy.connection import ClientConnection
+
+_START = int(FrameKind.START)
+_ITEM = int(FrameKind.ITEM)
+_END = int(FrameKind.END)
+#: In the log and the counters, for a connection that was cut.
+_CUT = 1006
+_RESTART = 1012
+
+#: A larger message of a client ends its WebSocket with 1009.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: A client is asked so often whether it is there, and has so long to answer.
+PING_INTERVAL_S: Seconds = 20.0
+PING_TIMEOUT_S: Seconds = 20.0
+#: A client has so long to answer our close frame before its connection is cut.
+CLOSE_TIMEOUT_S: Seconds = 10.0
+#: A handler whose client has left has so long to come to its end.
+LEAVE_TIMEOUT_S: Seconds = 10.0
+
+
+class WebSocketExchange(Exchange):
+    """One WebSocket of one client."""
+
+    max_message_bytes = MAX_MESSAGE_BYTES
+    ping_interval_s: Seconds = PING_INTERVAL_S
+    ping_timeout_s: Seconds = PING_TIMEOUT_S
+    close_timeout_s: Seconds = CLOSE_TIMEOUT_S
+    leave_timeout_s: Seconds = LEAVE_TIMEOUT_S
+
+    __slots__ = (
+        "_client_is_done",
+        "_code",
+        "_early",
+        "_farewell",
+        "_inbox",
+        "_is_heard",
+        "_opened",
+        "_pinger",
+        "_pong",
+        "_session",
+        "_stays",
+    )
+
+    def __init__(self, connection: ClientConnection, request: Request) -> None:
+        head = request.head
+        self._session = WebSocketSession(head, self.max_message_bytes)
+        if request.response is None:
+            request.response = self._session.refusal
+        head.method = "WEBSOCKET"
+        head.subprotocols = self._session.subprotocols
+        request.envelope.kind = CallKind.WEBSOCKET
+        request.envelope.body_follows = False
+        # A client that leaves is always told to the handler; here it says what follows.
+        self._stays, request.stays = request.stays, False
+        self._opened = False
+        #: Bytes that came behind the handshake, before it was answered.
+        self._early = bytearray()
+        #: How it ended, as the log says it; 0: it has not.
+        self._code = 0
+        #: What the replica is told after all that waits in the inbox.
+        self._farewell: WebSocketClose | None = None
+        #: Messages that the replica has no room for.
+        self._inbox: deque[Message] = deque()
+        self._pong: list[bytes] = []
+        #: The next ping, or the end of our patience with a client that is to answer our close.
+        self._pinger: asyncio.TimerHandle | None = None
+        #: The client has sent something since the last ping.
+        self._is_heard = True
+        #: Nothing more comes from the client.
+        self._client_is_done = False
+        super().__init__(connection, request)
+        self.keep_alive = False
+        self._upload_room = WINDOW_BYTES
+
+    # -- the client's side ------------------------------------------------------------------
+
+    def end_body(self) -> None:
+        """The handshake is complete."""
+        self.is_read = True
+        if self.complete:
+            self.connection.on_turn_over(self)
+        elif self.connection.is_turn_of(self):
+            self.begin()
+
+    def feed(self, data: bytes) -> None:
+        """Take what the client sends behind its handshake."""
+        if not self._opened:
+            if not self.complete and len(self._early) <= SMALL_BODY_BYTES:
+                self._early += data
+                if len(self._early) > SMALL_BODY_BYTES:
+                    self.connection.pause_reading()
+            return
+        self._is_heard = True
+        if self.complete or self._client_is_done:
+            return
+        for event in self._session.feed(data):
+            if isinstance(event, Closed):
+                self._on_closed(event)
+            elif self._code == 0:
+                self._inbox.append(event)
+                self._buffered_bytes += len(event.data)
+        if self.connection.is_write_paused and self._session.is_open:
+            self._pong = self._session.take(last_only=True) or self._pong
+        else:
+            self._write()
+        self._pump_upload()
+        if self._buffered_bytes > SMALL_BODY_BYTES and self._code == 0:
+            self.connection.pause_reading()
+
+    def leave(self) -> None:
+        """The connection is gone."""
+        if not self._opened:
+            super().leave()
+            return
+        self._client_is_done = True
+        if self._code == 0:
+            self._say_farewell(WebSocketClose(NO_CODE, "", cut=True), _CUT)
+        elif self.state is CallState.DONE:
+            self._finish(self._code)
+
+    def stop_serving(self) -> None:
+        """The server stops."""
+        if self._opened and self._code == 0:
+            self._close_client(_RESTART, "the server stops")
+            if self.state is CallState.SENT:
+                self._say_farewell(WebSocketClose(_RESTART, "the server stops"), _RESTART)
+
+    def _on_closed(self, event: Closed) -> None:
+        self._client_is_done = True
+        self._write()
+        if event.failed:
+            self.connection.linger()
+        else:
+            self.connection.close()
+        if self._code and self.state is CallState.DONE:
+            self._finish(self._code)
+        elif self._code == 0:
+            self._say_farewell(WebSocketClose(event.code, event.reason), event.code)
+
+    def _say_farewell(self, close: WebSocketClose, code: int) -> None:
+        """Let the handler hear of the end, after the messages that came before it.
+
+        One whose client is gone without a word does not get what still waits here.
+        """
+        self._code = code
+        if self._stays:
+            close = WebSocketClose(close.code, close.reason)
+        else:
+            self._timer = self.router.loop.call_later(self.leave_timeout_s, self.cancel)
+        if close.cut:
+            self._inbox.clear()
+            self._buffered_bytes = 0
+        self._farewell = close
+        self._pump_upload()
+
+    def _pump_upload(self) -> None:
+        if self.state is not CallState.SENT or self.link is None or self.link.channel is None:
+            return
+        send, inbox = self.link.channel.send, self._inbox
+        while inbox and self._upload_room > 0:
+            is_text, data = inbox.popleft()
+            self._buffered_bytes -= len(data)
+            self._upload_room -= cost(len(data))
+            meta = WEBSOCKET_TEXT if is_text else WEBSOCKET_BINARY
+            send(FrameKind.BODY, self.number, meta, data)
+        if self._farewell is not None:
+            if not inbox:
+                send(FrameKind.BODY, self.number, WEBSOCKET_CLOSE, pack(self._farewell))
+                self._farewell = None
+        elif self._buffered_bytes <= SMALL_BODY_BYTES and not inbox:
+            self._resume()
+
+    def _resume(self) -> None:
+        if self.connection.is_read_paused:
+            # Until now it was we who did not listen.
+            self._is_heard = True
+            self.connection.resume_reading()
+
+    # -- the replica's side -----------------------------------------------------------------
+
+    def _deliver(self, frame: RawFrame) -> None:
+        kind = frame[0]
+        if not self._opened:
+            start = decode_http_start(frame[4]) if kind == _START else None
+            if start is not None and start.status == 101:
+                self._open(start.headers)
+            else:
+                super()._deliver(frame)
+        elif kind == _ITEM:
+            body = frame[5]
+            if self.state is CallState.SENT:
+                self._consumed += cost(len(body))
+                self.grant()
+            self._session.send(frame[4] == WEBSOCKET_TEXT, body)
+            self._write()
+        elif kind == _END:
+            close = decode_websocket_close(frame[4])
+            self._on_over(close.code, close.reason)
+        else:
+            self._on_over(INTERNAL_ERROR, "")
+
+    def _deliver_error(self, error: Exception) -> None:
+        if not self._opened:
+            super()._deliver_error(error)
+        elif not self.complete:
+            link = self.link
+            asked_to_leave = link is not None and (link.leaving or link.gone)
+            reason = type(error).__name__ if isinstance(error, RemoraError) else ""
+            self._on_over(_RESTART if asked_to_leave else INTERNAL_ERROR, reason)
+
+    def _on_over(self, code: int, reason: str) -> None:
+        """The handler is at its end."""
+        if self._client_is_done:
+            self._finish(self._code)
+        elif self._code == 0:
+            self._close_client(code, reason)
+
+    def _close_client(self, code: int, reason: str) -> None:
+        """Send our close frame, and wait a while for the client's."""
+        self._code = code
+        self._inbox.clear()
+        self._buffered_bytes = 0
+        self._session.close(code, reason)
+        self._write()
+        self.connection.resume_reading()
+        self._stop_pinging()
+        self._pinger = self.router.loop.call_later(self.close_timeout_s, self.connection.abort)
+
+    def _open(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """The application has accepted: from here on there is no deadline."""
+        try:
+            rendered = self._session.handshake_lines(headers)
+        except ValueError as error:
+            self.cancel_quietly()
+            self._refuse(error)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.deadline = None
+        self._add_own_lines(rendered)
+        self.connection.write(b"".join((*rendered.lines, b"\r\n")))
+        self._opened = True
+        self._pinger = self.router.loop.call_later(self.ping_interval_s, self._ping)
+        self._resume()
+        if self._early:
+            early, self._early = bytes(self._early), bytearray()
+            self.feed(early)
+
+    # -- bytes and pings --------------------------------------------------------------------
+
+    def grant(self) -> None:
+        """The client takes what we send."""
+        if self._pong and not self.connection.is_write_paused:
+            pong, self._pong = self._pong, []
+            self.connection.write(b"".join(pong))
+        super().grant()
+
+    def _write(self) -> None:
+        """Write what the protocol has for the client."""
+        for part in self._session.take():
+            if not self.connection.is_gone:
+                self.connection.write(part)
+
+    def _ping(self) -> None:
+        """Look whether the client is still there.
+
+        One that does not read now is not asked: what waits for it is before any question.
+        """
+        connection = self.connection
+        wait_s = self.ping_interval_s
+        if connection.is_write_paused or connection.is_read_paused:
+            self._is_heard = True
+        elif self._is_heard:
+            self._is_heard = False
+            self._session.ping()
+            self._write()
+            wait_s = self.ping_timeout_s
+        else:
+            self._session.fail(INTERNAL_ERROR, "keepalive ping timeout")
+            self._write()
+            connection.abort()
+            return
+        self._pinger = self.router.loop.call_later(wait_s, self._ping)
+
+    def _stop_pinging(self) -> None:
+        if self._pinger is not None:
+            self._pinger.cancel()
+            self._pinger = None
+
+    def _finish(self, status: int) -> None:
+        if not self.complete:
+            self._stop_pinging()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._inbox.clear()
+            super()._finish(status)
