@@ -200,12 +200,8 @@ async def refusal(door: Door, path: str, **options: Any) -> Any:
 
 async def close_of(client: ClientConnection) -> tuple[int, str]:
     """Read to the end; the code and reason that came with it."""
-    try:
-        while True:
-            await asyncio.wait_for(client.recv(), 5)
-    except ConnectionClosed as error:
-        received = error.rcvd
-    return (1006, "") if received is None else (received.code, received.reason)
+    await asyncio.wait_for(client.wait_closed(), 5)
+    return client.close_code or 0, client.close_reason or ""
 
 
 def rows(door: Door) -> list[tuple[str, int, int]]:
