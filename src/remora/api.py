@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remora.build import build, check_route_prefix, check_target
-from remora.config import HTTPOptions, ProxyLocation, nearest
+from remora.config import HTTPOptions, ProxyLocation, nearest, with_absolute_paths
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
@@ -324,7 +324,12 @@ def begin_start(
                 f"start() got an unexpected keyword argument {name!r}.{nearest(name, _START)}"
             )
         _refuse(name, value)
-    http = _http_options(http_options)
+    http = with_absolute_paths(_http_options(http_options))
+    if http.ssl_certfile is not None:
+        from remora.transport.tls import server_context
+
+        # Here, so that a wrong file is told to whoever named it.
+        server_context(http)
     if _location(proxy_location) is ProxyLocation.Disabled:
         import msgspec
 

@@ -15,11 +15,12 @@ import math
 import warnings
 from collections.abc import Iterable
 from enum import Enum, StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from remora.errors import ConfigError, NotSupportedYetError
+from remora.errors import ConfigError
 
 
 class _Unset(Enum):
@@ -183,6 +184,9 @@ class ProxyLocation(StrEnum):
     EveryNode = "EveryNode"
 
 
+_SSL_OPTIONS = ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs")
+
+
 class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP front door."""
 
@@ -191,7 +195,7 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     #: Port, 0..65535; 0: the kernel picks a free one.
     port: int = 8000
     root_path: str = ""
-    #: Accepted by name alone: nothing here asks for the URL that a proxy in front gives us.
+    #: URL that users reach the front door by, for what is printed; empty: its own.
     root_url: str = ""
     #: Seconds a request may take from end to end; None: no limit.
     request_timeout_s: float | None = None
@@ -203,15 +207,21 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_head_bytes: int = 64 * 1024
     #: Bytes of request body that are accepted; None: no limit (bodies are streamed).
     max_body_bytes: int | None = None
+    #: PEM files of the server's key and certificate (chain); both or none. None: plain HTTP.
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+    #: Of an encrypted key.
+    ssl_keyfile_password: str | None = None
+    #: PEM file of the authorities that clients' certificates must come from; None: clients need
+    #: no certificate.
+    ssl_ca_certs: str | None = None
 
     def __post_init__(self) -> None:
         host: object = self.host  # whatever the caller really passed
         if host is not None and not (isinstance(host, str) and host):
             raise ConfigError("host", self.host, "an address, or None for no HTTP")
-        if self.root_url:
-            raise NotSupportedYetError(
-                "http_options['root_url']", self.root_url, "nothing here shows or sends it"
-            )
+        if self.root_url and not self.root_url.startswith(("http://", "https://")):
+            raise ConfigError("root_url", self.root_url, "begins with http:// or https://")
         require_number("port", self.port, low=0, high=65535, whole=True)
         if self.request_timeout_s is not None:
             require_number("request_timeout_s", self.request_timeout_s, above=0)
@@ -220,9 +230,20 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         require_number("max_head_bytes", self.max_head_bytes, low=1, whole=True)
         if self.max_body_bytes is not None:
             require_number("max_body_bytes", self.max_body_bytes, low=0, whole=True)
+        self._check_tls()
 
-
-_SSL_OPTIONS = ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs")
+    def _check_tls(self) -> None:
+        for name in _SSL_OPTIONS:
+            value: object = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigError(name, value, "text, or None")
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            missing = "ssl_keyfile" if self.ssl_keyfile is None else "ssl_certfile"
+            raise ConfigError(missing, None, "TLS needs both ssl_keyfile and ssl_certfile")
+        for name in ("ssl_keyfile_password", "ssl_ca_certs"):
+            if getattr(self, name) is not None and self.ssl_certfile is None:
+                shown = "…" if name.endswith("password") else self.ssl_ca_certs
+                raise ConfigError(name, shown, "needs ssl_keyfile and ssl_certfile beside it")
 
 
 def http_options(given: HTTPOptions | dict[str, Any] | None) -> HTTPOptions:
@@ -254,10 +275,18 @@ def http_options(given: HTTPOptions | dict[str, Any] | None) -> HTTPOptions:
             DeprecationWarning,
             stacklevel=3,
         )
-    if any(options.pop(name, None) is not None for name in _SSL_OPTIONS):
-        raise NotSupportedYetError("http_options['ssl_…']", "TLS", "put a TLS proxy in front")
     check_keys("http_options", options, HTTPOptions.__struct_fields__)
     return HTTPOptions(**options)
+
+
+def with_absolute_paths(options: HTTPOptions) -> HTTPOptions:
+    """The same for processes that work in another folder."""
+    changed: dict[str, Any] = {}
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+        path = getattr(options, name)
+        if path is not None:
+            changed[name] = str(Path(path).expanduser().absolute())
+    return msgspec.structs.replace(options, **changed) if changed else options
 
 
 def proxy_location(given: ProxyLocation | str | None) -> ProxyLocation:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from remora.config import UNSET, HTTPOptions, ProxyLocation, http_options, proxy_location
-from remora.errors import ConfigError, NotSupportedYetError
+from remora.errors import ConfigError
 
 
 def test_unset_is_false_and_prints_its_name() -> None:
@@ -47,9 +47,9 @@ def test_names_the_nearest_option() -> None:
         http_options({"prot": 1})
 
 
-def test_tls_is_refused_not_ignored() -> None:
-    with pytest.raises(NotSupportedYetError):
-        http_options({"ssl_keyfile": "key.pem"})
+def test_the_url_in_messages_must_be_one() -> None:
+    with pytest.raises(ConfigError, match="root_url"):
+        http_options({"root_url": "example.org"})
 
 
 def test_location_in_http_options_is_deprecated() -> None:

@@ -92,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._websocket: WebSocketExchange | None = None
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
+        self._scheme = "http"
         self.is_read_paused = False
         self.is_write_paused = False
         self.is_gone = False
@@ -106,6 +107,7 @@ class ClientConnection(asyncio.Protocol):
         self._server_state.connections.add(cast(Any, self))
         self._client = _host_and_port(transport.get_extra_info("peername"))
         self._server = _host_and_port(transport.get_extra_info("sockname"))
+        self._scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._since = self._loop.time()
         self._look_again(self._since)
 
@@ -243,7 +245,7 @@ class ClientConnection(asyncio.Protocol):
                 url.query or b"",
                 "",
                 self._headers,
-                "http",
+                self._scheme,
                 version,
                 self._client,
                 self._server,

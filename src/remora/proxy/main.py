@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import msgspec
@@ -16,6 +17,7 @@ from remora.proxy.front import Front
 from remora.proxy.server import HttpServer
 from remora.router.client import RoutingClient
 from remora.router.process import adopt_client, use_instance
+from remora.transport.tls import ReloadingContext
 
 _log = logging.getLogger("remora.proxy")
 
@@ -39,9 +41,13 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.
     await client.wait_synced()
-    server = HttpServer(front)
+    tls = ReloadingContext(options) if options.ssl_certfile else None
+    watching = asyncio.create_task(tls.watch()) if tls else None
+    server = HttpServer(front, tls.context if tls else None)
     try:
         await server.serve(sockets=[context.sockets["http"]])
     finally:
+        if watching is not None:
+            watching.cancel()
         access.close()
         await client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import ssl
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -17,7 +18,13 @@ from remora.proxy.front import Front
 class HttpServer(uvicorn.Server):
     """A server that stops by a signal and leaves the end of the process to its caller."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, tls: ssl.SSLContext | None = None) -> None:
+        """Make a server.
+
+        Args:
+            front: decides where requests go.
+            tls: for HTTPS; None: plain HTTP.
+        """
         super().__init__(
             uvicorn.Config(
                 # Never called as an app: our protocol class finds it in the configuration.
@@ -33,6 +40,9 @@ class HttpServer(uvicorn.Server):
                 proxy_headers=False,
             )
         )
+        self.config.load()
+        # uvicorn makes its own of file names, and would never read the files again.
+        self.config.ssl = tls
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -281,11 +282,19 @@ def _address_error(host: str, port: int, error: Exception) -> InstanceError:
     return _host_error(host, port, error)
 
 
-def http_url(listener: socket.socket | None) -> str:
-    """Return a URL that opens the front door from this machine; empty without one."""
+def http_url(listener: socket.socket | None, http: Mapping[str, Any]) -> str:
+    """Return a URL that opens the front door; empty without one.
+
+    Args:
+        listener: its socket; None: there is none.
+        http: the user's options, which may name the URL that others reach it by.
+    """
     if listener is None:
         return ""
+    if http.get("root_url"):
+        return str(http["root_url"]).rstrip("/")
+    scheme = "https" if http.get("ssl_certfile") else "http"
     name: Any = listener.getsockname()
     host, port = str(name[0]), int(name[1])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

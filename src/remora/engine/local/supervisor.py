@@ -145,7 +145,7 @@ class Supervisor:
         for request in system_requests(
             self._claim.home,
             self._options.http,
-            http_url=http_url(self._sockets.get("http")),
+            http_url=http_url(self._sockets.get("http"), self._options.http),
             bound=self._options.owner_fd is not None,
             controller=self._options.controller,
             proxy=self._options.proxy,
@@ -354,7 +354,7 @@ def _open(options: Options, token: str) -> tuple[Supervisor, str]:
         sockets["supervisor"] = listen_unix(home.supervisor_socket)
     except OSError as error:
         raise folder_error(home, error) from None
-    url = http_url(sockets.get("http"))
+    url = http_url(sockets.get("http"), options.http)
     claim.write_owner(Owner(os.getpid(), token, url, bound))
     return Supervisor(options, claim, sockets, token), url
 
