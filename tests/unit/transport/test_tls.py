@@ -1,5 +1,6 @@
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -11,7 +12,7 @@ from remora.transport.tls import ReloadingContext, server_context
 AUTHORITY = trustme.CA()
 
 
-def write_pair(folder: Path, name: str = "localhost") -> dict[str, str]:
+def write_pair(folder: Path, name: str = "localhost") -> dict[str, Any]:
     issued = AUTHORITY.issue_cert(name)
     key, certificate = folder / "key.pem", folder / "cert.pem"
     issued.private_key_pem.write_to_path(key)
