@@ -37,7 +37,7 @@ def served_name(context: ssl.SSLContext) -> str:
     certificate = client.getpeercert()
     assert certificate is not None
     names = certificate["subjectAltName"]
-    return str(names[0][1])  # type: ignore[index,misc]
+    return str(names[0][1])
 
 
 def test_without_a_certificate_there_is_no_context() -> None:
