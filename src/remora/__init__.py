@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         start,
         status,
     )
+    from remora.batching import batch
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
@@ -38,6 +39,7 @@ _HOMES = {
     "DeploymentResponse": "response",
     "DeploymentResponseGenerator": "response",
     "RunTarget": "api",
+    "batch": "batching",
     "delete": "api",
     "deployment": "deployment",
     "get_app_handle": "lookup",
@@ -58,7 +60,6 @@ _NOT_YET = frozenset(
     {
         "AutoscalingConfig",
         "LoggingConfig",
-        "batch",
         "get_multiplexed_model_id",
         "metrics",
         "multiplexed",
@@ -73,6 +74,7 @@ __all__ = [
     "DeploymentResponseGenerator",
     "RunTarget",
     "__version__",
+    "batch",
     "delete",
     "deployment",
     "get_app_handle",

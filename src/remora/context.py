@@ -43,6 +43,7 @@ class ReplicaContext:
         world_size: target number of replicas.
         code_version: equal for equal code and arguments.
         gang_context: always None: no gangs here.
+        max_ongoing_requests: how many requests this replica works on at a time; 0: unknown.
     """
 
     replica_id: str
@@ -52,6 +53,7 @@ class ReplicaContext:
     world_size: int = 1
     code_version: str = ""
     gang_context: None = None
+    max_ongoing_requests: int = 0
 
     @property
     def app_name(self) -> str:

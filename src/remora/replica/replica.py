@@ -190,6 +190,7 @@ class Replica:
             rank=ReplicaRank(spec.rank, 0, spec.rank),
             world_size=spec.config.num_replicas,
             code_version=spec.code_version,
+            max_ongoing_requests=self.max_ongoing,
         )
         self._place.enter(context)
         try:
@@ -248,4 +249,6 @@ class Replica:
             self.threads.shutdown(wait=False)
             self.threads = ThreadPoolExecutor(max_ongoing, "remora-handler")
             self.max_ongoing = max_ongoing
+            if self._context is not None:
+                self._context.max_ongoing_requests = max_ongoing
             self._place.limit_threads(max_ongoing)
