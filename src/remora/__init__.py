@@ -24,20 +24,24 @@ if TYPE_CHECKING:
         status,
     )
     from remora.batching import batch
+    from remora.broadcast import DeploymentBroadcastResponse
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
     from remora.lookup import get_app_handle, get_deployment_handle
     from remora.method import method
     from remora.response import DeploymentResponse, DeploymentResponseGenerator
+    from remora.selection import ReplicaSelection
 
 #: Where each public name lives.
 _HOMES = {
     "Application": "deployment",
     "Deployment": "deployment",
+    "DeploymentBroadcastResponse": "broadcast",
     "DeploymentHandle": "handle",
     "DeploymentResponse": "response",
     "DeploymentResponseGenerator": "response",
+    "ReplicaSelection": "selection",
     "RunTarget": "api",
     "batch": "batching",
     "delete": "api",
@@ -69,9 +73,11 @@ _NOT_YET = frozenset(
 __all__ = [
     "Application",
     "Deployment",
+    "DeploymentBroadcastResponse",
     "DeploymentHandle",
     "DeploymentResponse",
     "DeploymentResponseGenerator",
+    "ReplicaSelection",
     "RunTarget",
     "__version__",
     "batch",

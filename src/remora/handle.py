@@ -13,15 +13,19 @@ import asyncio
 import time
 from asyncio import AbstractEventLoop
 from asyncio.events import _get_running_loop  # the public one raises, which is slow
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
 from remora.arguments import Composed, Content, is_composed, plain_body
+from remora.broadcast import DeploymentBroadcastResponse, send_to_all
 from remora.config import UNSET, nearest, require_number
 from remora.errors import ConfigError, RemoraError
-from remora.pending_calls import FailedCall, submit_later, submit_now
+from remora.pending_calls import ChainedCall, FailedCall, submit_later, submit_now
 from remora.request_context import RequestContext, current, new_request_id
 from remora.response import DeploymentResponse, DeploymentResponseGenerator
+from remora.selection import ReplicaSelection, reserved
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire.messages import CallKind, Envelope
 from remora.wire.values import FORMATS
@@ -29,7 +33,13 @@ from remora.wire.values import FORMATS
 if TYPE_CHECKING:
     from remora.router.router import Router
 
-__all__ = ["DeploymentHandle", "DeploymentResponse", "DeploymentResponseGenerator"]
+__all__ = [
+    "DeploymentBroadcastResponse",
+    "DeploymentHandle",
+    "DeploymentResponse",
+    "DeploymentResponseGenerator",
+    "ReplicaSelection",
+]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -53,8 +63,6 @@ _OPTIONS = (
 )
 #: Accepted because Ray Serve's users pass them; each has only one meaning here.
 _NEUTRAL = ("_by_reference", "_prefer_local_routing", "_run_router_in_separate_loop")
-#: Names of methods that Ray Serve's handles have and these do not have yet.
-_RESERVED = ("broadcast", "choose_replica", "dispatch")
 
 
 _PICKLE = ("", "")
@@ -187,8 +195,6 @@ class DeploymentHandle(Generic[_T]):
         if (name.startswith("__") and name != "__call__") or name.startswith(("_ipython", "_repr")):
             # Protocols of Python and of notebooks look for these; they are no methods to call.
             raise AttributeError(name)
-        if name in _RESERVED:
-            raise AttributeError(f"DeploymentHandle.{name} is not supported by this version")
         # `handle.method` is written in every call: kept, the next one finds it without us.
         made = self.__dict__[name] = self.options(method_name=name)
         return made
@@ -227,6 +233,85 @@ class DeploymentHandle(Generic[_T]):
         if router is None or loop is not self._loop or self._generation != _Generation.number:
             router = self._find_router(loop)
         return make(submit_now(router, envelope, data, context), envelope)
+
+    @asynccontextmanager
+    async def choose_replica(self, *args: Any, **kwargs: Any) -> AsyncIterator[ReplicaSelection]:
+        """Reserve a slot on a replica: `async with handle.choose_replica() as selection`.
+
+        The router chooses as for every call, and waits while all are full. The slot is given
+        back at the end of the block, unless `dispatch` has used it.
+
+        Args:
+            args: those of the call, for a router that looks at them. None of the present ones
+                does; they do not travel.
+            kwargs: the same.
+
+        Raises:
+            RequestError: no replica has room in time.
+        """
+        context = current.get()
+        router = self._find_router(asyncio.get_running_loop())
+        async with reserved(router, self._envelope(context), context) as selection:
+            yield selection
+
+    def dispatch(self, selection: ReplicaSelection, *args: Any, **kwargs: Any) -> Any:
+        """Call the method on the replica that `choose_replica` has chosen; returns at once.
+
+        Once for each selection, inside its block, in the same event loop.
+
+        Returns:
+            A `DeploymentResponse`, or a `DeploymentResponseGenerator` with `stream=True`. Fails
+            with `ReplicaUnavailableError` when the replica is gone.
+
+        Raises:
+            ValueError: the selection is of another deployment.
+            RuntimeError: it was used already, is over, or belongs to another loop.
+        """
+        if not isinstance(selection, ReplicaSelection):
+            raise TypeError(f"dispatch() needs a ReplicaSelection, not {selection!r}")
+        loop = _get_running_loop()
+        slot: Any = selection.take(self._deployment, loop)
+        context = current.get()
+        envelope = self._envelope(context)
+        content = Composed(args, kwargs, envelope).content
+        call = submit_later(lambda _: slot, loop, envelope, content, context)
+        if isinstance(call, ChainedCall):
+            # Whatever keeps the call from being sent, the slot does not stay reserved.
+            call.on_submitted(slot.cancel)
+        make: Any = DeploymentResponseGenerator if self._stream else DeploymentResponse
+        return make(call, envelope)
+
+    def broadcast(self, method_name: str, *args: Any, **kwargs: Any) -> DeploymentBroadcastResponse:
+        """Call a method on every running replica; returns at once.
+
+        A replica that is full gets the call as soon as it has room. The calls do not count for
+        `max_queued_requests`.
+
+        Args:
+            method_name: of the method, which has one answer.
+            args: of each call.
+            kwargs: the same.
+
+        Raises:
+            TypeError: no method name, or an argument that is a stream: it can be read only once.
+            Exception: the arguments cannot be sent.
+        """
+        if not isinstance(method_name, str) or not method_name:
+            raise TypeError(f"broadcast() needs the name of a method, not {method_name!r}")
+        from remora.router.process import background_client
+
+        context = current.get()
+        handle = self.options(method_name=method_name, stream=False)
+        envelope = handle._envelope(context)
+        composed = Composed(args, kwargs, envelope)
+        if composed.has_streams:
+            raise TypeError(
+                "broadcast() cannot send a stream: it could be read by one replica only. Pass "
+                "its items as a list."
+            )
+        loop = _get_running_loop() or background_client().loop
+        send = partial(send_to_all, handle._find_router, loop, envelope, composed.content, context)
+        return DeploymentBroadcastResponse(loop, envelope, send, context)
 
     def _envelope(self, context: RequestContext | None) -> Envelope:
         timeout_s = self._timeout_s

@@ -18,7 +18,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from remora.errors import (
     InstanceError,
@@ -40,6 +40,7 @@ FindRouter: TypeAlias = "Callable[[asyncio.AbstractEventLoop], Router]"
 #: Waits for the arguments of a call; gives its body and the streams among them.
 MakeBody: TypeAlias = "Callable[[], Awaitable[tuple[bytes, Upload | None]]]"
 
+_T = TypeVar("_T")
 _STREAM = CallKind.STREAM
 #: Tasks that hand answers over to threads: a loop alone keeps only weak references.
 _finishing: set[asyncio.Task[None]] = set()
@@ -114,6 +115,29 @@ def submit_later(
         return FailedCall(error)
 
 
+async def in_time_of(envelope: Envelope, work: Awaitable[_T]) -> _T:
+    """Wait for what comes before a call is sent. That takes of the call's own time.
+
+    Raises:
+        RequestTimeoutError: the call's time is up.
+        Exception: what `work` raises.
+    """
+    timeout_s = envelope.timeout_s
+    if timeout_s is None:
+        return await work
+    limit = asyncio.timeout(timeout_s)
+    before = asyncio.get_running_loop().time()
+    try:
+        async with limit:
+            done = await work
+    except TimeoutError:
+        if limit.expired():
+            raise RequestTimeoutError(envelope.request_id, timeout_s) from None
+        raise
+    envelope.timeout_s = max(0.0, timeout_s - (asyncio.get_running_loop().time() - before))
+    return done
+
+
 class FrameOf:
     """Awaits a call's final frame instead of its value."""
 
@@ -158,16 +182,7 @@ class FailedCall:
 class ChainedCall:
     """A call that is sent from a loop once its arguments are there."""
 
-    __slots__ = (
-        "_call",
-        "_cancelled",
-        "_deadline",
-        "_envelope",
-        "_member",
-        "_owners",
-        "_task",
-        "loop",
-    )
+    __slots__ = ("_call", "_cancelled", "_envelope", "_member", "_owners", "_task", "loop")
 
     def __init__(
         self,
@@ -196,9 +211,6 @@ class ChainedCall:
         self._envelope = envelope
         self._call: UnaryCall | StreamCall | FailedCall | None = None
         self._cancelled = False
-        self._deadline: float | None = None
-        if envelope.timeout_s is not None:
-            self._deadline = loop.time() + envelope.timeout_s
         self._owners = owners
         self._member = member or self
         if owners is not None:
@@ -209,14 +221,10 @@ class ChainedCall:
         """Send the call. A failure is kept as a call that fails: nobody may ever ask."""
         call: UnaryCall | StreamCall | None = None
         try:
-            async with asyncio.timeout_at(self._deadline):
-                body, upload = await make_body()
-            self._take_off_waited()
+            body, upload = await in_time_of(self._envelope, make_body())
             call = self._call = submit_now(router, self._envelope, body, None)
             if upload is not None:
                 call.attach(upload)
-        except TimeoutError as error:
-            self._call = FailedCall(self._expired() or error)
         except Exception as error:  # noqa: BLE001 - border: the user's exception of another call
             self._call = FailedCall(error)
         finally:
@@ -227,16 +235,9 @@ class ChainedCall:
                 else:
                     call.on_close = leave
 
-    def _take_off_waited(self) -> None:
-        """The time that the arguments took is not there any more for the call itself."""
-        if self._deadline is not None:
-            self._envelope.timeout_s = max(0.0, self._deadline - self.loop.time())
-
-    def _expired(self) -> RequestTimeoutError | None:
-        deadline, timeout_s = self._deadline, self._envelope.timeout_s
-        if deadline is None or timeout_s is None or self.loop.time() < deadline:
-            return None  # an argument failed with a TimeoutError of its own
-        return RequestTimeoutError(self._envelope.request_id, timeout_s)
+    def on_submitted(self, callback: Callable[[], object]) -> None:
+        """Call back when the call was sent or will never be."""
+        self._task.add_done_callback(lambda _: callback())
 
     async def _submitted(self) -> UnaryCall | StreamCall | FailedCall:
         try:

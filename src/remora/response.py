@@ -43,7 +43,12 @@ else:
 _MAX_TAKEN = 128
 
 
-def _not_in_a_loop(what: str, instead: str) -> None:
+def not_in_a_loop(what: str, instead: str) -> None:
+    """Refuse to wait where that would block an event loop.
+
+    Raises:
+        RuntimeError: one runs in this thread.
+    """
     if _get_running_loop() is not None:
         raise RuntimeError(
             f"{what} would block the event loop that runs in this thread; use {instead} instead."
@@ -155,7 +160,7 @@ class DeploymentResponse(_Response, Generic[_T]):
             TimeoutError: the answer is not there yet.
             Exception: what the method raised, or a `RequestError`.
         """
-        _not_in_a_loop("result()", "`await response`")
+        not_in_a_loop("result()", "`await response`")
         call = self._call
         if isinstance(call, FailedCall):
             raise call.error
@@ -231,7 +236,7 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         return self
 
     def __next__(self) -> _T:
-        _not_in_a_loop("Iterating over a streaming response", "`async for`")
+        not_in_a_loop("Iterating over a streaming response", "`async for`")
         call = self._call
         if isinstance(call, FailedCall):
             raise call.error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from remora.core.admission import may_start
 from remora.errors import MethodNotFoundError
+from remora.replica.held import HeldSlot
 from remora.replica.websocket_work import WebSocketWork
 from remora.replica.work import Work
 from remora.transport.control import answer_control
@@ -15,7 +16,7 @@ from remora.transport.errors import encode_error
 from remora.transport.listener import ServerConnection
 from remora.wire.codec import UNREADABLE, decode_credit, decode_envelope
 from remora.wire.framing import LARGE_BODY_BYTES, MAX_LOAD, RawFrame
-from remora.wire.messages import CallKind, FrameKind
+from remora.wire.messages import CallKind, Envelope, FrameKind
 
 if TYPE_CHECKING:
     from remora.replica.replica import Replica
@@ -34,7 +35,7 @@ class ReplicaConnection(ServerConnection):
     def __init__(self, replica: Replica, token: str = "") -> None:
         super().__init__(token)
         self._replica = replica
-        self._work: dict[int, Work | asyncio.Task[None]] = {}
+        self._work: dict[int, Work | HeldSlot | asyncio.Task[None]] = {}
         self._last_number = 0
         #: A request was turned away since this caller was last told of room.
         self.was_rejected = False
@@ -61,6 +62,14 @@ class ReplicaConnection(ServerConnection):
                     work.inbound.feed(meta, body)
                 else:
                     work.feed(body, meta)
+        elif kind == _BODY and isinstance(work, HeldSlot):
+            self._begin(number, decode_envelope(meta), body)
+
+    def release(self, number: int) -> None:
+        """A slot is not wanted after all."""
+        self._work.pop(number, None)
+        self._replica.requests.refuse_cancelled(self, number)
+        self._replica.on_request_ended(self)
 
     def on_greeted(self) -> None:
         """Tell the caller what there is to tell: which requests may run twice, and the notice."""
@@ -116,6 +125,16 @@ class ReplicaConnection(ServerConnection):
         replica.ongoing += 1
         if replica.ongoing == 1:
             replica.watchdog.arm()
+        if envelope.hold:
+            self._work[number] = HeldSlot(self, number)
+            self.write(_CREDIT, number)
+            return
+        self._begin(number, envelope, body)
+
+    def _begin(self, number: int, envelope: Envelope, body: bytes | memoryview) -> None:
+        """Run a request that has been counted."""
+        replica = self._replica
+        kind = envelope.kind
         create_task = replica.loop.create_task
         if kind is CallKind.UNARY and not envelope.streams:
             task = create_task(replica.requests.unary(self, number, envelope, body))

@@ -55,6 +55,7 @@ class Call:
         "link",
         "number",
         "on_close",
+        "pinned",
         "router",
         "sequence",
         "state",
@@ -74,6 +75,8 @@ class Call:
         self.answered = False
         #: The streams among its arguments.
         self.upload: Upload | None = None
+        #: The replica that it is for, and no other; None: any.
+        self.pinned: ReplicaLink | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: Called once when the call has ended; see `RequestContext.children`.
         self.on_close: Callable[[], object] | None = None
@@ -101,7 +104,8 @@ class Call:
         state = self.state
         self.fail(error)
         if state is CallState.QUEUED:
-            self.router.on_abandoned()
+            if self.pinned is None:
+                self.router.on_abandoned()
         elif state is CallState.SENT:
             self.stop()
 
@@ -125,6 +129,8 @@ class Call:
         if final:
             self.router.on_answered(self, frame[2])
         elif self.upload is not None and kind in _UPSTREAM:
+            # Of what was pulled, no second replica would get anything.
+            self.answered = True
             self.upload.on_frame(frame)
             return
         if self.state is CallState.DONE:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remora.core.promises import NO_PROMISES
 from remora.core.snapshot import ReplicaRoute
-from remora.errors import ConnectionLostError, ProtocolError
+from remora.errors import ConnectionLostError, ProtocolError, ReplicaUnavailableError
+from remora.router.call import Call, CallState
 from remora.transport.channel import Channel, connect
 from remora.types import Seconds
 from remora.wire.codec import unpack
@@ -39,6 +41,7 @@ class ReplicaLink:
         model_ids: multiplexed models that the replica holds, as it last said.
         metadata: what its code said of itself once.
         stats: what its code last said of itself.
+        pinned: calls for this replica alone that wait until it has room.
         position: index in the router's list of open links; -1: not in it.
     """
 
@@ -56,6 +59,7 @@ class ReplicaLink:
         "node_id",
         "others",
         "outstanding",
+        "pinned",
         "position",
         "promises",
         "replica_id",
@@ -80,6 +84,7 @@ class ReplicaLink:
         self.leaving = False
         self.gone = False
         self.position = -1
+        self.pinned: deque[Call] = deque()
         self.promises = NO_PROMISES
         self._task: asyncio.Task[None] | None = None
 
@@ -118,6 +123,7 @@ class ReplicaLink:
     def retire(self) -> None:
         """The replica left the snapshot: finish what is under way, send nothing new."""
         self.gone = True
+        self._fail_pinned()
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
@@ -143,6 +149,14 @@ class ReplicaLink:
         """The replica takes no new requests."""
         self.leaving = True
         self.router.on_link_unready(self)
+        self._fail_pinned()
+
+    def _fail_pinned(self) -> None:
+        while self.pinned:
+            call = self.pinned.popleft()
+            # Those that were given up meanwhile have ended.
+            if call.state is CallState.QUEUED:
+                call.fail(ReplicaUnavailableError(self.replica_id))
 
     def on_promises(self, promises: bytes) -> None:
         """The replica says what its code promises."""

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 from collections import deque
+from contextlib import suppress
 
 from remora.core.admission import may_queue
 from remora.core.promises import is_repeatable
@@ -27,6 +28,7 @@ from remora.errors import (
     ConnectionLostError,
     DeploymentUnavailableError,
     ReplicaDiedError,
+    ReplicaUnavailableError,
 )
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.link import ReplicaLink
@@ -77,6 +79,7 @@ class Router:
         #: Calls that wait for a first snapshot, each with the moment its patience ends.
         self._unknown: deque[tuple[float, Call]] = deque()
         self._unknown_timer: asyncio.TimerHandle | None = None
+        self._known = asyncio.Event()
 
     # -- what callers do ------------------------------------------------------------------
 
@@ -124,6 +127,38 @@ class Router:
         self._waiting.append(call)
         self._num_waiting += 1
 
+    def submit_pinned(self, call: Call) -> None:
+        """Send a call to the replica that it is pinned to, now or when that one has room."""
+        link = call.pinned
+        assert link is not None
+        if link.position >= 0 and not link.pinned:
+            self._send(call, link)
+        else:
+            self._requeue_pinned(call, link)
+
+    async def wait_known(self) -> None:
+        """Wait until a snapshot has named this deployment.
+
+        Raises:
+            DeploymentUnavailableError: none does in time, or no replica runs nor will come.
+        """
+        if self._route is None:
+            self._known.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(UNKNOWN_WAIT_S):
+                    await self._known.wait()
+        route = self._route
+        if route is None or (route.unavailable and not self._links):
+            reason = "no application with such a deployment is running"
+            raise DeploymentUnavailableError(
+                self.deployment, route.unavailable if route else reason
+            )
+
+    @property
+    def links(self) -> tuple[ReplicaLink, ...]:
+        """Every replica in the snapshot, in the order of their ids."""
+        return tuple(sorted(self._links.values(), key=lambda link: link.replica_id))
+
     @property
     def num_waiting(self) -> int:
         """Calls that no replica has yet."""
@@ -150,6 +185,7 @@ class Router:
             for link in self._links.values():
                 link.limit = self.max_ongoing
         self._end_route_wait()
+        self._known.set()
         if old is None or old.policy != route.policy:
             self._use_policy(policy_named(route.policy))
         wanted = {replica.replica_id: replica for replica in route.replicas}
@@ -291,6 +327,9 @@ class Router:
             reason = "it was deleted" if route is None else route.unavailable
             call.fail(DeploymentUnavailableError(self.deployment, reason))
             return
+        if call.pinned is not None:
+            self._requeue_pinned(call, call.pinned)
+            return
         call.state = CallState.QUEUED
         call.link = None
         # Several calls may come back in any order; each takes its old place.
@@ -303,6 +342,20 @@ class Router:
         waiting.insert(index, call)
         self._num_waiting += 1
         self._pump()
+
+    def _requeue_pinned(self, call: Call, link: ReplicaLink) -> None:
+        if link.gone or link.leaving:
+            call.fail(ReplicaUnavailableError(link.replica_id))
+            return
+        call.state = CallState.QUEUED
+        call.link = None
+        link.pinned.append(call)
+
+    def _serve_pinned(self, link: ReplicaLink) -> None:
+        while link.pinned and link.position >= 0:
+            call = link.pinned.popleft()
+            if call.state is CallState.QUEUED:
+                self._send(call, link)
 
     def _pump(self) -> None:
         waiting = self._waiting
@@ -334,6 +387,8 @@ class Router:
         if may_take and link.position < 0:
             link.position = len(self._open)
             self._open.append(link)
+            if link.pinned:
+                self._serve_pinned(link)
         elif not may_take:
             self._shut(link)
 

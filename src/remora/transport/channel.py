@@ -149,6 +149,10 @@ class Channel(asyncio.Protocol):
         if not self._greeted:
             raise ConnectionLostError(f"{self.peer} did not greet ({self._reason})")
 
+    def hand_over(self, number: int, sink: Sink) -> None:
+        """Pass what comes of this request to another sink from now on."""
+        self._sinks[number] = sink
+
     def forget(self, number: int) -> None:
         """Pass no more frames of this request to its sink."""
         self._sinks.pop(number, None)

@@ -143,6 +143,9 @@ class Envelope(msgspec.Struct, array_like=True):
     response_serialization: str = ""
     #: Which arguments (by position or name) are streams: their items follow in BODY frames.
     streams: list[int | str] = []
+    #: Only keep a slot: the replica answers CREDIT, and the content follows in one BODY frame,
+    #: whose meta is the envelope of the request that takes the slot. CANCEL gives it back.
+    hold: bool = False
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
