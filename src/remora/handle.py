@@ -296,7 +296,8 @@ class DeploymentHandle(Generic[_T]):
             TypeError: no method name, or an argument that is a stream: it can be read only once.
             Exception: the arguments cannot be sent.
         """
-        if not isinstance(method_name, str) or not method_name:
+        given: object = method_name  # whatever the caller really passed
+        if not isinstance(given, str) or not given:
             raise TypeError(f"broadcast() needs the name of a method, not {method_name!r}")
         from remora.router.process import background_client
 

@@ -146,7 +146,7 @@ async def test_a_selection_of_another_deployment_is_refused(rig: Rig) -> None:
         with pytest.raises(ValueError, match=r"default/App.*default/Other"):
             stranger.dispatch(selection)
         with pytest.raises(TypeError, match="ReplicaSelection"):
-            handle.dispatch("a")  # type: ignore[arg-type]
+            handle.dispatch("a")
         # It is still good for its own.
         assert await handle.who.dispatch(selection) == ["", None]
 
