@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remora.ingress import ingress
     from remora.lookup import get_app_handle, get_deployment_handle
     from remora.method import method
+    from remora.multiplex import get_multiplexed_model_id, multiplexed
     from remora.response import DeploymentResponse, DeploymentResponseGenerator
     from remora.selection import ReplicaSelection
 
@@ -48,9 +49,11 @@ _HOMES = {
     "deployment": "deployment",
     "get_app_handle": "lookup",
     "get_deployment_handle": "lookup",
+    "get_multiplexed_model_id": "multiplex",
     "get_replica_context": "api",
     "ingress": "ingress",
     "method": "method",
+    "multiplexed": "multiplex",
     "run": "api",
     "run_many": "api",
     "shutdown": "api",
@@ -64,9 +67,7 @@ _NOT_YET = frozenset(
     {
         "AutoscalingConfig",
         "LoggingConfig",
-        "get_multiplexed_model_id",
         "metrics",
-        "multiplexed",
     }
 )
 
@@ -85,9 +86,11 @@ __all__ = [
     "deployment",
     "get_app_handle",
     "get_deployment_handle",
+    "get_multiplexed_model_id",
     "get_replica_context",
     "ingress",
     "method",
+    "multiplexed",
     "run",
     "run_many",
     "shutdown",

@@ -8,10 +8,11 @@ only tests put several replicas into one process, where the running request or t
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from remora.errors import RemoraError
+from remora.held_models import HeldModels
 from remora.request_context import current
 from remora.types import DeploymentID
 
@@ -44,6 +45,7 @@ class ReplicaContext:
         code_version: equal for equal code and arguments.
         gang_context: always None: no gangs here.
         max_ongoing_requests: how many requests this replica works on at a time; 0: unknown.
+        held_models: what its multiplexed methods hold.
     """
 
     replica_id: str
@@ -54,6 +56,7 @@ class ReplicaContext:
     code_version: str = ""
     gang_context: None = None
     max_ongoing_requests: int = 0
+    held_models: HeldModels = field(default_factory=HeldModels, repr=False, compare=False)
 
     @property
     def app_name(self) -> str:

@@ -13,7 +13,10 @@ import itertools
 import os
 import random
 from contextvars import ContextVar
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from asyncio import Task
 
 
 class Cancellable(Protocol):
@@ -37,6 +40,7 @@ class RequestContext:
         deadline: monotonic time at which the caller gives up; None: never.
         trace_context: W3C `traceparent`; empty: none.
         children: calls that were started for this request and have not ended.
+        task: the one that works on it, from its beginning to its end; None outside a replica.
     """
 
     __slots__ = (
@@ -49,6 +53,7 @@ class RequestContext:
         "request_id",
         "route",
         "session_id",
+        "task",
         "trace_context",
     )
 
@@ -75,6 +80,7 @@ class RequestContext:
         self.trace_context = trace_context
         # Most requests call nothing: the set is made by the first that does.
         self.children: set[Cancellable] | None = None
+        self.task: Task[object] | None = None
 
     def children_set(self) -> set[Cancellable]:
         """The set of child calls; whoever ends one takes it out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ SIZES = {"a": 1, "b": 2, "c": 3, "d": 1, "e": 4, "f": 2}
 class Shell(RuleBasedStateMachine):
     """Does what the cache says, in any order and with any delay."""
 
-    limits = Limits(max_models=2, max_loads=1)
+    limits: Limits
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,9 +162,7 @@ class Shell(RuleBasedStateMachine):
     @invariant()
     def held_is_what_is_here_or_coming(self) -> None:
         wanted = {ticket.model_id for ticket in self.waiting}
-        assert set(self.cache.held) == (
-            wanted | self.here | (self.loading - self.stopping)
-        ), "held"
+        assert set(self.cache.held) == (wanted | self.here | (self.loading - self.stopping)), "held"
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
@@ -200,27 +199,16 @@ class Shell(RuleBasedStateMachine):
         assert self.cache.num_waiting == 0
 
 
-class TwoPlaces(Shell):
-    limits = Limits(max_models=2, max_loads=1)
+def _machine(limits: Limits) -> Any:
+    case = type("Machine", (Shell,), {"limits": limits}).TestCase  # type: ignore[attr-defined]
+    case.settings = settings(max_examples=80, stateful_step_count=40)
+    return case
 
 
-class ThreePlacesAndLoads(Shell):
-    limits = Limits(max_models=3, max_loads=2)
-
-
-class Bytes(Shell):
-    limits = Limits(max_models=None, max_bytes=5, max_loads=2)
-
-
-class OnePlace(Shell):
-    limits = Limits(max_models=1, max_loads=1)
-
-
-_SETTINGS = settings(max_examples=120, stateful_step_count=40)
-for _machine in (OnePlace, TwoPlaces, ThreePlacesAndLoads, Bytes):
-    _case = _machine.TestCase
-    _case.settings = _SETTINGS
-    globals()[f"Test{_machine.__name__}"] = _case
+TestOnePlace = _machine(Limits(max_models=1))
+TestTwoPlaces = _machine(Limits(max_models=2))
+TestThreePlacesAndTwoLoads = _machine(Limits(max_models=3, max_loads=2))
+TestBytes = _machine(Limits(max_models=None, max_bytes=5, max_loads=2))
 
 
 @given(st.lists(st.sampled_from(MODELS), max_size=60), st.integers(1, 4))

@@ -150,6 +150,7 @@ class Replica:
             self._enter()
             await code.destroy()
         if self._context is not None:
+            await self._context.held_models.close()
             self._place.leave(self._context)
         self.watchdog.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)

@@ -166,6 +166,7 @@ class RequestRunner:
             None if timeout_s is None else replica.loop.time() + timeout_s,
             envelope.trace_context,
         )
+        context.task = asyncio.current_task()
         current.set(context)
         return context
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import cloudpickle
 
+from remora.destructors import destroy
 from remora.errors import MethodNotFoundError, ReplicaStartError
 from remora.observe.tracebacks import user_traceback
 from remora.replica.lifespan import ASGIApp, Lifespan
@@ -111,6 +112,7 @@ class UserCode:
                 await _step(
                     spec, "reconfigure", code.reconfigure(spec.config.user_config, spec.rank)
                 )
+            await _step(spec, "preloading models", code._preload_models())
             timeout_s = spec.config.health_check_timeout_s
             await _step(spec, "the first health check", code._first_health_check(timeout_s))
         except BaseException:
@@ -133,6 +135,15 @@ class UserCode:
         self.lifespan = Lifespan(cast(ASGIApp, app))
         await self.lifespan.startup()
         self.asgi_app = cast(ASGIApp, app)
+
+    async def _preload_models(self) -> None:
+        """Load what multiplexed methods of the object are to have from the start."""
+        cls = type(self.target)
+        for name in dir(cls):
+            method = inspect.getattr_static(cls, name, None)
+            preload = getattr(type(method), "__remora_preload__", None)
+            if preload is not None:
+                await preload(method, self.target)
 
     async def _first_health_check(self, timeout_s: float) -> None:
         limit = asyncio.timeout(timeout_s)
@@ -251,11 +262,8 @@ class UserCode:
         self._destroyed = True
         if self.lifespan is not None:
             await self._log_errors("the ASGI app's shutdown", self.lifespan.shutdown())
-        if inspect.isroutine(self.target) or not hasattr(type(self.target), "__del__"):
-            return
-        destructor = self.target.__del__
-        _disarm_destructor(self.target)
-        await self._log_errors("__del__", _call(destructor))
+        if not inspect.isroutine(self.target):
+            await self._log_errors("__del__", destroy(self.target))
 
     async def _log_errors(self, what: str, work: Awaitable[object]) -> None:
         try:
@@ -347,21 +355,3 @@ def _num_parameters(handler: Callable[..., Any], deployment: DeploymentID) -> in
 
 def _takes_rank(hook: Callable[..., Any]) -> bool:
     return "rank" in inspect.signature(hook).parameters
-
-
-def _disarm_destructor(target: Any) -> None:
-    """Keep Python from running the destructor of `target` again at garbage collection.
-
-    Python looks `__del__` up on the class; other objects of the class keep theirs.
-    """
-    cls = type(target)
-    original = cls.__del__
-    spent = {id(target)}
-
-    def destructor(self: Any) -> None:
-        if id(self) in spent:
-            spent.discard(id(self))
-        else:
-            original(self)
-
-    cls.__del__ = destructor

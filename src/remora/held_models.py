@@ -1,0 +1,65 @@
+"""The multiplexed models of one replica, of all its loaders together.
+
+The loaders are the user's (`multiplex`), the replica tells its routers what they hold: here both
+meet without knowing each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+#: Every router of every process keeps what it is told. A replica with more tells of those that
+#: were asked for last.
+MAX_TOLD_BYTES = 100_000
+
+
+class Loader(Protocol):
+    """What loads models and lets them go."""
+
+    @property
+    def held(self) -> list[str]:
+        """Models that are here or will be, the most recent last."""
+
+    async def close(self) -> None:
+        """Let all of them go."""
+
+
+class HeldModels:
+    """Knows all loaders of a replica.
+
+    Attributes:
+        tell: told of every change, with the ids of all models; None: nobody is told.
+    """
+
+    def __init__(self) -> None:
+        self.tell: Callable[[list[str]], None] | None = None
+        self._loaders: list[Loader] = []
+
+    def join(self, loader: Loader) -> None:
+        """One more loader."""
+        self._loaders.append(loader)
+
+    def on_change(self) -> None:
+        """One of the loaders holds other models than before."""
+        if self.tell is not None:
+            self.tell(self.ids())
+
+    def ids(self) -> list[str]:
+        """The ids of all models, as far as they fit into what is told."""
+        found: dict[str, None] = {}
+        room = MAX_TOLD_BYTES
+        for loader in self._loaders:
+            for model_id in reversed(loader.held):
+                # A text takes at most four bytes a letter, and a few for its length.
+                room -= 4 * len(model_id) + 5
+                if room < 0:
+                    return list(found)
+                found[model_id] = None
+        return list(found)
+
+    async def close(self) -> None:
+        """The replica stops: unload everything."""
+        loaders, self._loaders = self._loaders, []
+        for loader in loaders:
+            await loader.close()
