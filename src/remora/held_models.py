@@ -34,6 +34,7 @@ class HeldModels:
 
     def __init__(self) -> None:
         self.tell: Callable[[list[str]], None] | None = None
+        self._told: set[str] = set()
         self._loaders: list[Loader] = []
 
     def join(self, loader: Loader) -> None:
@@ -41,9 +42,13 @@ class HeldModels:
         self._loaders.append(loader)
 
     def on_change(self) -> None:
-        """One of the loaders holds other models than before."""
-        if self.tell is not None:
-            self.tell(self.ids())
+        """One of the loaders may hold other models than before."""
+        if self.tell is None:
+            return
+        ids = self.ids()
+        if set(ids) != self._told:
+            self._told = set(ids)
+            self.tell(ids)
 
     def ids(self) -> list[str]:
         """The ids of all models, as far as they fit into what is told."""

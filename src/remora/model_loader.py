@@ -220,7 +220,8 @@ class ModelLoader(Generic[T]):
 
     def _on_user_ended(self, task: asyncio.Task[object]) -> None:
         self._users.discard(task)
-        self._do(self._cache.release(task))
+        if actions := self._cache.release(task):
+            self._do(actions)
 
     # -- doing what the cache decides -----------------------------------------------------------
 

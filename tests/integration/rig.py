@@ -25,6 +25,7 @@ from remora.observe.counters import RequestCounters
 from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
 from remora.replica.replica import Replica
+from remora.replica.surroundings import Place, SharedProcess
 from remora.router.call import StreamCall, UnaryCall
 from remora.router.router import Router
 from remora.transport.listener import listen
@@ -67,8 +68,8 @@ def stream(router: Router, method: str, *args: Any, **fields: Any) -> StreamCall
 class Node:
     """A replica with a listening socket, as an object on this loop."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.replica = Replica(replica_id(DEPLOYMENT, name))
+    def __init__(self, name: str, folder: Path, place: Place | None = None) -> None:
+        self.replica = Replica(replica_id(DEPLOYMENT, name), place)
         self.path = str(folder / f"{name}.sock")
         self.server: asyncio.Server | None = None
 
@@ -179,16 +180,22 @@ class Door:
 
 
 class Rig:
-    """Makes replicas, routers and front doors, and ends them."""
+    """Makes replicas, routers and front doors, and ends them.
+
+    Attributes:
+        is_shared: the user's code of several replicas can tell which one it runs in.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.is_shared = False
         self.folder = folder
         self.nodes: list[Node] = []
         self.routers: list[Router] = []
         self.doors: list[tuple[asyncio.Server, ServerState, AccessLog]] = []
 
     async def node(self, code: Any, *args: Any, max_ongoing: int = 5) -> Node:
-        node = Node(f"r{len(self.nodes)}", self.folder)
+        place = SharedProcess() if self.is_shared else None
+        node = Node(f"r{len(self.nodes)}", self.folder, place)
         self.nodes.append(node)
         await node.start(code, args, max_ongoing)
         return node

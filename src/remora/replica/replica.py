@@ -193,6 +193,7 @@ class Replica:
             code_version=spec.code_version,
             max_ongoing_requests=self.max_ongoing,
         )
+        context.held_models.tell = self._tell_models
         self._place.enter(context)
         try:
             self.code = await UserCode.construct(spec)
@@ -238,6 +239,13 @@ class Replica:
     async def _stop(self, body: bytes) -> bytes:
         await self.stop()
         return b""
+
+    def _tell_models(self, model_ids: list[str]) -> None:
+        """Requests for these models had better come here."""
+        try:
+            self.announce(models=model_ids)
+        except RemoraError as error:
+            _log.warning("Routers do not hear of new models: %s", error)
 
     def _enter(self) -> None:
         """Let the user's code below the running task know where it runs."""
