@@ -21,7 +21,9 @@ def get(url: str) -> Any:
         return json.load(response)
 
 
-@pytest.mark.parametrize("name", ("hello_world", "model_composition", "fastapi_integration"))
+@pytest.mark.parametrize(
+    "name", ("hello_world", "model_composition", "fastapi_integration", "multiplexing")
+)
 def test_client_prints_what_the_readme_promises(serve_example: Serve, name: str) -> None:
     with serve_example(name, "server:app") as example:
         assert example.client() == example.expected()

@@ -62,10 +62,15 @@ class _Model:
 
 
 @pytest.fixture(autouse=True)
-def _shared(rig: Rig) -> None:
-    rig.is_shared = True
+def _fresh() -> None:
     Shelf.loads = Counter()
     Shelf.log = []
+
+
+@pytest.fixture
+async def rig(rig: Rig) -> Rig:
+    rig.is_shared = True
+    return rig
 
 
 def model_call(router: Router, method: str, model_id: str) -> UnaryCall:
@@ -167,3 +172,22 @@ async def test_an_http_header_names_the_model(rig: Rig, name: str) -> None:
     head = f"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{name}: m1\r\n\r\n"
     assert (await door.raw(head.encode())).endswith(b"m1")
     assert (await door.raw(head.replace(f"{name}: m1\r\n", "").encode())).endswith(b"no model")
+
+
+@serve.deployment
+class Asker:
+    def __init__(self, shelf: serve.DeploymentHandle[Any]) -> None:
+        self.shelf = shelf
+
+    async def __call__(self, model_id: str) -> list[str]:
+        named = self.shelf.options(multiplexed_model_id=model_id)
+        return [await self.shelf.remote(), await named.remote(), await named.ask.remote()]
+
+
+def test_a_call_names_the_model_by_an_option_of_its_handle() -> None:
+    shelf = serve.deployment(Shelf, num_replicas=2)
+    asker = serve.run(Asker.bind(shelf.bind()), _local_testing_mode=True)
+    assert asker.options(multiplexed_model_id="mine").remote("m").result()[:2] == ["no model", "m"]
+    where = {asker.remote("m").result()[2] for _ in range(5)}
+    assert len(where) == 1
+    assert Shelf.loads["m"] == 1
