@@ -131,7 +131,8 @@ def test_a_model_that_is_being_loaded_is_not_loaded_a_second_time(
 ) -> None:
     rng = random.Random(seed)
     policy = PowerOfTwo()
-    offered = [Candidate(c.name, c.load, c.model_ids - {model}) for c in offered]
+    # Loads below the margin: nobody is overrun here.
+    offered = [Candidate(c.name, min(c.load, 8), c.model_ids - {model}) for c in offered]
     chosen = [policy.choose(request(model), offered, rng) for _ in range(5)]
     assert len(set(chosen)) == 1
 
