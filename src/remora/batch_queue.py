@@ -240,6 +240,9 @@ class BatchQueue:
         run = (stream if self._streams else answer)(batch, self.name, self._function)
         batch.task = self._loop.create_task(run, context=batch.context)
         batch.task.add_done_callback(lambda task: self._on_ended(batch, task))
+        if batch.request is not None:
+            # What the body gets for its use (a model) is in use until the batch has ended.
+            batch.request.task = batch.task
         self._running.add(batch)
         self._num_running_calls += len(calls)
 

@@ -49,6 +49,12 @@ class Shelf:
             yield f"{model.name}{number}"
             await self.gate.wait()
 
+    @serve.batch(max_batch_size=2, batch_wait_timeout_s=5, wait_policy="always")
+    async def together(self, words: list[str]) -> list[str]:
+        model = await self.get_model(serve.get_multiplexed_model_id())
+        await self.gate.wait()
+        return [f"{model.name} {word}" for word in words]
+
     async def __call__(self) -> str:
         return serve.get_multiplexed_model_id() or "no model"
 
@@ -139,6 +145,19 @@ async def test_a_stream_keeps_its_model_until_it_ends(rig: Rig) -> None:
     async for _ in frames:
         pass
     await until(lambda: len(Shelf.log) >= 2)
+
+
+async def test_a_batch_has_the_model_of_its_requests_and_keeps_it_until_it_ends(rig: Rig) -> None:
+    node, router = await rig.pair(Shelf)
+    words = [
+        call(router, "together", word, multiplexed_model_id=model_id)
+        for word, model_id in (("x", "a"), ("y", "b"), ("z", "a"), ("w", "b"))
+    ]
+    await until(lambda: "a" in node.target.get_model.loaded())
+    await node.target.get_model("c")
+    assert "a" in node.target.get_model.loaded()
+    node.target.gate.set()
+    assert [await word for word in words] == ["a x", "b y", "a z", "b w"]
 
 
 async def test_a_loader_that_raises_fails_its_requests_and_no_others(rig: Rig) -> None:
