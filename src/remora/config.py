@@ -112,7 +112,7 @@ class BackpressureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     #: 503 or 429.
     status_code: int = 503
-    #: Seconds in the `Retry-After` header, >= 0; None: no header.
+    #: Seconds in the `Retry-After` header, >= 0; None: worked out from how fast the queue drains.
     retry_after_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     num_replicas: int = 1
     #: Requests that one replica works on at a time, >= 1.
     max_ongoing_requests: int = 5
-    #: Requests that may wait for a replica in one router; -1: no limit.
+    #: Requests that may wait for a replica, whoever calls; -1: no limit.
     max_queued_requests: int = -1
     #: Handed to the class's `reconfigure`; any JSON value; None: not set.
     user_config: object = None

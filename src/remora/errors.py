@@ -121,14 +121,19 @@ class BackPressureError(RequestError):
         max_queued_requests: int,
         status_code: int = 503,
         retry_after_s: float | None = None,
+        share: int | None = None,
     ) -> None:
         self.num_queued_requests = num_queued_requests
         self.max_queued_requests = max_queued_requests
         self.status_code = self.http_status = status_code
         self.retry_after_s = retry_after_s
+        here = ""
+        if share is not None and share < max_queued_requests:
+            here = f", of which {share} places are left to this process while others use theirs"
+        again = "later" if retry_after_s is None else f"in {retry_after_s:g} s"
         super().__init__(
             f"Request dropped: {num_queued_requests} requests wait already and "
-            f"max_queued_requests is {max_queued_requests}. Try again later, or raise "
+            f"max_queued_requests is {max_queued_requests}{here}. Try again {again}, or raise "
             "max_queued_requests or num_replicas."
         )
 

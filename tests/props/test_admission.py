@@ -5,15 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.admission import may_queue, may_start
+from remora.core.admission import may_start
 
 counts = st.integers(0, 1000)
-
-
-@given(counts, st.integers(-1, 1000))
-def test_a_queue_is_never_longer_than_its_limit(num_queued: int, max_queued: int) -> None:
-    expected = True if max_queued < 0 else num_queued + 1 <= max_queued
-    assert may_queue(num_queued, max_queued) is expected
 
 
 @given(counts, st.integers(1, 1000), st.booleans())

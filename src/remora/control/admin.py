@@ -25,6 +25,7 @@ from remora.wire.control import (
     DeployRequest,
     InstanceStatus,
     ProcessView,
+    QueueClaim,
     Story,
     StoryRequest,
     Subscription,
@@ -58,6 +59,8 @@ class Admin:
             "watch": self._watch,
             "subscribe": self._subscribe,
             "ack": self._ack,
+            "queue": self._queue,
+            "claim": self._claim,
         }
 
     async def status(self) -> InstanceStatus:
@@ -180,4 +183,14 @@ class Admin:
 
     async def _ack(self, body: bytes) -> bytes:
         self._controller.publisher.ack(unpack(body, Ack))
+        return b""
+
+    async def _queue(self, body: bytes) -> AsyncIterator[bytes]:
+        claim = unpack(body, QueueClaim)
+        async with aclosing(self._controller.leases.follow(claim)) as messages:
+            async for message in messages:
+                yield pack(message)
+
+    async def _claim(self, body: bytes) -> bytes:
+        self._controller.leases.claim(unpack(body, QueueClaim))
         return b""

@@ -21,6 +21,7 @@ import msgspec
 from remora.control.applier import Applier
 from remora.control.checkpoint import CodeStore, EventLog, Section, StateFile
 from remora.control.publisher import Publisher
+from remora.control.queue_leases import QueueLeases
 from remora.control.replica_control import Connect, connect_replica
 from remora.core import events as ev
 from remora.core import requests
@@ -76,6 +77,7 @@ class Controller:
         self.code = CodeStore(store)
         self.log = EventLog(store)
         self.publisher = Publisher(self._on_acked)
+        self.leases = QueueLeases()
         self.state = ControllerState()
         self._bound = bound
         self._connect = connect
@@ -156,6 +158,8 @@ class Controller:
         await self.log.load()
         salt = f"{self._salt}-" if self._salt else ""
         is_first = await self._is_first()
+        if not is_first:
+            self.leases.freeze()
         started = ev.ControllerStarted(
             unix_s=self._unix(), salt=salt, new_instance=is_first, forget=is_first and self._bound
         )
@@ -221,7 +225,9 @@ class Controller:
         if asked is not None and asked.answer is not None and not asked.answer.done():
             asked.answer.set_result(None)
         if decided.state.hold_snapshot_until_s is None:
-            self.publisher.publish(routing_snapshot(decided.state))
+            snapshot = routing_snapshot(decided.state)
+            self.leases.limit(snapshot)
+            self.publisher.publish(snapshot)
         self.ready.set()
         for changed in self._watchers:
             changed.set()

@@ -1,19 +1,9 @@
-"""Who may come in: the queue of a router and the slots of a replica.
+"""Who may come in at a replica; the queues of routers are the business of `queue_shares`.
 
 Rules: pure; the caller counts, this module compares.
 """
 
 from __future__ import annotations
-
-
-def may_queue(num_queued: int, max_queued: int) -> bool:
-    """Whether one more request may wait.
-
-    Args:
-        num_queued: requests that wait already, >= 0.
-        max_queued: the limit; -1: none.
-    """
-    return max_queued < 0 or num_queued < max_queued
 
 
 def may_start(num_ongoing: int, max_ongoing: int, draining: bool) -> bool:

@@ -37,7 +37,7 @@ class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True):
     idempotent: bool = False
     #: HTTP status of a refusal for a full queue (503 or 429).
     backpressure_status: int = 503
-    #: Value of its `Retry-After`; None: none is sent.
+    #: Value of its `Retry-After`; None: worked out by the router.
     backpressure_retry_after_s: float | None = None
     #: Name of the routing policy in `core/routing`.
     policy: str = "power_of_two"

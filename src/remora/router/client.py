@@ -19,6 +19,7 @@ from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDi
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
 from remora.router.router import Router
+from remora.router.shares import ShareKeeper
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.types import DeploymentID, Seconds
@@ -58,6 +59,7 @@ class RoutingClient:
         self._others: weakref.WeakValueDictionary[DeploymentID, Router] = (
             weakref.WeakValueDictionary()
         )
+        self._shares = ShareKeeper(self._subscriber, self._all_routers)
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
@@ -87,7 +89,11 @@ class RoutingClient:
             else:
                 self._routers[deployment] = router
                 router.update(route)
+            self._shares.add(router)
         return router
+
+    def _all_routers(self) -> tuple[Router, ...]:
+        return (*self._routers.values(), *self._others.values())
 
     async def close(self) -> None:
         """Stop following and drop all connections."""
@@ -96,7 +102,7 @@ class RoutingClient:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        for router in (*self._routers.values(), *self._others.values()):
+        for router in self._all_routers():
             router.disconnect()
         self._routers.clear()
         self._others.clear()
@@ -106,8 +112,10 @@ class RoutingClient:
         address = f"unix:{self.home.controller_socket}"
         while True:
             channel: Channel | None = None
+            sharing: asyncio.Task[None] | None = None
             try:
                 channel = await connect(address, name=self._subscriber)
+                sharing = asyncio.create_task(self._shares.follow(channel))
                 subscription = Subscription(self._subscriber, os.getpid())
                 async for change in stream_control(
                     channel, "subscribe", subscription, SnapshotDiff, unpickle=True
@@ -123,6 +131,8 @@ class RoutingClient:
                 # Border: a client that stops following is wrong for good, and nobody sees it.
                 _log.exception("%s could not follow the controller; trying again", self._subscriber)
             finally:
+                if sharing is not None:
+                    sharing.cancel()
                 if channel is not None:
                     channel.close()
             await asyncio.sleep(wait_s)

@@ -16,7 +16,6 @@ import random
 from collections import deque
 from contextlib import suppress
 
-from remora.core.admission import may_queue
 from remora.core.promises import is_repeatable
 from remora.core.retry_budget import RetryBudget
 from remora.core.routing import Policy
@@ -24,12 +23,12 @@ from remora.core.routing.power_of_two import PowerOfTwo
 from remora.core.routing.round_robin import RoundRobin
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
-    BackPressureError,
     ConnectionLostError,
     DeploymentUnavailableError,
     ReplicaDiedError,
     ReplicaUnavailableError,
 )
+from remora.router.backlog import Backlog
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.link import ReplicaLink
 from remora.types import DeploymentID, ReplicaID, Seconds
@@ -75,6 +74,7 @@ class Router:
         self._open: list[ReplicaLink] = []
         self._waiting: deque[Call] = deque()
         self._num_waiting = 0
+        self.backlog = Backlog(self.loop)
         self._sequence = 0
         #: Calls that wait for a first snapshot, each with the moment its patience ends.
         self._unknown: deque[tuple[float, Call]] = deque()
@@ -113,19 +113,14 @@ class Router:
         elif route.unavailable and not self._links:
             call.fail(DeploymentUnavailableError(self.deployment, route.unavailable))
             return
-        elif not may_queue(self._num_waiting, route.max_queued_requests):
-            call.fail(
-                BackPressureError(
-                    self._num_waiting,
-                    route.max_queued_requests,
-                    route.backpressure_status,
-                    route.backpressure_retry_after_s,
-                )
-            )
+        elif not self.backlog.share.may_join(self._num_waiting):
+            call.fail(self.backlog.refuse(route, self._num_waiting))
             return
         call.state = CallState.QUEUED
+        call.was_queued = True
         self._waiting.append(call)
         self._num_waiting += 1
+        self.backlog.on_joined(self._num_waiting)
 
     def submit_pinned(self, call: Call) -> None:
         """Send a call to the replica that it is pinned to, now or when that one has room."""
@@ -184,6 +179,7 @@ class Router:
             self.max_ongoing = route.max_ongoing_requests
             for link in self._links.values():
                 link.limit = self.max_ongoing
+        self.backlog.limit_to(route.max_queued_requests)
         self._end_route_wait()
         self._known.set()
         if old is None or old.policy != route.policy:
@@ -203,6 +199,22 @@ class Router:
         if route.unavailable and not self._links:
             self._fail_waiting(DeploymentUnavailableError(self.deployment, route.unavailable))
         self._pump()
+
+    def take_share(self, share: int, version: int) -> None:
+        """The controller says how many may wait here: those who do may stay.
+
+        Before its first share a router goes by the limit of the deployment as a whole. What has
+        come in between and is too much for its share is refused, the last ones first.
+        """
+        held = self.backlog.share
+        is_first = held.share is None
+        held.share, held.version = share, version
+        route = self._route
+        while is_first and route is not None and self._num_waiting > share:
+            call = self._waiting.pop()
+            if call.state is CallState.QUEUED:
+                self._num_waiting -= 1
+                call.fail(self.backlog.refuse(route, self._num_waiting))
 
     def close(self, reason: str) -> None:
         """The deployment is gone, or this router is: fail what waits, finish what is sent."""
@@ -258,6 +270,17 @@ class Router:
         link.limit = link.outstanding
         self._shut(link)
         link.close_if_idle()
+        route = self._route
+        if (
+            not call.was_queued
+            and not self._open
+            and route is not None
+            and call.state is CallState.SENT
+            and not self.backlog.share.may_join(self._num_waiting)
+        ):
+            # It would have been refused when it came, had we known how busy the replicas are.
+            call.fail(self.backlog.refuse(route, self._num_waiting))
+            return
         self._requeue(call)
 
     def on_call_lost(self, call: Call, error: ConnectionLostError, never_started: bool) -> None:
@@ -284,6 +307,7 @@ class Router:
     def on_abandoned(self) -> None:
         """A waiting call was given up; its place in the queue is skipped when it comes up."""
         self._num_waiting -= 1
+        self.backlog.on_left(self._num_waiting)
         # Calls given up must not hold memory behind a queue that does not move.
         if len(self._waiting) > 2 * self._num_waiting + 64:
             self._waiting = deque(c for c in self._waiting if c.state is CallState.QUEUED)
@@ -341,6 +365,7 @@ class Router:
             index += 1
         waiting.insert(index, call)
         self._num_waiting += 1
+        self.backlog.on_joined(self._num_waiting)
         self._pump()
 
     def _requeue_pinned(self, call: Call, link: ReplicaLink) -> None:
@@ -359,6 +384,7 @@ class Router:
 
     def _pump(self) -> None:
         waiting = self._waiting
+        before = self._num_waiting
         #: Those that rather wait; others behind them need not.
         passed_over: list[Call] = []
         while waiting and self._open:
@@ -372,6 +398,8 @@ class Router:
             self._num_waiting -= 1
             self._send(call, link)
         waiting.extendleft(reversed(passed_over))
+        if self._num_waiting < before:
+            self.backlog.on_sent(before - self._num_waiting, self._num_waiting)
         if not self._num_waiting:
             waiting.clear()
 
@@ -406,6 +434,7 @@ class Router:
     def _fail_waiting(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, deque()
         self._num_waiting = 0
+        self.backlog.on_left(0)
         for call in waiting:
             if call.state is CallState.QUEUED:
                 call.fail(error)

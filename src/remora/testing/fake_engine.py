@@ -43,6 +43,8 @@ class FakeEngine(InMemoryEngine):
         fail_start: a process for which it gives a reason exits with it instead of coming up.
         fail_puts: True: the disk is full.
         is_shut_down: `shutdown` was called.
+        controller_restarts: how often the controller was started again; None: there is none, and
+            whoever asks takes itself for a later one.
         num_started: how many processes were ever asked for.
     """
 
@@ -51,6 +53,7 @@ class FakeEngine(InMemoryEngine):
         self.fail_start: Callable[[ProcessSpec], str] = lambda _spec: ""
         self.fail_puts = False
         self.is_shut_down = False
+        self.controller_restarts: int | None = None
         self.num_started = 0
         self.processes: dict[str, FakeProcess] = {}
         #: Called with the id of every process that is gone.
@@ -125,7 +128,10 @@ class FakeEngine(InMemoryEngine):
         # As over a connection: what was reported before this answer is read before it.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        return [SystemProcess("supervisor", 1, 0), SystemProcess("proxy-1", 2, 0)]
+        found = [SystemProcess("supervisor", 1, 0), SystemProcess("proxy-1", 2, 0)]
+        if self.controller_restarts is not None:
+            found.append(SystemProcess("controller", 3, self.controller_restarts))
+        return found
 
     async def shutdown(self) -> None:
         """End everything."""

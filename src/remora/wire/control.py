@@ -13,6 +13,8 @@ Methods of the controller (application and deployment of the envelope are empty)
     shutdown(None) -> None               drains and deletes everything, then ends the instance
     subscribe(Subscription) -> stream of SnapshotDiff (core/snapshot.py)
     ack(Ack) -> None                     a router has applied that version
+    queue(QueueClaim) -> stream of QueueShares      how many may wait in the caller
+    claim(QueueClaim) -> None            what a router holds and needs of queues by now
 
 Methods of a replica:
 
@@ -28,6 +30,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig
+from remora.types import DeploymentID
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +102,22 @@ class Ack(msgspec.Struct, frozen=True):
 
     subscriber: str
     version: int
+
+
+class QueueClaim(msgspec.Struct, frozen=True):
+    """What one router holds and needs of the queues of deployments with a limit."""
+
+    #: The same name as in `Subscription`.
+    subscriber: str
+    #: Places held, places that it can use, and the version of the last share that it applied.
+    claims: dict[DeploymentID, tuple[int, int, int]]
+
+
+class QueueShares(msgspec.Struct, frozen=True):
+    """How many requests may wait in a router: only what has changed."""
+
+    #: Places and version.
+    shares: dict[DeploymentID, tuple[int, int]]
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):

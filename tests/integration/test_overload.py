@@ -1,0 +1,69 @@
+"""What a refusal says, and whom it meets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.integration.http_client import ask
+from tests.integration.rig import Rig, call, until
+from tests.integration.test_retries import App, Upload
+
+from remora.errors import BackPressureError
+
+
+async def test_a_refusal_over_http_says_when_to_come_back(rig: Rig) -> None:
+    node = await rig.node(Upload, max_ongoing=1)
+    door = await rig.door(node, max_queued_requests=2)
+    held = [asyncio.create_task(ask(door)) for _ in range(3)]
+    await until(lambda: node.target.begun == 1 and door.router.num_waiting == 2)
+    # As if the queue had stood still for 19.8 seconds.
+    door.router.backlog._rate.end(0.0)
+    door.router.backlog._rate.begin(asyncio.get_running_loop().time() - 19.8)
+    refused = await ask(door)
+    assert (refused.status, refused.headers["retry-after"]) == (503, "40")
+    node.target.gate.set()
+    assert [answer.status for answer in await asyncio.gather(*held)] == [200] * 3
+
+
+async def test_a_queue_that_drains_is_worth_coming_back_to_soon(rig: Rig) -> None:
+    node = await rig.node(App, max_ongoing=1)
+    node.target.gate.set()
+    router = await rig.routed(node, max_queued_requests=50)
+    calls = [call(router, "once") for _ in range(60)]
+    refused = [pending for pending in calls if pending.done()]
+    assert len(refused) == 9
+    with pytest.raises(BackPressureError, match="Try again in 1 s") as error:
+        await refused[0]
+    assert error.value.retry_after_s == 1
+    await asyncio.gather(*(pending for pending in calls if pending not in refused))
+
+
+async def test_a_call_that_is_turned_away_is_refused_when_nobody_may_wait(rig: Rig) -> None:
+    node = await rig.node(App, max_ongoing=1)
+    first = await rig.routed(node, max_queued_requests=1)
+    second = await rig.routed(node, max_queued_requests=1)
+    running = call(first, "once")
+    await until(lambda: node.target.begun == 1)
+    # Both find the replica open; what the second one sends comes back.
+    came_back, queued = call(second, "once"), call(second, "once")
+    with pytest.raises(BackPressureError):
+        await came_back
+    assert second.num_waiting == 1
+    node.target.gate.set()
+    assert list(await asyncio.gather(running, queued)) == ["", ""]
+
+
+async def test_a_call_that_has_waited_keeps_its_place_when_it_is_turned_away(rig: Rig) -> None:
+    node = await rig.node(App, max_ongoing=1)
+    router = await rig.routed(node, max_queued_requests=1)
+    running, queued = call(router, "once"), call(router, "once")
+    await until(lambda: node.target.begun == 1)
+    assert queued.was_queued
+    node.replica.turns_away = True
+    node.target.gate.set()
+    await running
+    await until(lambda: router.num_waiting == 1)
+    node.replica.turns_away = False
+    node.replica._call_back()
+    assert await queued == ""
