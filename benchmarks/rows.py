@@ -27,6 +27,8 @@ class Sampling(Enum):
     ITEM_RATE = "item_rate"
     ARRAY_1MB = "array_1mb"
     ARRAY_100MB = "array_100mb"
+    EVENT_RATE = "event_rate"
+    EVENT_GAP = "event_gap"
     START = "start"
     MEMORY = "memory"
 
@@ -57,7 +59,7 @@ class Row:
         title: what the reader sees.
         unit: unit of the figure.
         digits: digits after the decimal point in the table.
-        scene: which set of targets is measured (`hello`, `fastapi` or `handle`).
+        scene: which set of targets is measured (see `sides.py`).
         sampling: what is measured on it.
         better: direction.
         goal: the bound to meet.
@@ -94,6 +96,10 @@ ROWS: tuple[Row, ...] = (
         Better.HIGHER, Goal(3_000, relative=False), "memcpy into reused shared memory", "later"),
     Row("array100", "100 MB array as argument", "MB/s", 0, "handle", Sampling.ARRAY_100MB,
         Better.HIGHER, Goal(5_000, relative=False), "memcpy into reused shared memory", "later"),
+    Row("sse", "server-sent events, 128 streams", "events/s", 0, "sse", Sampling.EVENT_RATE,
+        Better.HIGHER, Goal(100_000, relative=False), "the same app on uvicorn"),
+    Row("sse_gap", "gap p99 of 128 paced streams, over the generator's", "ms", 2, "sse",
+        Sampling.EVENT_GAP, Better.LOWER, Goal(5.0, relative=False), None),
     Row("start", "start command to first answer, FastAPI app", "s", 3, "fastapi", Sampling.START,
         Better.LOWER, Goal(2.5, relative=True), "uvicorn command, same app"),
     Row("start_hello", "start command to first answer, hello app", "s", 3, "hello",

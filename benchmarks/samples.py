@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from benchmarks.event_load import events_per_s, gap_p99_over_ms
 from benchmarks.http_load import p50_ms, requests_per_s
 from benchmarks.processes import TargetError
 from benchmarks.rows import Sampling
@@ -67,6 +68,16 @@ def array_100mb(target: Target, duration_s: int) -> float:
     return _driver(target).ask("array_mb_per_s", duration_s=duration_s, size_bytes=100 * _MB)
 
 
+def event_rate(target: Target, duration_s: int) -> float:
+    """Events per second out of 128 streams that never pause."""
+    return events_per_s(_http(target).request.port, duration_s)
+
+
+def event_gap(target: Target, duration_s: int) -> float:
+    """Milliseconds by which the gaps of 128 paced streams grow on the way."""
+    return gap_p99_over_ms(_http(target).request.port, duration_s)
+
+
 def start_s(target: Target, duration_s: int) -> float:
     """Seconds from the command to the first answer. `duration_s` is not used."""
     try:
@@ -98,6 +109,8 @@ SAMPLES: dict[Sampling, Sample] = {
     Sampling.ITEM_RATE: item_rate,
     Sampling.ARRAY_1MB: array_1mb,
     Sampling.ARRAY_100MB: array_100mb,
+    Sampling.EVENT_RATE: event_rate,
+    Sampling.EVENT_GAP: event_gap,
     Sampling.START: start_s,
     Sampling.MEMORY: idle_memory_mb,
 }

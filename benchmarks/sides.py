@@ -1,7 +1,7 @@
 """Who is measured: the limit, Remora, and the peers, each with a target for each scene.
 
 A scene is one piece of work: `hello` (a handler that returns two bytes), `fastapi` (a FastAPI
-endpoint that returns a dict), `handle` (calls from a Python process to a deployment).
+endpoint that returns a dict), `sse` (event streams), `handle` (calls from a Python process to a deployment).
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ LIMIT_SIDE = Side(
     {
         "hello": _bare_uvicorn("bare_hello"),
         "fastapi": _bare_uvicorn("api"),
+        "sse": _bare_uvicorn("sse"),
         "handle": _limit_driver,
     },
 )
@@ -104,6 +105,7 @@ REMORA_SIDE = Side(
     {
         "hello": _remora_run("remora_hello"),
         "fastapi": _remora_run("remora_api"),
+        "sse": _remora_run("remora_sse"),
         "handle": handle_driver(sys.executable, "remora", "benchmarks.apps.remora_echo:app", 30.0),
     },
 )
