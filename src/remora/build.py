@@ -21,6 +21,7 @@ from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.pickling import dumps_call
+from remora.router_setup import with_policy
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
 
@@ -77,7 +78,10 @@ def build(
         version = code_version or _version(user_code, code)
         specs.append(
             DeploymentSpec(
-                name=names[node], code=code, code_version=version, config=node._deployment.config
+                name=names[node],
+                code=code,
+                code_version=version,
+                config=with_policy(node._deployment.config),
             )
         )
     _check_one_ingress(names, name)

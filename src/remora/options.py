@@ -19,6 +19,7 @@ import msgspec
 from remora.config import (
     BackpressureConfig,
     DeploymentConfig,
+    RequestRouterConfig,
     check_keys,
     nearest,
     require_json,
@@ -48,7 +49,7 @@ class DeploymentOptions(TypedDict, total=False):
     health_check_period_s: float
     health_check_timeout_s: float
     logging_config: dict[str, Any] | None
-    request_router_config: dict[str, Any] | None
+    request_router_config: dict[str, Any] | RequestRouterConfig | None
     max_constructor_retry_count: int
     gang_scheduling_config: dict[str, Any] | None
     deployment_actors: list[Any] | None
@@ -61,6 +62,8 @@ KEYWORDS = tuple(DeploymentOptions.__annotations__)
 
 #: Options of `DeploymentConfig` that are taken over as they are.
 _PLAIN = frozenset(KEYWORDS) & frozenset(DeploymentConfig.__struct_fields__)
+#: None stands for their default.
+_MAY_BE_NONE = ("num_replicas", "user_config", "backpressure_config", "request_router_config")
 _WHOLE = (
     "num_replicas",
     "max_ongoing_requests",
@@ -102,15 +105,6 @@ _LOGGING_KEYS = (
     "encoding",
     "log_level",
     "logs_dir",
-)
-_ROUTER_KEYS = (
-    "backoff_multiplier",
-    "initial_backoff_s",
-    "max_backoff_s",
-    "request_router_class",
-    "request_router_kwargs",
-    "request_routing_stats_period_s",
-    "request_routing_stats_timeout_s",
 )
 _GANG_KEYS = ("gang_placement_strategy", "gang_size", "runtime_failure_policy")
 _STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
@@ -169,7 +163,7 @@ def deployment_config(given: DeploymentOptions) -> DeploymentConfig:
             raise NotSupportedYetError(keyword, value)
     fields = _actor_fields(options.pop("ray_actor_options", None))
     for keyword, value in options.items():
-        if value is None and keyword in ("num_replicas", "user_config", "backpressure_config"):
+        if value is None and keyword in _MAY_BE_NONE:
             continue
         fields[keyword] = _converted(keyword, value)
     return DeploymentConfig(**fields)
@@ -187,6 +181,8 @@ def _converted(keyword: str, value: Any) -> Any:
         raise ConfigError(keyword, value, "must be True or False")
     if keyword == "backpressure_config":
         return _backpressure(value)
+    if keyword == "request_router_config":
+        return _request_router(value)
     if keyword in _WHOLE and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -199,6 +195,15 @@ def _backpressure(value: Any) -> BackpressureConfig:
         raise ConfigError("backpressure_config", value, "must be a dict or BackpressureConfig")
     check_keys("backpressure_config", value, BackpressureConfig.__struct_fields__)
     return BackpressureConfig(**value)
+
+
+def _request_router(value: Any) -> RequestRouterConfig:
+    if isinstance(value, RequestRouterConfig):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError("request_router_config", value, "must be a dict or RequestRouterConfig")
+    check_keys("request_router_config", value, RequestRouterConfig.__struct_fields__)
+    return RequestRouterConfig(**value)
 
 
 def _actor_fields(actor_options: Any) -> dict[str, Any]:
@@ -342,7 +347,6 @@ _LATER: dict[str, Callable[[str, Any, Mapping[str, Any]], None]] = {
     "placement_group_bundles": _check_bundles,
     "max_replicas_per_node": _check_per_node,
     "logging_config": _check_mapping(_LOGGING_KEYS),
-    "request_router_config": _check_mapping(_ROUTER_KEYS),
     "gang_scheduling_config": _check_mapping(_GANG_KEYS),
     "deployment_actors": _check_actors,
 }

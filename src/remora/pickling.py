@@ -72,9 +72,29 @@ def dumps_call(
         raise CodeNotPicklableError("the code", str(error)) from error
 
 
-def _dumps(value: object, replace: Replace) -> bytes:
+def dumps_by_value(value: object, what: str) -> bytes:
+    """Pickle `value` with all of the user's code that it needs; only what is installed is named.
+
+    For processes that do not import from where the application does.
+
+    Args:
+        value: a class or function.
+        what: what it is, for the message.
+
+    Raises:
+        CodeNotPicklableError: names the variable or attribute that is to blame.
+    """
+    try:
+        return _dumps(value, lambda app: app, by_value=True)
+    except Exception as error:
+        culprit = _culprit(value, lambda app: app, 0)
+        path, reason = culprit if culprit is not None else ((), error)
+        raise CodeNotPicklableError(" -> ".join((what, *path)), str(reason)) from error
+
+
+def _dumps(value: object, replace: Replace, by_value: bool = False) -> bytes:
     file = io.BytesIO()
-    pickler = _CodePickler(file, replace)
+    pickler = _CodePickler(file, replace, by_value)
     try:
         pickler.dump(value)
     finally:
@@ -86,16 +106,17 @@ def _dumps(value: object, replace: Replace) -> bytes:
 class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # the library has no types
     """cloudpickle, which also knows deployments, applications and FastAPI apps."""
 
-    def __init__(self, file: io.BytesIO, replace: Replace) -> None:
+    def __init__(self, file: io.BytesIO, replace: Replace, by_value: bool) -> None:
         super().__init__(file, protocol=5)
         self._replace = replace
+        self._is_known = is_installed if by_value else is_importable
         self._in_args = False
         self.registered: list[types.ModuleType] = []
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is types.FunctionType or issubclass(kind, type):
-            if (found := deployed_reference(obj)) is not None:
+            if (found := deployed_reference(obj, self._is_known)) is not None:
                 return load_deployed, found
             self._choose(obj.__module__)
         elif kind is types.ModuleType:
@@ -113,7 +134,7 @@ class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # the library ha
     def _choose(self, module_name: str | None) -> None:
         """Let cloudpickle send a module's content by value if the replica cannot import it."""
         module = sys.modules.get(module_name or "__main__")
-        if module is None or module.__name__ == "__main__" or is_importable(module):
+        if module is None or module.__name__ == "__main__" or self._is_known(module):
             return
         if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
             cloudpickle.register_pickle_by_value(module)
@@ -153,8 +174,11 @@ def _reduce_web_app_part(obj: Any, kind: type) -> Any:
 # ------------------------------------------------------------------ by reference or by value
 
 
-def deployed_reference(obj: Any) -> tuple[str, str] | None:
+def deployed_reference(
+    obj: Any, is_known: Callable[[types.ModuleType], bool] | None = None
+) -> tuple[str, str] | None:
     """Say where a replica finds a class or function that `@deployment` hides; None: nowhere."""
+    is_known = is_known or is_importable
     module_name = getattr(obj, "__module__", None)
     name = getattr(obj, "__qualname__", "")
     module = sys.modules.get(module_name or "")
@@ -164,7 +188,7 @@ def deployed_reference(obj: Any) -> tuple[str, str] | None:
         found = operator.attrgetter(name)(module)
     except AttributeError:
         return None
-    if isinstance(found, Deployment) and found.func_or_class is obj and is_importable(module):
+    if isinstance(found, Deployment) and found.func_or_class is obj and is_known(module):
         return module.__name__, name
     return None
 
@@ -173,6 +197,18 @@ def load_deployed(module_name: str, name: str) -> Callable[..., Any]:
     """Import what `deployed_reference` named. Runs in a replica."""
     found = operator.attrgetter(name)(importlib.import_module(module_name))
     return found.func_or_class if isinstance(found, Deployment) else found
+
+
+def is_installed(module: types.ModuleType) -> bool:
+    """Say whether every process of the instance has this module, wherever it imports from."""
+    name = module.__name__
+    if name == "__main__":
+        return False
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "remora":
+        return True
+    origin = getattr(module, "__file__", None)
+    return origin is not None and str(Path(origin).resolve()).startswith(_INSTALLED)
 
 
 def is_importable(module: types.ModuleType) -> bool:

@@ -102,7 +102,6 @@ def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: o
         ("placement_group_bundles", [{"CPU": 1}]),
         ("max_replicas_per_node", 2),
         ("logging_config", {"log_level": "DEBUG"}),
-        ("request_router_config", {"request_router_class": "m:C"}),
         ("gang_scheduling_config", {"gang_size": 2}),
         ("deployment_actors", [{"name": "a"}]),
         ("ray_actor_options", {"accelerator_type": "A100"}),

@@ -50,6 +50,7 @@ def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:
         idempotent=config.idempotent,
         backpressure_status=config.backpressure_config.status_code,
         backpressure_retry_after_s=config.backpressure_config.retry_after_s,
+        policy=config.policy,
         unavailable="" if replicas else why_unavailable(deployment),
     )
 

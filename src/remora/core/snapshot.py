@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from remora.config import PolicySetup
 from remora.types import LOCAL_NODE, DeploymentID, NodeID, ReplicaID
 
 
@@ -39,8 +40,8 @@ class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True):
     backpressure_status: int = 503
     #: Value of its `Retry-After`; None: worked out by the router.
     backpressure_retry_after_s: float | None = None
-    #: Name of the routing policy in `core/routing`.
-    policy: str = "power_of_two"
+    #: How a replica is chosen.
+    policy: PolicySetup = PolicySetup()
     #: Why no replica will come for now (a failed deployment); empty: one is there or coming.
     unavailable: str = ""
 

@@ -39,6 +39,7 @@ _CONTROLLER_ONLY = frozenset(
         "max_surge_percent",
         "backpressure_config",
         "idempotent",
+        "policy",
     }
 )
 #: Options that a process is born with: changing them needs a new replica.

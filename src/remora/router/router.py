@@ -14,13 +14,14 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from remora.config import PolicySetup
 from remora.core.promises import is_repeatable
 from remora.core.retry_budget import RetryBudget
 from remora.core.routing import Policy
 from remora.core.routing.power_of_two import PowerOfTwo
-from remora.core.routing.round_robin import RoundRobin
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
     ConnectionLostError,
@@ -30,24 +31,20 @@ from remora.errors import (
 )
 from remora.router.backlog import Backlog
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
+from remora.router.custom import CustomPolicy
 from remora.router.link import ReplicaLink
+from remora.router.policies import CUSTOM, built_in
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.codec import pack
 from remora.wire.messages import WANTS_ROOM, Envelope
 
+_Choose = Callable[[Envelope, Sequence[ReplicaLink], random.Random], ReplicaLink | None]
 _log = logging.getLogger("remora.router")
 
 #: A request that has killed this many replicas is not given another.
 MAX_ATTEMPTS = 3
 #: How long a call to a deployment that no snapshot has named yet waits for one.
 UNKNOWN_WAIT_S: Seconds = 5.0
-
-
-def policy_named(name: str) -> Policy[ReplicaLink]:
-    """The routing policy of that name, with fresh state of its own."""
-    if name == "round_robin":
-        return RoundRobin()
-    return PowerOfTwo()
 
 
 class Router:
@@ -69,7 +66,11 @@ class Router:
         self._route: DeploymentRoute | None = None
         #: Requests that one replica works on at a time, as the snapshot says.
         self.max_ongoing = 1
-        self._use_policy(PowerOfTwo())
+        #: The policy again, if users wrote it: it hears more than others.
+        self._custom: CustomPolicy | None = None
+        self._policy: Policy[ReplicaLink] = PowerOfTwo()
+        # Looked up once, because every call needs it.
+        self._choose: _Choose = self._policy.choose
         self._links: dict[ReplicaID, ReplicaLink] = {}
         self._open: list[ReplicaLink] = []
         self._waiting: deque[Call] = deque()
@@ -121,6 +122,8 @@ class Router:
         self._waiting.append(call)
         self._num_waiting += 1
         self.backlog.on_joined(self._num_waiting)
+        if self._custom is not None:
+            self._custom.wake()
 
     def submit_pinned(self, call: Call) -> None:
         """Send a call to the replica that it is pinned to, now or when that one has room."""
@@ -159,6 +162,14 @@ class Router:
         """Calls that no replica has yet."""
         return self._num_waiting
 
+    def waiting_calls(self) -> Iterator[Call]:
+        """Calls that no replica has yet, the oldest first; look at as few as you need."""
+        return (call for call in self._waiting if call.state is CallState.QUEUED)
+
+    def pump(self) -> None:
+        """Offer waiting calls to the policy again."""
+        self._pump()
+
     @property
     def num_replicas(self) -> int:
         """Replicas in the snapshot."""
@@ -183,7 +194,7 @@ class Router:
         self._end_route_wait()
         self._known.set()
         if old is None or old.policy != route.policy:
-            self._use_policy(policy_named(route.policy))
+            self._use_policy(route.policy)
         wanted = {replica.replica_id: replica for replica in route.replicas}
         for replica_id in [known for known in self._links if known not in wanted]:
             link = self._links.pop(replica_id)
@@ -220,6 +231,7 @@ class Router:
         """The deployment is gone, or this router is: fail what waits, finish what is sent."""
         self._route = None
         self._end_route_wait()
+        self._drop_custom()
         for link in self._links.values():
             self._shut(link)
             link.retire()
@@ -243,6 +255,8 @@ class Router:
     def on_link_unready(self, link: ReplicaLink) -> None:
         """No requests can be sent to this replica for now."""
         self._shut(link)
+        if self._custom is not None and not link.leaving:
+            self._custom.on_interrupted(link)
 
     def on_answered(self, call: Call, load: int) -> None:
         """A replica has finished a call; its answer says how busy it is."""
@@ -252,6 +266,8 @@ class Router:
         others = load - link.outstanding
         link.others = others if others > 0 else 0
         link.full = False
+        if self._custom is not None:
+            self._custom.on_ended(call, link)
         if link.gone:
             link.close_if_idle()
             return
@@ -269,6 +285,8 @@ class Router:
         link.full = True
         link.limit = link.outstanding
         self._shut(link)
+        if self._custom is not None:
+            self._custom.on_ended(call, link)
         link.close_if_idle()
         route = self._route
         if (
@@ -288,6 +306,8 @@ class Router:
         link = call.link
         assert link is not None
         link.outstanding -= 1
+        if self._custom is not None:
+            self._custom.on_ended(call, link)
         if call.state is CallState.DONE:
             return
         envelope = call.envelope
@@ -312,10 +332,18 @@ class Router:
         if len(self._waiting) > 2 * self._num_waiting + 64:
             self._waiting = deque(c for c in self._waiting if c.state is CallState.QUEUED)
 
-    def _use_policy(self, policy: Policy[ReplicaLink]) -> None:
-        self._policy = policy
-        # Looked up once, because every call needs it.
-        self._choose = policy.choose
+    def _use_policy(self, setup: PolicySetup) -> None:
+        self._drop_custom()
+        if setup.name == CUSTOM:
+            self._policy = self._custom = CustomPolicy(self, setup)
+        else:
+            self._policy = built_in(setup)
+        self._choose = self._policy.choose
+
+    def _drop_custom(self) -> None:
+        custom, self._custom = self._custom, None
+        if custom is not None:
+            custom.close()
 
     # -- the lists --------------------------------------------------------------------------
 
@@ -366,6 +394,8 @@ class Router:
         waiting.insert(index, call)
         self._num_waiting += 1
         self.backlog.on_joined(self._num_waiting)
+        if self._custom is not None:
+            self._custom.wake()
         self._pump()
 
     def _requeue_pinned(self, call: Call, link: ReplicaLink) -> None:
@@ -387,7 +417,8 @@ class Router:
         before = self._num_waiting
         #: Those that rather wait; others behind them need not.
         passed_over: list[Call] = []
-        while waiting and self._open:
+        most = len(waiting) if self._custom is None else self._custom.num_asked
+        while waiting and self._open and len(passed_over) <= most:
             call = waiting.popleft()
             if call.state is not CallState.QUEUED:
                 continue

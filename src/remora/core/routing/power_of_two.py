@@ -12,17 +12,26 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from remora.core.routing import C
+from remora.core.routing import C, locality
 from remora.core.routing.multiplex import ModelAffinity
+from remora.types import LOCAL_NODE
 from remora.wire.messages import Envelope
 
 
 class PowerOfTwo:
-    """Of two candidates the less loaded wins; a request for a model goes where that model is."""
+    """Of two candidates the less loaded wins.
 
-    __slots__ = ("_models",)
+    A request for a model goes where that model is. Replicas on the caller's node are preferred,
+    then those in its zone, when there are others.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_is_spread", "_models", "_node_id", "_zone")
+
+    def __init__(self, node_id: str = LOCAL_NODE, availability_zone: str = "") -> None:
+        self._node_id = node_id
+        self._zone = availability_zone
+        #: Not all replicas are equally near.
+        self._is_spread = False
         self._models = ModelAffinity()
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
@@ -30,8 +39,8 @@ class PowerOfTwo:
         count = len(candidates)
         if count < 2:
             return candidates[0] if count else None
-        if request.multiplexed_model_id:
-            return self._choose_for_model(request.multiplexed_model_id, candidates, rng)
+        if request.multiplexed_model_id or self._is_spread:
+            return self._choose_from_few(request.multiplexed_model_id, candidates, rng)
         first = int(rng.random() * count)
         second = int(rng.random() * (count - 1))
         if second >= first:
@@ -40,13 +49,19 @@ class PowerOfTwo:
         return one if one.load <= other.load else other
 
     def keep(self, members: Sequence[C]) -> None:
-        """Nothing to note: candidates are enough."""
+        """Note whether nearness makes a difference."""
+        self._is_spread = len(locality.rank(members, self._node_id, self._zone)) > 1
 
-    def _choose_for_model(
+    def _choose_from_few(
         self, model_id: str, candidates: Sequence[C], rng: random.Random
     ) -> C | None:
-        chosen = less_loaded(self._models.narrow(model_id, candidates), rng)
-        if chosen is not None:
+        # A model is a matter of seconds, nearness one of microseconds.
+        if model_id:
+            candidates = self._models.narrow(model_id, candidates)
+        if self._is_spread:
+            candidates = locality.rank(candidates, self._node_id, self._zone)[0]
+        chosen = less_loaded(candidates, rng)
+        if model_id and chosen is not None:
             self._models.note(model_id, chosen)
         return chosen
 

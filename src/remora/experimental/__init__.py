@@ -1,0 +1,1 @@
+"""Request routers under the names that Ray Serve has them under."""

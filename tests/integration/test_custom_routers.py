@@ -1,0 +1,319 @@
+"""Request routers of users: what they decide happens, and what they do wrong harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+from tests.integration.rig import Node, Rig, call, until
+
+from remora.config import PolicySetup
+from remora.errors import RequestCancelledError
+from remora.experimental.consistent_hash_router import ConsistentHashRouter
+from remora.experimental.round_robin_router import RoundRobinRouter
+from remora.pickling import dumps_by_value
+from remora.request_router import (
+    FIFOMixin,
+    LocalityMixin,
+    MultiplexMixin,
+    PendingRequest,
+    PowerOfTwoChoicesRequestRouter,
+    RequestRouter,
+    RunningReplica,
+)
+from remora.router import custom
+from remora.router.router import Router
+
+Ranks = list[list[RunningReplica]]
+
+
+class App:
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    async def which(self, *_: object) -> str:
+        return self.name
+
+    async def hold(self) -> str:
+        await self.gate.wait()
+        return self.name
+
+    name = ""
+
+
+def setup_of(cls: type, **kwargs: Any) -> PolicySetup:
+    return PolicySetup("custom", kwargs, dumps_by_value(cls, "router"), 0.005, 2.0, 0.02)
+
+
+async def routed(rig: Rig, cls: type, count: int = 3, limit: int = 5, **kwargs: Any) -> Any:
+    nodes = [await rig.node(App, max_ongoing=limit) for _ in range(count)]
+    for number, node in enumerate(nodes):
+        node.target.name = f"r{number}"
+    return nodes, await rig.routed(*nodes, policy=setup_of(cls, **kwargs))
+
+
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(custom, "CHOOSE_LIMIT_S", 0.1)
+    monkeypatch.setattr(custom, "BYPASS_S", 0.5)
+
+
+class ByArgument(RequestRouter):
+    """Goes where the first argument says."""
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        assert pending_request is not None
+        wanted = pending_request.args[0]
+        return [[r for r in candidate_replicas if r.replica_id.unique_id == wanted]]
+
+
+async def test_a_request_goes_where_the_user_says(rig: Rig) -> None:
+    _, router = await routed(rig, ByArgument)
+    wanted = ["r2", "r0", "r1", "r2"] * 5
+    answers = await asyncio.gather(*(call(router, "which", name) for name in wanted))
+    assert answers == wanted
+    assert router.num_waiting == 0
+
+
+async def test_a_request_whose_replica_is_full_waits_for_it_and_others_pass(rig: Rig) -> None:
+    nodes, router = await routed(rig, ByHand, 2, 1)
+    held = call(router, "hold", session_id="r0")
+    await until(lambda: nodes[0].replica.ongoing)
+    waits = call(router, "which", session_id="r0")
+    assert await call(router, "which", session_id="r1") == "r1"
+    assert not waits.done()
+    nodes[0].target.gate.set()
+    assert await waits == "r0"
+    assert await held == "r0"
+
+
+class ByHand(RequestRouter):
+    """Goes where the session id says."""
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        assert pending_request is not None
+        wanted = pending_request.metadata.session_id
+        return [[r for r in candidate_replicas if r.replica_id.unique_id == wanted]]
+
+
+class Bad(RequestRouter):
+    """Fails in the way that the session id names."""
+
+    def initialize_state(self, at_once: bool = False) -> None:
+        if at_once:
+            raise ValueError("no state today")
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Any:
+        assert pending_request is not None
+        how = pending_request.metadata.session_id
+        if how == "raises":
+            raise ValueError("out of ideas")
+        if how == "exits":
+            raise SystemExit(3)
+        if how == "hangs":
+            await asyncio.sleep(60)
+        if how == "blocks":
+            time.sleep(0.3)  # noqa: ASYNC251 - what this test is about
+        if how == "nonsense":
+            return "r1"
+        if how == "cancels":
+            raise asyncio.CancelledError
+        return [candidate_replicas]
+
+
+@pytest.mark.parametrize("how", ["raises", "exits", "hangs", "blocks", "nonsense", "cancels"])
+async def test_whatever_a_router_does_wrong_its_requests_are_answered(
+    rig: Rig, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    _, router = await routed(rig, Bad)
+    caplog.set_level(logging.ERROR, "remora.router")
+    for _ in range(2):
+        answers = await asyncio.gather(*(call(router, "which", session_id=how) for _ in range(5)))
+        assert set(answers) <= {"r0", "r1", "r2"}
+    assert sum(router._custom.errors.values()) >= 1
+    said = [r.getMessage() for r in caplog.records if "request router of default/App" in r.message]
+    assert len(said) == 1
+
+
+async def test_a_router_that_blocks_holds_up_nobody_else(rig: Rig) -> None:
+    nodes, router = await routed(rig, Bad)
+    other = await rig.routed(*nodes)
+    slow = call(router, "which", session_id="blocks")
+    await asyncio.sleep(0)
+    began = time.perf_counter()
+    for _ in range(5):
+        await call(other, "which")
+    assert not slow.done()
+    assert time.perf_counter() - began < 0.1
+    await slow
+
+
+async def test_a_router_that_cannot_be_made_is_done_without(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, router = await routed(rig, Bad, at_once=True)
+    assert await call(router, "which", session_id="") in {"r0", "r1", "r2"}
+    assert "no state today" in caplog.text
+
+
+class Stubborn(RequestRouter):
+    """Insists on replicas that are gone, then on none, then gives in."""
+
+    def initialize_state(self) -> None:
+        self.kept: list[RunningReplica] = []
+        self.asked = 0
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        self.asked += 1
+        self.kept = self.kept or candidate_replicas[:1]
+        if self.asked < 3:
+            return [self.kept]
+        return [] if self.asked < 6 else [candidate_replicas]
+
+
+async def test_replicas_that_are_gone_or_none_at_all_make_a_request_wait_and_ask_again(
+    rig: Rig,
+) -> None:
+    nodes, router = await routed(rig, Stubborn, 2)
+    assert await call(router, "which") == "r0"
+    router.update(rig.route(nodes[1], policy=setup_of(Stubborn)))
+    assert await call(router, "which") == "r1"
+    assert router._custom.errors == {}
+
+
+async def test_a_waiting_request_can_be_cancelled(rig: Rig) -> None:
+    _, router = await routed(rig, ByHand, 1)
+    lost = call(router, "which", session_id="nowhere")
+    await until(lambda: router._custom._questions)
+    lost.cancel()
+    with pytest.raises(RequestCancelledError):
+        await lost
+    await until(lambda: not router._custom._questions)
+
+
+class Noted(FIFOMixin, LocalityMixin, MultiplexMixin, RequestRouter):
+    """Writes down what it is told."""
+
+    def initialize_state(self, greeting: str) -> None:
+        self.log: list[Any] = [greeting]
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        assert pending_request is not None
+        ids = self.apply_multiplex_routing(pending_request)
+        assert ids <= set(self.curr_replicas)
+        assert self.apply_locality_routing(pending_request) == set(self.curr_replicas)
+        available = self.select_available_replicas(candidate_replicas)
+        assert all(self.replica_queue_len_cache.get(r.replica_id) is not None for r in available)
+        assert self.num_pending_requests >= 1
+        return [[r for r in available if r.replica_id in ids]]
+
+    def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
+        self.log.append(("routed", pending_request.metadata.internal_request_id, replica_id))
+
+    def on_request_completed(self, replica_id: Any, internal_request_id: str) -> None:
+        self.log.append(("completed", internal_request_id, replica_id))
+
+    def on_replica_actor_died(self, replica_id: Any) -> None:
+        self.log.append(("died", replica_id))
+
+
+def spy(router: Router) -> Any:
+    assert router._custom is not None
+    return router._custom._user._router
+
+
+async def test_a_router_is_told_what_becomes_of_its_requests(rig: Rig) -> None:
+    nodes, router = await routed(rig, Noted, 2, greeting="hello")
+    setup = router._route.policy
+    nodes[1].replica.announce(models=["m"], stats={"n": 2}, metadata={"gpu": 0})
+    await until(lambda: any(link.model_ids for link in router._links.values()))
+    for _ in range(3):
+        assert await call(router, "which", multiplexed_model_id="m") == "r1"
+    user = spy(router)
+    await until(lambda: len(user.log) == 7)
+    assert user.log[0] == "hello"
+    kinds = [entry[0] for entry in user.log[1:]]
+    assert kinds == ["routed", "completed"] * 3
+    assert {entry[2] for entry in user.log[1:]} == {nodes[1].replica.replica_id}
+    assert user.log[1][1] == user.log[2][1]
+    seen = user.curr_replicas[nodes[1].replica.replica_id]
+    assert (seen.routing_stats, seen.replica_metadata) == ({"n": 2}, {"gpu": 0})
+    assert (seen.multiplexed_model_ids, seen.max_ongoing_requests) == ({"m"}, 5)
+    nodes[0].die()
+    await until(lambda: len(router._open) == 1)
+    router.update(rig.route(nodes[1], policy=setup))
+    await until(lambda: ("died", nodes[0].replica.replica_id) in user.log)
+
+
+@pytest.mark.parametrize(
+    "cls", [PowerOfTwoChoicesRequestRouter, RoundRobinRouter, ConsistentHashRouter]
+)
+async def test_a_class_made_from_a_built_in_one_works_like_it(rig: Rig, cls: Any) -> None:
+    class Mine(cls):  # type: ignore[misc]
+        pass
+
+    _, router = await routed(rig, Mine)
+    answers = [await call(router, "which", session_id="s") for _ in range(6)]
+    assert router._custom.errors == {}
+    if cls is ConsistentHashRouter:
+        assert len(set(answers)) == 1
+    if cls is RoundRobinRouter:
+        assert answers[:3] == answers[3:]
+        assert len(set(answers)) == 3
+
+
+async def test_a_change_of_the_router_is_followed_by_what_waits(rig: Rig) -> None:
+    nodes, router = await routed(rig, ByHand, 2)
+    waits = call(router, "which", session_id="nowhere")
+    await until(lambda: router._custom._questions)
+    thread = router._custom._user._thread
+    router.update(rig.route(*nodes))
+    assert await waits in {"r0", "r1"}
+    assert router._custom is None
+    await until(lambda: not thread.is_alive())
+
+
+async def test_strict_sessions_wait_for_their_replica_and_hold_up_nobody(rig: Rig) -> None:
+    nodes = [await rig.node(App, max_ongoing=1) for _ in range(2)]
+    for number, node in enumerate(nodes):
+        node.target.name = f"r{number}"
+    setup = PolicySetup("consistent_hash", {"num_fallback_replicas": 0})
+    router = await rig.routed(*nodes, policy=setup)
+    home: dict[str, Node] = {}
+    for number in range(20):
+        name = await call(router, "which", session_id=str(number))
+        home.setdefault(name, nodes[int(name[1])])
+        home[str(number)] = home[name]
+    one = next(str(n) for n in range(20) if home[str(n)] is nodes[0])
+    other = next(str(n) for n in range(20) if home[str(n)] is nodes[1])
+    held = call(router, "hold", session_id=one)
+    await until(lambda: nodes[0].replica.ongoing)
+    waits = [call(router, "which", session_id=one) for _ in range(3)]
+    assert await call(router, "which", session_id=other) == "r1"
+    assert not any(w.done() for w in waits)
+    nodes[0].target.gate.set()
+    assert await held == "r0"
+    assert [await w for w in waits] == ["r0"] * 3
