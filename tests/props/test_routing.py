@@ -48,6 +48,7 @@ def choose(offered: list[Candidate], rng: random.Random) -> Candidate | None:
 
 
 models = st.frozensets(st.sampled_from("abc"))
+#: Loads of which none is far above another.
 candidates = st.lists(st.tuples(st.integers(0, 8), models), max_size=8).map(
     lambda some: [Candidate(name, load, held) for name, (load, held) in enumerate(some)]
 )
@@ -109,7 +110,6 @@ def test_a_model_goes_to_a_replica_that_holds_it(offered: list[Candidate], model
     left = narrow(model, offered)
     holders = [c for c in offered if model in c.model_ids]
     if holders:
-        # Loads are below the margin: nobody is overrun here.
         assert left == holders
     elif offered:
         fewest = min(len(c.model_ids) for c in offered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import remora
 from remora.config import DEFAULT_ROUTER_CLASS, DeploymentConfig, RequestRouterConfig
 from remora.deployment import deployment
 from remora.errors import CodeNotPicklableError, ConfigError
@@ -129,8 +131,15 @@ assert router.size == 3
 assert not [m for m in sys.modules if m.startswith("tests")]
 print([c.__name__ for c in cls.__mro__])
 """
+    # Nothing of the tests is on this path.
+    env = {**os.environ, "PYTHONPATH": str(Path(remora.__file__).parents[1])}
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=env,
     )
     assert done.stderr == ""
     assert done.stdout.strip() == "['Local', 'Mine', 'RequestRouter', 'object']"
