@@ -205,7 +205,7 @@ async def close_of(client: ClientConnection) -> tuple[int, str]:
 
 
 def rows(door: Door) -> list[tuple[str, int, int]]:
-    return sorted((method, status, count) for _, method, status, count, _ in door.counters.rows())
+    return sorted((method, status, count) for _, method, status, _, count, _ in door.counters.rows())
 
 
 def exchange_of(door: Door) -> WebSocketExchange:
@@ -720,3 +720,4 @@ async def test_an_open_websocket_has_one_line_in_the_access_log(
     await until(lambda: log.exists() and "WEBSOCKET" in log.read_text())
     (line,) = log.read_text().splitlines()
     assert " default WEBSOCKET '/echo' 1001 " in line
+    assert line.endswith("ms /echo")

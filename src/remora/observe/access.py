@@ -38,13 +38,22 @@ class AccessLog:
         self._writer = ThreadPoolExecutor(1, "remora-access-log")
         self._loop = asyncio.get_running_loop()
 
-    def add(self, head: HttpHead, request_id: str, app: str, status: int, took_s: float) -> None:
+    def add(
+        self,
+        head: HttpHead,
+        request_id: str,
+        app: str,
+        status: int,
+        took_s: float,
+        route: str = "",
+    ) -> None:
         """Log one request."""
         pending = self._pending
         if len(pending) >= MAX_PENDING:
             self._dropped += 1
             return
-        pending.append((head.client, head.method, head.path, status, took_s, request_id, app))
+        row = (head.client, head.method, head.path, status, took_s, request_id, app, route)
+        pending.append(row)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._flush)
 
@@ -73,8 +82,8 @@ class AccessLog:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
         lines = [
             f"{stamp} {client[0] if client else '-'} {request_id} {app or '-'} "
-            f"{method} {path!r} {status} {took_s * 1000:.2f}ms\n"
-            for client, method, path, status, took_s, request_id, app in pending
+            f"{method} {path!r} {status} {took_s * 1000:.2f}ms {route or '-'}\n"
+            for client, method, path, status, took_s, request_id, app, route in pending
         ]
         if dropped:
             lines.append(f"{stamp} - - - {dropped} lines were dropped: the disk was too slow\n")

@@ -11,25 +11,33 @@ from bisect import bisect_left
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 #: What a WebSocket's row has as its status when both sides parted in peace.
 CLOSED_WELL = frozenset((1000, 1001, 1005))
+#: More different rows are not kept: what is new then is counted under `OTHER`.
+MAX_ROWS = 10_000
+OTHER = "other"
 
 
 class RequestCounters:
-    """Requests and their latency by application, method and status."""
+    """Requests and their latency by application, method, status and route."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str, int], list[float]] = {}
+        self._rows: dict[tuple[str, str, int, str], list[float]] = {}
 
-    def count(self, application: str, method: str, status: int, took_s: float) -> None:
+    def count(
+        self, application: str, method: str, status: int, took_s: float, route: str = ""
+    ) -> None:
         """Count one request."""
-        key = (application, method, status)
+        key = (application, method, status, route)
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = [0.0] * (len(BUCKETS_S) + 2)
+            if len(self._rows) >= MAX_ROWS:
+                # A client may send any method, and a mount may have a name in its path.
+                key = (application, OTHER, status, OTHER)
+            row = self._rows.setdefault(key, [0.0] * (len(BUCKETS_S) + 2))
         row[bisect_left(BUCKETS_S, took_s)] += 1
         row[-1] += took_s
 
-    def rows(self) -> list[tuple[str, str, int, int, float]]:
-        """Application, method, status, number of requests, sum of their seconds."""
+    def rows(self) -> list[tuple[str, str, int, str, int, float]]:
+        """Application, method, status, route, number of requests, sum of their seconds."""
         return [(*key, int(sum(row[:-1])), row[-1]) for key, row in self._rows.items()]
 
     def render(self) -> str:
@@ -37,11 +45,11 @@ class RequestCounters:
         requests = ["# TYPE serve_num_http_requests_total counter"]
         errors = ["# TYPE serve_num_http_error_requests_total counter"]
         latency = ["# TYPE serve_http_request_latency_ms histogram"]
-        for application, method, status, count, total_s in sorted(self.rows()):
-            row = self._rows[application, method, status]
+        for application, method, status, route, count, total_s in sorted(self.rows()):
+            row = self._rows[application, method, status, route]
             labels = (
                 f'application="{_escaped(application)}",method="{_escaped(method)}",'
-                f'status_code="{status}"'
+                f'route="{_escaped(route)}",status_code="{status}"'
             )
             requests.append(f"serve_num_http_requests_total{{{labels}}} {count}")
             if status >= 400 and status not in CLOSED_WELL:

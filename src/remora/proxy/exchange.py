@@ -52,6 +52,7 @@ class Exchange(Call):
         complete: the response is written.
         head_sent: the response's head is written.
         status: of the response.
+        route: template of the route that answered, below the application's prefix.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Exchange(Call):
         "is_read",
         "keep_alive",
         "request",
+        "route",
         "status",
     )
 
@@ -82,6 +84,7 @@ class Exchange(Call):
         self.head_sent = False
         self.is_read = False
         self.status = 0
+        self.route = ""
         self._chunked = False
         self._left: int | None = None
         self._consumed = 0
@@ -183,11 +186,13 @@ class Exchange(Call):
         kind = frame[0]
         if kind == _RESPONSE:
             start = decode_http_start(frame[4])
+            self.route = start.route
             self._write_whole(start.status, start.headers, frame[5])
         elif kind == _ITEM:
             self._write_part(frame[5])
         elif kind == _START:
             start = decode_http_start(frame[4])
+            self.route = start.route
             self._write_head(start.status, start.headers)
         elif kind == _END:
             self._write_end()

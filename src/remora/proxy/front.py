@@ -188,8 +188,12 @@ class Front:
         envelope = exchange.envelope
         head = exchange.request.head
         status = exchange.status
-        self._counters.count(envelope.application, head.method, status, took_s)
-        self._access.add(head, envelope.request_id, envelope.application, status, took_s)
+        prefix, route = envelope.route, exchange.route
+        if route:
+            prefix = route if prefix == "/" else prefix + route
+        application = envelope.application
+        self._counters.count(application, head.method, status, took_s, prefix)
+        self._access.add(head, envelope.request_id, application, status, took_s, prefix)
 
     def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Header lines of every response; the server makes a new list when the date changes."""

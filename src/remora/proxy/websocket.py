@@ -231,6 +231,7 @@ class WebSocketExchange(Exchange):
         if not self._opened:
             start = decode_http_start(frame[4]) if kind == _START else None
             if start is not None and start.status == 101:
+                self.route = start.route
                 self._open(start.headers)
             else:
                 super()._deliver(frame)

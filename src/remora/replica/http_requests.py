@@ -40,7 +40,8 @@ class HttpRequests:
         try:
             code = self._runner.code
             if code.asgi_app is not None:
-                await code.asgi_app(self._scope(envelope), work.receive, work.send)
+                scope = work.scope = self._scope(envelope)
+                await code.asgi_app(scope, work.receive, work.send)
                 if not work.finished:
                     raise RuntimeError("The ASGI app returned without completing its response")
             else:

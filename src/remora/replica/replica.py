@@ -201,6 +201,8 @@ class Replica:
             raise
         except (Exception, SystemExit) as error:
             raise ReplicaStartError(user_traceback(error)) from error
+        # Only now may the module that counts FastAPI's threads be there.
+        self._place.limit_threads(self.max_ongoing)
         context.servable_object = self.code.target
         self._place.on_constructed()
         self.watchdog.start()

@@ -40,7 +40,8 @@ class WebSocketRequests:
             if code.asgi_app is None:
                 _refuse_plain(work)
                 return
-            await code.asgi_app(_scope(envelope, code), work.receive, work.send)
+            scope = work.scope = _scope(envelope, code)
+            await code.asgi_app(scope, work.receive, work.send)
             if not work.response_started:
                 raise RuntimeError("The ASGI app returned without an answer to the handshake")
         except asyncio.CancelledError:

@@ -156,7 +156,7 @@ class WebSocketWork(Work):
         subprotocol = message.get("subprotocol")
         if subprotocol is not None:
             headers.append((b"sec-websocket-protocol", str(subprotocol).encode("latin-1")))
-        self.connection.write(FrameKind.START, self.number, pack(HttpStart(101, headers)))
+        self.connection.write(FrameKind.START, self.number, pack(HttpStart(101, headers, self.route())))
         self.accepted = self._started = True
         if self.context is not None:
             self.context.deadline = None
@@ -179,7 +179,7 @@ class WebSocketWork(Work):
             return
         if not self.accepted:
             self.close = _NEVER_OPEN
-            self.finish(FrameKind.RESPONSE, pack(HttpStart(403, [])))
+            self.finish(FrameKind.RESPONSE, pack(HttpStart(403, [], self.route())))
             return
         if code not in _CLOSE_CODES and not 3000 <= code <= 4999:
             raise RuntimeError(f"{code} is no code that a WebSocket can be closed with")

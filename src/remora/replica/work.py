@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remora.replica.inbound import Inbound
+from remora.replica.asgi_route import route_template
 from remora.wire.codec import pack
 from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
@@ -38,6 +39,7 @@ class Work:
         finished: the final frame was sent.
         answered_error: the exception that was being handled when the HTTP response began: the
             response is the answer to it.
+        scope: what an ASGI app was given, for what it leaves in it.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Work:
         "finished",
         "inbound",
         "number",
+        "scope",
         "task",
     )
 
@@ -79,6 +82,7 @@ class Work:
         if envelope.streams:
             self.inbound = Inbound(connection, number, envelope.streams, envelope.request_id)
         self.answered_error: BaseException | None = None
+        self.scope: dict[str, Any] | None = None
         self._window = envelope.credit_bytes
         self._room: asyncio.Future[None] | None = None
         self._in_turn = 0
@@ -185,7 +189,7 @@ class Work:
         kind = message["type"]
         if kind == "http.response.start":
             headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
-            self._start = HttpStart(int(message["status"]), headers)
+            self._start = HttpStart(int(message["status"]), headers, self.route())
             self.answered_error = sys.exc_info()[1]
             return
         if kind != "http.response.body":
@@ -205,6 +209,13 @@ class Work:
             await self.send_item(b"", body)
         if not more:
             self.finish(FrameKind.END)
+
+    def route(self) -> str:
+        """Template of the route that the app has chosen; empty: none, or no app with routes."""
+        head = self.envelope.http
+        if self.scope is None or head is None:
+            return ""
+        return route_template(self.scope, head.root_path)
 
     def _grant_upload(self) -> None:
         self.connection.write(FrameKind.CREDIT, self.number, pack(self._upload_used))

@@ -88,6 +88,8 @@ class HttpStart(msgspec.Struct, array_like=True, frozen=True):
 
     status: int
     headers: list[tuple[bytes, bytes]]
+    #: Template of the application's route that matched, below its prefix; empty: none did.
+    route: str = ""
 
 
 class WebSocketClose(msgspec.Struct, array_like=True, frozen=True):

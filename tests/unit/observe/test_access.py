@@ -16,7 +16,7 @@ HEAD = HttpHead("GET", "/x", b"/x", b"", "", [])
 
 
 def add(log: AccessLog, request_id: str) -> None:
-    log.add(HEAD, request_id, "app", 200, 0.001)
+    log.add(HEAD, request_id, "app", 200, 0.001, "/{x}")
 
 
 async def test_a_line_for_each_request(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ async def test_a_line_for_each_request(tmp_path: Path) -> None:
     log.close()
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert [line.split()[2] for line in lines] == ["r0", "r1", "r2"]
-    assert "GET '/x' 200 1.00ms" in lines[0]
+    assert "GET '/x' 200 1.00ms /{x}" in lines[0]
 
 
 async def test_a_disk_that_stalls_costs_lines_and_not_memory(

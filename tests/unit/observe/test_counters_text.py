@@ -7,12 +7,12 @@ from remora.observe.counters import RequestCounters
 
 def test_counts_and_buckets_add_up() -> None:
     counters = RequestCounters()
-    counters.count("shop", "GET", 200, 0.0004)
-    counters.count("shop", "GET", 200, 0.02)
-    counters.count("shop", "GET", 503, 999.0)
+    counters.count("shop", "GET", 200, 0.0004, "/a")
+    counters.count("shop", "GET", 200, 0.02, "/a")
+    counters.count("shop", "GET", 503, 999.0, "/a")
     lines = counters.render().splitlines()
-    ok = 'application="shop",method="GET",status_code="200"'
-    bad = 'application="shop",method="GET",status_code="503"'
+    ok = 'application="shop",method="GET",route="/a",status_code="200"'
+    bad = 'application="shop",method="GET",route="/a",status_code="503"'
     assert f"serve_num_http_requests_total{{{ok}}} 2" in lines
     assert f"serve_num_http_error_requests_total{{{bad}}} 1" in lines
     assert not any("error" in line and ok in line for line in lines)
