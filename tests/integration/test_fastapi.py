@@ -49,6 +49,7 @@ pytestmark = pytest.mark.one_loop
 
 PREFIX = "/shop"
 METHODS = ["GET", "HEAD", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
+A_FILE: Any = File()
 EVENTS: list[str] = []
 
 
@@ -157,7 +158,7 @@ class Shop(Base):
         return item
 
     @app.put("/form")
-    async def form(self, a: str = Form(), upload: UploadFile = File()) -> list[Any]:
+    async def form(self, a: str = Form(), upload: UploadFile = A_FILE) -> list[Any]:
         return [a, upload.filename, len(await upload.read())]
 
     @app.api_route("/any", methods=METHODS, include_in_schema=False)
@@ -274,6 +275,18 @@ async def test_methods_of_the_class_see_their_instance(shop: tuple[Node, Door]) 
 
 async def test_inherited_routes_see_the_instance_of_the_subclass(shop: tuple[Node, Door]) -> None:
     assert (await get(shop[1], "/inherited")).body == b'"shop"'
+
+
+class SubShop(Shop):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+async def test_a_subclass_of_an_ingress_class_has_a_constructor_of_its_own(rig: Rig) -> None:
+    door = await at(rig, await rig.node(SubShop, "sub"))
+    assert (await get(door, "/inherited")).body == b'"sub"'
+    assert b"sub 1 None" in (await get(door, "/items/1")).body
 
 
 async def test_module_level_and_included_routes_work_beside_methods(

@@ -102,7 +102,8 @@ async def test_the_request_is_whole(door: Door) -> None:
 
 @pytest.mark.parametrize("name", ["x-request-id", "X-Request-ID", "X-REQUEST-ID"])
 async def test_the_request_id_of_the_client_is_used_in_any_case(door: Door, name: str) -> None:
-    answer = await ask(door, **{name: "mine"})
+    headers: dict[str, Any] = {name: "mine"}
+    answer = await ask(door, **headers)
     assert answer.headers["x-request-id"] == json.loads(answer.body)["id"] == "mine"
 
 
@@ -161,7 +162,7 @@ async def test_plain_handlers_run_in_as_many_threads_as_requests_may_be(rig: Rig
 async def test_a_plain_handler_of_a_client_that_left_runs_to_its_end(rig: Rig) -> None:
     node = await rig.node(Threads, max_ongoing=1)
     door = await rig.door(node)
-    reader, writer = await door.connect()
+    _, writer = await door.connect()
     writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
     await until(lambda: node.target.running == 1)
     writer.transport.abort()

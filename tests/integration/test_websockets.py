@@ -205,7 +205,9 @@ async def close_of(client: ClientConnection) -> tuple[int, str]:
 
 
 def rows(door: Door) -> list[tuple[str, int, int]]:
-    return sorted((method, status, count) for _, method, status, _, count, _ in door.counters.rows())
+    return sorted(
+        (method, status, count) for _, method, status, _, count, _ in door.counters.rows()
+    )
 
 
 def exchange_of(door: Door) -> WebSocketExchange:

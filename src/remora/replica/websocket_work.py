@@ -156,7 +156,9 @@ class WebSocketWork(Work):
         subprotocol = message.get("subprotocol")
         if subprotocol is not None:
             headers.append((b"sec-websocket-protocol", str(subprotocol).encode("latin-1")))
-        self.connection.write(FrameKind.START, self.number, pack(HttpStart(101, headers, self.route())))
+        self.connection.write(
+            FrameKind.START, self.number, pack(HttpStart(101, headers, self.route()))
+        )
         self.accepted = self._started = True
         if self.context is not None:
             self.context.deadline = None

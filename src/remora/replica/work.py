@@ -11,8 +11,8 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from remora.replica.inbound import Inbound
 from remora.replica.asgi_route import route_template
+from remora.replica.inbound import Inbound
 from remora.wire.codec import pack
 from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
