@@ -95,10 +95,10 @@ def _read_all(
                 begin = now
                 restart()
             for key, _ in selector.select(0.1):
-                stream = key.fileobj
-                assert isinstance(stream, socket.socket)
+                source = key.fileobj
+                assert isinstance(source, socket.socket)
                 try:
-                    data = stream.recv(_READ_BYTES)
+                    data = source.recv(_READ_BYTES)
                 except BlockingIOError:
                     continue
                 if not data:
