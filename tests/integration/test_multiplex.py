@@ -131,6 +131,57 @@ async def test_a_model_that_keeps_its_replica_busy_is_loaded_by_another_one(rig:
     assert [await one for one in calls] == ["hot"] * 4
 
 
+async def busy_holder(rig: Rig) -> tuple[Node, Node, Router, list[UnaryCall]]:
+    """Two replicas: one full of requests for a model, the other one nearly full of others."""
+    holder = await rig.node(Shelf, max_ongoing=3)
+    other = await rig.node(Shelf, max_ongoing=3)
+    router = rig.router()
+    router.update(rig.route(holder))
+    calls = [model_call(router, "hold", "hot") for _ in range(3)]
+    await until(lambda: "hot" in holder.target.get_model.loaded())
+    router.update(rig.route(holder, other))
+    calls += [model_call(router, "hold", "warm") for _ in range(2)]
+    await until(lambda: "warm" in other.target.get_model.loaded())
+    return holder, other, router, calls
+
+
+async def test_a_request_waits_for_the_holder_of_its_model_while_others_are_busy_too(
+    rig: Rig,
+) -> None:
+    holder, other, router, calls = await busy_holder(rig)
+    late = model_call(router, "ask", "hot")
+    assert router.num_waiting == 1
+    holder.target.gate.set()
+    assert await late == "hot on r0"
+    other.target.gate.set()
+    await asyncio.gather(*calls)
+    assert Shelf.loads["hot"] == 1
+
+
+async def test_a_request_that_waits_for_a_replica_that_goes_is_served_by_another_one(
+    rig: Rig,
+) -> None:
+    holder, other, router, calls = await busy_holder(rig)
+    late = model_call(router, "ask", "hot")
+    assert router.num_waiting == 1
+    holder.die()
+    assert await late == "hot on r1"
+    other.target.gate.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_a_request_that_waits_for_a_replica_that_drains_is_served_by_another_one(
+    rig: Rig,
+) -> None:
+    holder, other, router, calls = await busy_holder(rig)
+    late = model_call(router, "ask", "hot")
+    drained = asyncio.ensure_future(holder.replica.drain())
+    assert await late == "hot on r1"
+    for node in (holder, other):
+        node.target.gate.set()
+    await asyncio.gather(drained, *calls)
+
+
 async def test_a_stream_keeps_its_model_until_it_ends(rig: Rig) -> None:
     node, router = await rig.pair(Shelf)
     frames = stream(router, "items", multiplexed_model_id="a")

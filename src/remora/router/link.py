@@ -146,8 +146,9 @@ class ReplicaLink:
         self.router.on_link_ready(self)
 
     def on_bye(self) -> None:
-        """The replica takes no new requests."""
+        """The replica takes no new requests: nobody need wait for what it holds."""
         self.leaving = True
+        self.model_ids = frozenset()
         self.router.on_link_unready(self)
         self._fail_pinned()
 
@@ -169,7 +170,7 @@ class ReplicaLink:
         except ProtocolError as error:
             _log.warning("%s sent an unreadable notice: %s", self.replica_id, error)
             return
-        self.model_ids = frozenset(notice.models)
+        self.model_ids = frozenset(() if self.leaving else notice.models)
         self.metadata = notice.metadata
         self.stats = notice.stats
 

@@ -257,6 +257,9 @@ class Router:
         self._shut(link)
         if self._custom is not None and not link.leaving:
             self._custom.on_interrupted(link)
+        if self._num_waiting:
+            # Some of them may have waited for this one.
+            self._pump()
 
     def on_answered(self, call: Call, load: int) -> None:
         """A replica has finished a call; its answer says how busy it is."""

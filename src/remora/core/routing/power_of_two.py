@@ -35,12 +35,14 @@ class PowerOfTwo:
         self._models = ModelAffinity()
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
-        """Pick one; None only when there is no candidate."""
+        """Pick one; None when there is none, or one that is full suits the request far better."""
         count = len(candidates)
-        if count < 2:
-            return candidates[0] if count else None
+        if not count:
+            return None
         if request.multiplexed_model_id or self._is_spread:
             return self._choose_from_few(request.multiplexed_model_id, candidates, rng)
+        if count == 1:
+            return candidates[0]
         first = int(rng.random() * count)
         second = int(rng.random() * (count - 1))
         if second >= first:
@@ -49,7 +51,8 @@ class PowerOfTwo:
         return one if one.load <= other.load else other
 
     def keep(self, members: Sequence[C]) -> None:
-        """Note whether nearness makes a difference."""
+        """Note which replicas there are, and whether nearness makes a difference."""
+        self._models.keep(members)
         self._is_spread = len(locality.rank(members, self._node_id, self._zone)) > 1
 
     def _choose_from_few(
@@ -58,7 +61,7 @@ class PowerOfTwo:
         # A model is a matter of seconds, nearness one of microseconds.
         if model_id:
             candidates = self._models.narrow(model_id, candidates)
-        if self._is_spread:
+        if self._is_spread and candidates:
             candidates = locality.rank(candidates, self._node_id, self._zone)[0]
         chosen = less_loaded(candidates, rng)
         if model_id and chosen is not None:

@@ -31,6 +31,8 @@ class RoundRobin:
         model_id = request.multiplexed_model_id
         if model_id:
             candidates = self._models.narrow(model_id, candidates)
+            if not candidates:
+                return None
         last = self._last
         # Those after the cursor come before those up to it.
         chosen = min(candidates, key=lambda c: (c.replica_id <= last, c.replica_id))
@@ -40,4 +42,5 @@ class RoundRobin:
         return chosen
 
     def keep(self, members: Sequence[C]) -> None:
-        """Nothing to note: candidates are enough."""
+        """Note which replicas there are."""
+        self._models.keep(members)
