@@ -29,6 +29,7 @@ class Sampling(Enum):
     ARRAY_100MB = "array_100mb"
     EVENT_RATE = "event_rate"
     EVENT_GAP = "event_gap"
+    MODEL_HITS = "model_hits"
     START = "start"
     MEMORY = "memory"
 
@@ -100,6 +101,8 @@ ROWS: tuple[Row, ...] = (
         Better.HIGHER, Goal(100_000, relative=False), "the same app on uvicorn"),
     Row("sse_gap", "gap p99 of 128 paced streams, over the generator's", "ms", 2, "sse",
         Sampling.EVENT_GAP, Better.LOWER, Goal(5.0, relative=False), None),
+    Row("models", "1,000 models under Zipf load, hits against an ideal LRU", "%", 1, "models",
+        Sampling.MODEL_HITS, Better.HIGHER, Goal(95, relative=False), None),
     Row("start", "start command to first answer, FastAPI app", "s", 3, "fastapi", Sampling.START,
         Better.LOWER, Goal(2.5, relative=True), "uvicorn command, same app"),
     Row("start_hello", "start command to first answer, hello app", "s", 3, "hello",

@@ -78,6 +78,11 @@ def event_gap(target: Target, duration_s: int) -> float:
     return gap_p99_over_ms(_http(target).request.port, duration_s)
 
 
+def model_hits(target: Target, duration_s: int) -> float:
+    """Hits as a percentage of those of an ideal cache."""
+    return _driver(target).ask("model_hits_percent", duration_s=duration_s)
+
+
 def start_s(target: Target, duration_s: int) -> float:
     """Seconds from the command to the first answer. `duration_s` is not used."""
     try:
@@ -111,6 +116,7 @@ SAMPLES: dict[Sampling, Sample] = {
     Sampling.ARRAY_100MB: array_100mb,
     Sampling.EVENT_RATE: event_rate,
     Sampling.EVENT_GAP: event_gap,
+    Sampling.MODEL_HITS: model_hits,
     Sampling.START: start_s,
     Sampling.MEMORY: idle_memory_mb,
 }

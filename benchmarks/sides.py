@@ -90,6 +90,15 @@ def handle_driver(python: str, serve: str, app: str, ready_timeout_s: float) -> 
     )
 
 
+def _models_driver(scratch: Path) -> Target:
+    def launch(descriptor: int, folder: Path) -> Launch:
+        argv = [sys.executable, "-m", "benchmarks.drivers.models", "--orders", str(descriptor)]
+        home = {"REMORA_HOME": str(folder / "home")}
+        return Launch([*argv, "--port", str(free_port())], home)
+
+    return DriverTarget("remora-models", launch, scratch, ready_timeout_s=60.0)
+
+
 LIMIT_SIDE = Side(
     LIMIT,
     {
@@ -106,6 +115,7 @@ REMORA_SIDE = Side(
         "hello": _remora_run("remora_hello"),
         "fastapi": _remora_run("remora_api"),
         "sse": _remora_run("remora_sse"),
+        "models": _models_driver,
         "handle": handle_driver(sys.executable, "remora", "benchmarks.apps.remora_echo:app", 30.0),
     },
 )
