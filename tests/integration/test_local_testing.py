@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import BackgroundTasks, FastAPI, Request
+from fastapi import BackgroundTasks, FastAPI, Request, WebSocket
 from starlette.responses import StreamingResponse
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
 
 import remora as serve
 from remora.errors import InstanceError, RemoraError
@@ -93,6 +94,22 @@ class App:
     async def later(self, tasks: BackgroundTasks) -> str:
         tasks.add_task(self.after.append, "done")
         return "accepted"
+
+    @api.websocket("/chat")
+    async def chat(self, socket: WebSocket) -> None:
+        if "bye" in socket.query_params:
+            await socket.close(4001)
+            return
+        await socket.accept(subprotocol=next(iter(socket.scope["subprotocols"]), None))
+        async for text in socket.iter_text():
+            if text == "double":
+                await socket.send_bytes(b"x" * 300_000)
+            elif text == "end":
+                await socket.close(4000, "enough")
+                return
+            else:
+                await socket.send_text(str(await self.doubler.remote(int(text))))
+        self.after.append("client left")
 
     @api.get("/slow")
     async def slow(self) -> None:
@@ -182,6 +199,25 @@ def test_uploads_and_downloads_are_streamed(http: TestClient) -> None:
 def test_head_and_background_tasks_work(http: TestClient) -> None:
     assert http.post("/later").json() == "accepted"
     assert http.head("/double?x=1").status_code == 405
+
+
+def test_websockets_go_through_the_front_door(http: TestClient) -> None:
+    with http.websocket_connect("/chat", subprotocols=["v2", "v1"]) as socket:
+        assert socket.accepted_subprotocol == "v2"
+        socket.send_text("21")
+        assert socket.receive_text() == "42"
+        socket.send_text("double")
+        assert socket.receive_bytes() == b"x" * 300_000
+        socket.send_text("end")
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+    assert (closed.value.code, closed.value.reason) == (4000, "enough")
+
+
+def test_a_refused_websocket_is_a_response(http: TestClient) -> None:
+    with pytest.raises(WebSocketDenialResponse) as refused:
+        http.websocket_connect("/chat?bye=1").__enter__()
+    assert refused.value.status_code == 403
 
 
 def test_a_time_limit_of_the_front_door_holds(app: Any) -> None:
