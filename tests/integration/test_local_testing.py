@@ -203,7 +203,7 @@ def test_head_and_background_tasks_work(http: TestClient) -> None:
 
 def test_websockets_go_through_the_front_door(http: TestClient) -> None:
     with http.websocket_connect("/chat", subprotocols=["v2", "v1"]) as socket:
-        assert socket.accepted_subprotocol == "v2"
+        assert str(socket.accepted_subprotocol) == "v2"
         socket.send_text("21")
         assert socket.receive_text() == "42"
         socket.send_text("double")
@@ -211,12 +211,13 @@ def test_websockets_go_through_the_front_door(http: TestClient) -> None:
         socket.send_text("end")
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_text()
-    assert (closed.value.code, closed.value.reason) == (4000, "enough")
+        assert (closed.value.code, closed.value.reason) == (4000, "enough")
 
 
 def test_a_refused_websocket_is_a_response(http: TestClient) -> None:
+    session = http.websocket_connect("/chat?bye=1")
     with pytest.raises(WebSocketDenialResponse) as refused:
-        http.websocket_connect("/chat?bye=1").__enter__()
+        session.__enter__()
     assert refused.value.status_code == 403
 
 
