@@ -23,6 +23,7 @@ class Candidate:
     load: int
     model_ids: frozenset[str] = field(default=frozenset())
     limit: int = 100
+    is_coming: bool = False
     node_id: NodeID = LOCAL_NODE
     availability_zone: str = ""
 

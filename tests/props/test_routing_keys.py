@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -95,6 +96,18 @@ def test_a_full_replica_is_stood_in_for_by_as_many_as_allowed(
         chosen.append(found)
         left = [c for c in left if c is not found]
     assert len(chosen) == min(count, 1 + fallbacks)
+
+
+@given(st.integers(1, 8), keys)
+def test_a_replica_that_is_being_connected_is_waited_for(count: int, key: str) -> None:
+    policy = ConsistentHash()
+    everybody = members(*[0] * count)
+    policy.keep(everybody)
+    home = policy.choose(request(session_id=key), everybody, RNG)
+    assert home is not None
+    rest = [c for c in everybody if c is not home]
+    policy.keep([*rest, replace(home, is_coming=True)])
+    assert policy.choose(request(session_id=key), rest, RNG) is None
 
 
 def test_without_a_session_requests_are_spread() -> None:

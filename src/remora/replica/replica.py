@@ -18,6 +18,7 @@ from remora.replica.http_requests import HttpRequests
 from remora.replica.notices import Notices
 from remora.replica.promises import promises_of
 from remora.replica.requests import RequestRunner
+from remora.replica.self_report import SelfReport
 from remora.replica.surroundings import OwnProcess, Place
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
@@ -75,6 +76,7 @@ class Replica:
         #: What the code promises its callers, packed; None: nothing.
         self.promises: bytes | None = None
         self.notices = Notices(self.loop, self._connections)
+        self._report = SelfReport(self.announce)
         self._construction: asyncio.Task[ReplicaReady] | None = None
         self.control: Mapping[str, ControlHandler] = {
             "initialize": self._initialize,
@@ -153,6 +155,7 @@ class Replica:
             await self._context.held_models.close()
             self._place.leave(self._context)
         self.watchdog.stop()
+        self._report.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.stopped.set()
 
@@ -160,6 +163,7 @@ class Replica:
         """End everything at once, as the end of the process would."""
         self.turns_away = True
         self.watchdog.stop()
+        self._report.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)
         for connection in list(self._connections):
             connection.close()
@@ -197,6 +201,7 @@ class Replica:
         self._place.enter(context)
         try:
             self.code = await UserCode.construct(spec)
+            await self._report.begin(self.code, spec.config.request_router_config)
         except RemoraError:
             raise
         except (Exception, SystemExit) as error:
@@ -229,6 +234,7 @@ class Replica:
         if config.user_config != old.user_config and config.user_config is not None:
             await self.code.reconfigure(config.user_config, self.spec.rank)
         self._limit_to(config.max_ongoing_requests)
+        self._report.follow(config.request_router_config)
         self.spec = msgspec.structs.replace(self.spec, config=config)
         if self.turned_away and self.ongoing < self.max_ongoing:
             self._call_back()

@@ -244,6 +244,26 @@ class UserCode:
         self._methods.clear()
         self._num_http_parameters = None
 
+    async def record(self, name: str) -> dict[str, Any] | None:
+        """Run `record_routing_stats` or `record_replica_metadata`; None: the object has none.
+
+        Raises:
+            TypeError: it returned no dict.
+            Exception: what the user's code raised.
+        """
+        hook = self._hook(name)
+        if hook is None:
+            return None
+        recorded = await _call(hook)
+        if not isinstance(recorded, dict):
+            raise TypeError(f"{name} must return a dict, not {type(recorded).__name__}")
+        return recorded
+
+    def kind_of_hook(self, name: str) -> MethodKind | None:
+        """How a hook of the user's object runs; None: there is none of that name."""
+        hook = self._hook(name)
+        return None if hook is None else _kind_of(hook)
+
     def _hook(self, name: str) -> Callable[..., Any] | None:
         if inspect.isroutine(self.target):
             return None

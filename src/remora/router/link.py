@@ -23,6 +23,8 @@ _log = logging.getLogger("remora.router")
 #: A replica in the snapshot that does not answer is tried again after this long, doubling.
 _FIRST_RECONNECT_S: Seconds = 0.02
 _LAST_RECONNECT_S: Seconds = 1.0
+#: How long a request waits for the first connection to the replica that it is meant for.
+FIRST_CONNECT_S: Seconds = 1.0
 
 
 class ReplicaLink:
@@ -38,6 +40,7 @@ class ReplicaLink:
         full: the replica turned us away and has not called us back.
         leaving: the replica said goodbye: it never has room again.
         promises: what the replica's code says of itself; kept when the replica is gone.
+        is_coming: the first connection is under way, and not for long.
         model_ids: multiplexed models that the replica holds, as it last said.
         metadata: what its code said of itself once.
         stats: what its code last said of itself.
@@ -46,12 +49,14 @@ class ReplicaLink:
     """
 
     __slots__ = (
+        "_coming",
         "_task",
         "address",
         "availability_zone",
         "channel",
         "full",
         "gone",
+        "is_coming",
         "leaving",
         "limit",
         "metadata",
@@ -83,6 +88,8 @@ class ReplicaLink:
         self.full = False
         self.leaving = False
         self.gone = False
+        self.is_coming = False
+        self._coming: asyncio.TimerHandle | None = None
         self.position = -1
         self.pinned: deque[Call] = deque()
         self.promises = NO_PROMISES
@@ -92,6 +99,21 @@ class ReplicaLink:
     def load(self) -> int:
         """Requests that the replica works on, as far as we know."""
         return self.outstanding + self.others
+
+    def begin(self) -> None:
+        """Connect for the first time, which takes a moment: some requests wait for that."""
+        self.is_coming = True
+        self._coming = self.router.loop.call_later(FIRST_CONNECT_S, self._end_coming)
+        self.start()
+
+    def _end_coming(self) -> None:
+        """Nobody waits for the first connection any more: it is there, or it takes too long."""
+        if self.is_coming:
+            self.is_coming = False
+            self.router.pump()
+        if self._coming is not None:
+            self._coming.cancel()
+            self._coming = None
 
     def start(self) -> None:
         """Connect in the background; the router is told when requests can be sent."""
@@ -110,6 +132,7 @@ class ReplicaLink:
                 raise
             except ConnectionLostError:
                 # The snapshot says it runs: it is about to vanish from it, or back soon.
+                self._end_coming()
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, _LAST_RECONNECT_S)
                 continue
@@ -118,6 +141,7 @@ class ReplicaLink:
             self.full = self.leaving = False
             self.others = 0
             self.router.on_link_ready(self)
+            self._end_coming()
             return
 
     def retire(self) -> None:
@@ -134,6 +158,8 @@ class ReplicaLink:
     def close(self) -> None:
         """Let go of the connection now; requests under way are lost."""
         self.gone = True
+        self.is_coming = False
+        self._end_coming()
         if self._task is not None:
             self._task.cancel()
         if self.channel is not None:

@@ -431,10 +431,19 @@ class PowerOfTwoChoicesRequestRouter(FIFOMixin, LocalityMixin, MultiplexMixin, R
 class _Placed:
     """A replica with the plain types that `core.routing` wants."""
 
-    __slots__ = ("availability_zone", "limit", "load", "model_ids", "node_id", "replica")
+    __slots__ = (
+        "availability_zone",
+        "is_coming",
+        "limit",
+        "load",
+        "model_ids",
+        "node_id",
+        "replica",
+    )
 
     def __init__(self, replica: RunningReplica) -> None:
         self.replica = replica
+        self.is_coming = False
         self.load = replica.load
         self.limit = replica.limit
         self.model_ids = replica.model_ids

@@ -203,7 +203,7 @@ class Router:
         for replica_id, replica in wanted.items():
             if replica_id not in self._links:
                 link = self._links[replica_id] = ReplicaLink(self, replica)
-                link.start()
+                link.begin()
         self._policy.keep(tuple(self._links.values()))
         for link in self._links.values():
             self._reconsider(link)

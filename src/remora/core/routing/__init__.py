@@ -34,6 +34,10 @@ class Candidate(Protocol):
         """Requests of this router that it may work on at a time."""
 
     @property
+    def is_coming(self) -> bool:
+        """No candidate yet, but in a moment."""
+
+    @property
     def model_ids(self) -> frozenset[str]:
         """Multiplexed models that the replica holds, as it last said."""
 

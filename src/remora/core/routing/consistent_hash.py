@@ -62,7 +62,7 @@ class ConsistentHash:
 
     Those without one are spread by their request id. When the replica that a key belongs to is
     full, the next `num_fallback_replicas` on the ring may take the request; when they are full
-    too, it waits for one of them.
+    too, it waits for one of them. One to which the first connection is being made is waited for.
     """
 
     __slots__ = ("_fallbacks", "_load_factor", "_members", "_num_virtual_nodes", "_ring")
@@ -91,7 +91,7 @@ class ConsistentHash:
         self._num_virtual_nodes = num_virtual_nodes
         self._fallbacks = num_fallback_replicas
         self._load_factor = load_factor
-        self._members: Sequence[Candidate] = ()
+        self._members: dict[ReplicaID, Candidate] = {}
         self._ring = Ring((), num_virtual_nodes)
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
@@ -105,6 +105,8 @@ class ConsistentHash:
                 break
             found = able.get(replica_id)
             if found is None:
+                if self._members[replica_id].is_coming:
+                    return None
                 continue
             if bound is None or found.load < bound:
                 return found
@@ -113,13 +115,13 @@ class ConsistentHash:
 
     def keep(self, members: Sequence[Candidate]) -> None:
         """Put these replicas on the ring."""
-        if {m.replica_id for m in members} != {m.replica_id for m in self._members}:
-            self._ring = Ring((m.replica_id for m in members), self._num_virtual_nodes)
-        self._members = members
+        known, self._members = self._members, {m.replica_id: m for m in members}
+        if known.keys() != self._members.keys():
+            self._ring = Ring(self._members, self._num_virtual_nodes)
 
     def _bound(self) -> int | None:
         """Load below which a replica takes one more request."""
         if self._load_factor is None or not self._members:
             return None
-        total = sum(m.load for m in self._members) + 1
+        total = sum(m.load for m in self._members.values()) + 1
         return math.ceil(self._load_factor * total / len(self._members))
