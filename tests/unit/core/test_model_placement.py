@@ -42,6 +42,7 @@ class Link:
     model_ids: frozenset[str] = frozenset()
     node_id: str = "local"
     availability_zone: str = ""
+    is_coming: bool = False
 
     @property
     def replica_id(self) -> ReplicaID:
