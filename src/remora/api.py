@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from remora.build import build, check_route_prefix, check_target
 from remora.config import HTTPOptions, ProxyLocation, nearest, with_absolute_paths
@@ -57,6 +57,8 @@ __all__ = [
 
 _log = logging.getLogger("remora")
 
+_D = TypeVar("_D")
+
 #: Seconds after which `run` says what it waits for.
 SLOW_AFTER_S = 5.0
 #: Seconds that `delete` waits for an application to be gone.
@@ -92,7 +94,7 @@ class RunTarget:
 
 
 def run(
-    target: Application,
+    target: Application[_D],
     blocking: bool = False,
     name: str = DEFAULT_APP_NAME,
     route_prefix: str | None = "/",
@@ -100,7 +102,7 @@ def run(
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: dict[str, Any] | None = None,
-) -> DeploymentHandle[Any]:
+) -> DeploymentHandle[_D]:
     """Deploy an application, wait until it runs, and return a handle to its ingress.
 
     Args:

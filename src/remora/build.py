@@ -12,7 +12,7 @@ import os
 import sys
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +61,14 @@ def build(
     if not name:
         raise RemoraError("An application needs a name that is not empty.")
     check_route_prefix(route_prefix)
-    names = {target: target._deployment.name}
-    waiting = deque([target])
-
-    def replace(node: Application) -> DeploymentHandle[Any]:
-        if node not in names:
-            names[node] = _new_name(node._deployment.name, set(names.values()))
-            waiting.append(node)
-        return DeploymentHandle(names[node], name)
-
     specs = []
-    while waiting:
-        node = waiting.popleft()
-        user_code = node._deployment.func_or_class
-        code = dumps_call(user_code, node._args, node._kwargs, replace)
-        version = code_version or _version(user_code, code)
+    names: dict[Application, str] = {}
+    for node, node_name, code in walk(target, name):
+        names[node] = node_name
+        version = code_version or _version(node._deployment.func_or_class, code)
         specs.append(
             DeploymentSpec(
-                name=names[node],
+                name=node_name,
                 code=code,
                 code_version=version,
                 config=with_policy(node._deployment.config),
@@ -88,10 +78,31 @@ def build(
     return ApplicationSpec(
         name=name,
         route_prefix=route_prefix,
-        ingress=names[target],
+        ingress=specs[0].name,
         deployments=tuple(specs),
         surroundings=surroundings or surroundings_of_this_process(),
     )
+
+
+def walk(target: Application, app_name: str) -> Iterator[tuple[Application, str, bytes]]:
+    """Give each node of a graph with its name and its pickled code, the root first.
+
+    Raises:
+        CodeNotPicklableError: code or arguments that cannot travel.
+    """
+    names = {target: target._deployment.name}
+    waiting = deque([target])
+
+    def replace(node: Application) -> DeploymentHandle[Any]:
+        if node not in names:
+            names[node] = _new_name(node._deployment.name, set(names.values()))
+            waiting.append(node)
+        return DeploymentHandle(names[node], app_name)
+
+    while waiting:
+        node = waiting.popleft()
+        code = dumps_call(node._deployment.func_or_class, node._args, node._kwargs, replace)
+        yield node, names[node], code
 
 
 def _version(func_or_class: Callable[..., Any], code: bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NoReturn, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Unpack, overload
 
 from remora import options as _options
 from remora.config import UNSET, BackpressureConfig, DeploymentConfig
@@ -20,7 +20,18 @@ from remora.options import DeploymentOptions
 INGRESS_MARK = "__remora_ingress__"
 
 
-class Deployment:
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: The class that is deployed; of a function nothing is known.
+    _D = TypeVar("_D", default=Any)
+else:
+    from typing import TypeVar
+
+    _D = TypeVar("_D")
+
+
+class Deployment(Generic[_D]):
     """A class or function with a name and options. Made by `@deployment`, never by hand."""
 
     __slots__ = ("_config", "_func_or_class", "_options")
@@ -36,7 +47,7 @@ class Deployment:
         )
 
     @classmethod
-    def _make(cls, func_or_class: Callable[..., Any], given: DeploymentOptions) -> Deployment:
+    def _make(cls, func_or_class: Callable[..., Any], given: DeploymentOptions) -> Deployment[Any]:
         if not callable(func_or_class):
             raise TypeError(
                 f"@deployment goes on a class or function, not on {type(func_or_class).__name__} "
@@ -62,7 +73,7 @@ class Deployment:
         self,
         func_or_class: Callable[..., Any] | None = None,
         **options: Unpack[DeploymentOptions],
-    ) -> Deployment:
+    ) -> Deployment[_D]:
         """Return a deployment with these options changed; this one stays as it is.
 
         Args:
@@ -79,7 +90,7 @@ class Deployment:
         merged.update(options)
         return Deployment._make(func_or_class or self._func_or_class, merged)
 
-    def bind(self, *args: Any, **kwargs: Any) -> Application:
+    def bind(self, *args: Any, **kwargs: Any) -> Application[_D]:
         """Fix the arguments of the constructor. Starts nothing.
 
         An `Application` among them, also inside lists, dicts, tuples and other picklable
@@ -94,6 +105,20 @@ class Deployment:
                 "only a class has a constructor to pass them to"
             )
         return Application(self, args, kwargs)
+
+    if not TYPE_CHECKING:  # Checkers shall go on to find what is misspelt.
+
+        def __getattr__(self, name: str) -> Any:
+            # `handle.method(Model.predict)` where `Model` is decorated.
+            if name.startswith("_"):
+                raise AttributeError(name)
+            found = getattr(self._func_or_class, name, None)
+            if inspect.isclass(self._func_or_class) and callable(found):
+                return found
+            raise AttributeError(
+                f"Deployment {self.name!r} has no attribute {name!r}, and its class no method of "
+                "that name"
+            )
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: what is deployed is called through a handle."""
@@ -123,9 +148,9 @@ class Deployment:
         return
 
     @property
-    def func_or_class(self) -> Callable[..., Any]:
+    def func_or_class(self) -> type[_D]:
         """What was decorated, for direct use in tests."""
-        return self._func_or_class
+        return self._func_or_class  # type: ignore[return-value]  # of a function: of Any
 
     @property
     def config(self) -> DeploymentConfig:
@@ -182,13 +207,13 @@ class Deployment:
         raise NotSupportedYetError("logging_config", logging_config)
 
 
-class Application:
+class Application(Generic[_D]):
     """A deployment with bound arguments: a node of the graph, and what `run` takes."""
 
     __slots__ = ("_args", "_deployment", "_kwargs")
 
     def __init__(
-        self, deployment: Deployment, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, deployment: Deployment[_D], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self._deployment = deployment
         self._args = args
@@ -198,25 +223,35 @@ class Application:
         return f"Application({self._deployment.name!r})"
 
 
+class Decorator(Protocol):
+    """What `@deployment(...)` with options is."""
+
+    @overload
+    def __call__(self, func_or_class: type[_D], /) -> Deployment[_D]: ...
+
+    @overload
+    def __call__(self, func_or_class: Callable[..., Any], /) -> Deployment[Any]: ...
+
+
 @overload
-def deployment(_func_or_class: Callable[..., Any], /) -> Deployment: ...
+def deployment(
+    _func_or_class: type[_D], /, **options: Unpack[DeploymentOptions]
+) -> Deployment[_D]: ...
 
 
 @overload
 def deployment(
     _func_or_class: Callable[..., Any], /, **options: Unpack[DeploymentOptions]
-) -> Deployment: ...
+) -> Deployment[Any]: ...
 
 
 @overload
 def deployment(
     _func_or_class: None = None, /, **options: Unpack[DeploymentOptions]
-) -> Callable[[Callable[..., Any]], Deployment]: ...
+) -> Decorator: ...
 
 
-def deployment(
-    _func_or_class: Any = UNSET, /, **options: Unpack[DeploymentOptions]
-) -> Deployment | Callable[[Callable[..., Any]], Deployment]:
+def deployment(_func_or_class: Any = UNSET, /, **options: Unpack[DeploymentOptions]) -> Any:
     """Make a deployment of a class or function; with or without options.
 
     Args:
@@ -233,7 +268,7 @@ def deployment(
     if "name" in options:
         _options.check_deployment_name(options["name"])
 
-    def decorate(func_or_class: Callable[..., Any]) -> Deployment:
+    def decorate(func_or_class: Callable[..., Any]) -> Deployment[Any]:
         return Deployment._make(func_or_class, options)
 
     if _func_or_class is UNSET or _func_or_class is None:

@@ -13,10 +13,10 @@ import asyncio
 import time
 from asyncio import AbstractEventLoop
 from asyncio.events import _get_running_loop  # the public one raises, which is slow
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, overload
 
 from remora.arguments import Composed, Content, is_composed, plain_body
 from remora.broadcast import DeploymentBroadcastResponse, send_to_all
@@ -26,6 +26,7 @@ from remora.pending_calls import ChainedCall, FailedCall, submit_later, submit_n
 from remora.request_context import RequestContext, current, new_request_id
 from remora.response import DeploymentResponse, DeploymentResponseGenerator
 from remora.selection import ReplicaSelection, reserved
+from remora.typed import P, R, StreamMethod, UnaryMethod, is_stream, name_of
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire.messages import CallKind, Envelope
 from remora.wire.values import FORMATS
@@ -44,7 +45,7 @@ __all__ = [
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    #: What is awaited. Written without brackets, a handle or response is one of `Any`.
+    #: The deployment's class. Written without brackets, a handle is one of `Any`.
     _T = TypeVar("_T", default=Any)
 else:
     from typing import TypeVar
@@ -144,7 +145,7 @@ class DeploymentHandle(Generic[_T]):
 
     # ------------------------------------------------------------------------------ variants
 
-    def options(self, **options: Any) -> DeploymentHandle[Any]:
+    def options(self, **options: Any) -> DeploymentHandle[_T]:
         """Return a handle with other options; this one stays as it is.
 
         Args:
@@ -189,6 +190,38 @@ class DeploymentHandle(Generic[_T]):
             "request_serialization": self._formats[0],
             "response_serialization": self._formats[1],
         }
+
+    @overload
+    def method(  # type: ignore[overload-overlap]  # the first that fits is meant
+        self, function: Callable[Concatenate[_T, P], AsyncIterator[R]]
+    ) -> StreamMethod[P, R]: ...
+
+    @overload
+    def method(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[_T, P], Iterator[R]]
+    ) -> StreamMethod[P, R]: ...
+
+    @overload
+    def method(
+        self, function: Callable[Concatenate[_T, P], Coroutine[Any, Any, R]]
+    ) -> UnaryMethod[P, R]: ...
+
+    @overload
+    def method(self, function: Callable[Concatenate[_T, P], R]) -> UnaryMethod[P, R]: ...
+
+    def method(self, function: Callable[..., Any]) -> Any:
+        """Select a method by the function it is: checkers know its arguments and its result.
+
+        `handle.method(Model.predict).remote(1)` is `handle.predict.remote(1)`; a method that
+        yields is streamed. Only the name is used: the function of a parent class will do.
+
+        Args:
+            function: of the deployment's class.
+
+        Raises:
+            TypeError: it is no function.
+        """
+        return self.options(method_name=name_of(function), stream=is_stream(function))
 
     def __getattr__(self, name: str) -> DeploymentHandle[Any]:
         # Reached only for names that are neither the class's nor kept: the deployment's methods.

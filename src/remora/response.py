@@ -134,6 +134,13 @@ class DeploymentResponse(_Response, Generic[_T]):
                 return call.__await__()
         return self._wait_elsewhere(loop).__await__()
 
+    def as_argument(self) -> _T:
+        """Return this very response, typed as its value: to pass it to another call.
+
+        The callee gets the value; here nothing is waited for.
+        """
+        return self  # type: ignore[return-value]  # that is what it is for
+
     async def _wait(self) -> _T:
         return await self
 

@@ -118,3 +118,18 @@ def test_equal_when_code_and_options_are() -> None:
     assert deployment(Model) == deployment(Model)
     assert deployment(Model) != deployment(num_replicas=2)(Model)
     assert copy.copy(deployment(Model)) == deployment(Model)
+
+
+def test_a_method_of_the_class_can_be_named() -> None:
+    class Model:
+        size = 3
+
+        def predict(self) -> int:
+            return 1
+
+    made: Any = deployment(Model)
+    assert made.predict is Model.predict
+    for name in ("predikt", "size", "_private"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(made, name)
+    assert copy.copy(made) == made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import gc
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -594,3 +595,53 @@ async def test_init_connects_only_once(router: FakeRouter, handle: DeploymentHan
         handle._init()
     with pytest.raises(TypeError, match="_prefer"):
         handle._init(_prefer_local_routin=True)
+
+
+# ------------------------------------------------------------------------------- typed methods
+
+
+class Typed:
+    def plain(self) -> int:
+        return 1
+
+    async def one(self) -> int:
+        return 1
+
+    def many(self) -> Iterator[int]:
+        yield 1
+
+    async def many_async(self) -> AsyncIterator[int]:
+        yield 1
+
+    @functools.wraps(many)
+    def wrapped(self) -> Iterator[int]:
+        return iter((1,))
+
+
+def test_a_method_is_selected_by_its_function(handle: DeploymentHandle[Any]) -> None:
+    found: Any
+    for function, stream in (
+        (Typed.plain, False),
+        (Typed.one, False),
+        (Typed.many, True),
+        (Typed.many_async, True),
+        (Typed.wrapped, True),
+    ):
+        found = handle.method(function)
+        assert (found.method_name, found._stream) == (function.__name__, stream)
+    found = handle.options(timeout_s=3).method(Typed.plain)
+    assert found._timeout_s == 3
+
+
+def test_only_a_function_selects_a_method(handle: DeploymentHandle[Any]) -> None:
+    for wrong in ("plain", Typed, None, 3):
+        with pytest.raises(TypeError, match="method_name"):
+            handle.method(cast(Any, wrong))
+
+
+async def test_a_response_may_be_typed_as_its_value(
+    router: FakeRouter, handle: DeploymentHandle[Any]
+) -> None:
+    response = handle.double.remote(2)
+    assert response.as_argument() is response
+    assert await handle.double.remote(response.as_argument()) == 8

@@ -121,6 +121,32 @@ def shutdown(yes: bool) -> None:
 
 
 @cli.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "-d",
+    "--app-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to import MODULE from.  [default: this folder]",
+)
+@click.option("-n", "--name", default="default", show_default=True, help="Name of the application.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write, or a folder for a file <module>_handles.py.  [default: standard output]",
+)
+def stubs(
+    target: str, arguments: tuple[str, ...], app_dir: Path, name: str, output: Path | None
+) -> None:
+    """Write a module with typed handles of an application, for type checkers and editors."""
+    from remora.cli.stubs import write_stubs
+
+    write_stubs(target, arguments, app_dir.resolve(), name, output)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     click.echo(__version__)
