@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from remora.replica.sync_stream import iterate_in_thread
 from remora.response import DeploymentResponse, DeploymentResponseGenerator
 from remora.router.upload import Upload
-from remora.wire import values
+from remora.transport.packing import pack_call, pack_value
 from remora.wire.messages import Envelope
+from remora.wire.parcel import Body
 
 #: Position or name of an argument.
 Place = int | str
@@ -30,7 +31,7 @@ Place = int | str
 class Content(NamedTuple):
     """What is sent with a request."""
 
-    body: bytes
+    body: Body
     upload: Upload | None = None
 
 
@@ -43,24 +44,15 @@ def is_composed(args: Iterable[Any]) -> bool:
     return False
 
 
-def plain_body(args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope) -> bytes:
+def plain_body(args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope) -> Body:
     """Make the body of arguments that are all values; says in the envelope how to open it.
 
     Raises:
         TypeError, ValueError, pickle.PicklingError: they do not go into the format.
     """
-    wanted = envelope.request_serialization
-    if not wanted:
-        data, buffers = values.dumps((args, kwargs))
-        if buffers:
-            envelope.buffer_sizes, data = values.join(data, buffers)
-        return data
-    how, data = values.encode((args, kwargs), wanted)
-    if isinstance(how, list):
-        # Pickle, whoever made it: opened like every other.
-        envelope.buffer_sizes = how
-        envelope.request_serialization = ""
-    return data
+    # Pickle, whoever made it, is opened like every other.
+    envelope.request_serialization, body = pack_call(args, kwargs, envelope.request_serialization)
+    return body
 
 
 class Composed:
@@ -115,7 +107,7 @@ class Composed:
             envelope.streams = list(self._streams)
             envelope.body_follows = True
             sources = [_source(value) for value in self._streams.values()]
-            upload = Upload(sources, lambda item: values.encode(item, wanted), self._context)
+            upload = Upload(sources, lambda item: pack_value(item, wanted), self._context)
         return Content(plain_body(tuple(self._args), self._kwargs, envelope), upload)
 
 

@@ -29,6 +29,7 @@ from remora.selection import ReplicaSelection, reserved
 from remora.typed import P, R, StreamMethod, UnaryMethod, is_stream, name_of
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire.messages import CallKind, Envelope
+from remora.wire.parcel import Body
 from remora.wire.values import FORMATS
 
 if TYPE_CHECKING:
@@ -425,7 +426,7 @@ class DeploymentHandle(Generic[_T]):
         self.shutdown()
 
 
-async def _ready(body: bytes) -> Content:
+async def _ready(body: Body) -> Content:
     return Content(body)
 
 

@@ -29,6 +29,7 @@ from remora.errors import (
 from remora.router.call import Call, CallState, StreamCall, UnaryCall, decode_value
 from remora.wire.framing import RawFrame
 from remora.wire.messages import CallKind, Envelope
+from remora.wire.parcel import Body
 
 if TYPE_CHECKING:
     from remora.request_context import Cancellable, RequestContext
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 #: Finds the router of a loop, on that loop.
 FindRouter: TypeAlias = "Callable[[asyncio.AbstractEventLoop], Router]"
 #: Waits for the arguments of a call; gives its body and the streams among them.
-MakeBody: TypeAlias = "Callable[[], Awaitable[tuple[bytes, Upload | None]]]"
+MakeBody: TypeAlias = "Callable[[], Awaitable[tuple[Body, Upload | None]]]"
 
 _T = TypeVar("_T")
 _STREAM = CallKind.STREAM
@@ -74,7 +75,7 @@ class PendingStream(PendingCall, Protocol):
 
 
 def submit_now(
-    router: Router, envelope: Envelope, body: bytes, context: RequestContext | None
+    router: Router, envelope: Envelope, body: Body, context: RequestContext | None
 ) -> UnaryCall | StreamCall:
     """Send a call from the loop that the router lives on."""
     envelope.caller = router.name

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
@@ -279,3 +280,30 @@ Endless = serve.deployment(name="Endless", max_ongoing_requests=100)(EndlessCode
 BadManners = serve.deployment(name="BadManners", num_replicas=2)(BadMannersCode)
 BadMannersInThread = serve.deployment(name="BadManners", num_replicas=2)(BadMannersInThreadCode)
 Upload = serve.deployment(name="Upload")(UploadCode)
+
+
+class KeeperCode:
+    """Keeps the large values that it is given, and makes some."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    async def keep(self, value: Any) -> None:
+        self.kept.append(value)
+
+    async def hold(self, value: Any) -> None:
+        self.kept.append(value)
+        await asyncio.sleep(1000)
+
+    async def values(self) -> list[int]:
+        """The values of the arrays, each of which has one only; the held ones left out."""
+        return [int(one[0]) for one in self.kept[:4] if (one == one[0]).all()]
+
+    async def drop(self) -> None:
+        self.kept.clear()
+
+    async def make(self, size: int, value: int) -> Any:
+        return np.full(size, value, np.uint8)
+
+
+Keeper = serve.deployment(name="Keeper", max_ongoing_requests=100)(KeeperCode)

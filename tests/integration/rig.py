@@ -29,8 +29,8 @@ from remora.replica.surroundings import Place, SharedProcess
 from remora.router.call import StreamCall, UnaryCall
 from remora.router.router import Router
 from remora.transport.listener import listen
+from remora.transport.packing import pack_call
 from remora.types import DeploymentID, ReplicaID, replica_id
-from remora.wire import values
 from remora.wire.codec import pack
 from remora.wire.control import ReplicaReconfigure, ReplicaSpec, Surroundings
 from remora.wire.messages import CallKind, Envelope
@@ -49,20 +49,12 @@ def envelope(method: str, kind: CallKind = CallKind.UNARY, **fields: Any) -> Env
     return Envelope("request-1", "default", "App", method, kind, **fields)
 
 
-def body_of(*args: Any, **kwargs: Any) -> tuple[bytes, list[int]]:
-    data, buffers = values.dumps((args, kwargs))
-    sizes, body = values.join(data, buffers)
-    return body, sizes
-
-
 def call(router: Router, method: str, *args: Any, **fields: Any) -> UnaryCall:
-    body, sizes = body_of(*args)
-    return router.call(envelope(method, buffer_sizes=sizes, **fields), body)
+    return router.call(envelope(method, **fields), pack_call(args, {})[1])
 
 
 def stream(router: Router, method: str, *args: Any, **fields: Any) -> StreamCall:
-    body, sizes = body_of(*args)
-    return router.stream(envelope(method, CallKind.STREAM, buffer_sizes=sizes, **fields), body)
+    return router.stream(envelope(method, CallKind.STREAM, **fields), pack_call(args, {})[1])
 
 
 class Node:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.rig import Rig, body_of, call, envelope, stream, until
+from tests.integration.rig import Rig, call, envelope, stream, until
 
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
@@ -21,9 +21,11 @@ from remora.errors import (
     RequestTimeoutError,
 )
 from remora.request_context import current
+from remora.transport.packing import pack_call
 from remora.wire.codec import pack
 from remora.wire.framing import encode
 from remora.wire.messages import FrameKind
+from remora.wire.parcel import raw
 
 
 class OddError(Exception):
@@ -313,7 +315,7 @@ async def test_cancelled_while_queued_never_starts(rig: Rig) -> None:
 async def test_cancelled_before_its_first_step_never_starts(rig: Rig) -> None:
     node, router = await rig.pair(App, max_ongoing=1)
     connection = next(iter(node.replica._connections))
-    body, _ = body_of(1)
+    body = raw(pack_call((1,), {})[1])
     # Both in one read: the handler's task is made, and cancelled before it runs.
     connection.data_received(
         encode(FrameKind.REQUEST, 1000, pack(envelope("held")), body)

@@ -14,6 +14,7 @@ from tests.integration.handles import served
 from tests.integration.rig import Rig, until
 
 from remora.errors import RayServeException, RequestTimeoutError
+from remora.transport.packing import pack_value
 from remora.wire import values
 
 
@@ -164,8 +165,7 @@ async def test_a_format_that_cannot_carry_a_value_says_so(rig: Rig) -> None:
 
 
 def test_an_unopened_value_is_opened_by_pickle() -> None:
-    how, body = values.encode((1, "x"), "msgpack")
+    how, body = pack_value((1, "x"), "msgpack")
     assert (how, body) == ("msgpack", msgspec.msgpack.encode((1, "x")))
-    data, buffers = values.dumps([values.Unopened(body, how), 2])
-    sizes, joined = values.join(data, buffers)
-    assert values.loads(joined, sizes) == [[1, "x"], 2]
+    _, joined = pack_value([values.Unopened(body, how), 2])
+    assert values.loads(joined) == [[1, "x"], 2]

@@ -24,7 +24,7 @@ envelopes = st.builds(
     Envelope,
     short, short, short, short, st.sampled_from(CallKind), seconds, st.integers(0, 9),
     st.booleans(), short, short, short, short, short, st.booleans(), st.integers(0, 2**40),
-    st.none() | heads, st.lists(st.integers(0, 2**40), max_size=3),
+    st.none() | heads,
 )  # fmt: skip
 errors = st.builds(
     ErrorMeta, short, short, short, st.integers(100, 599), st.booleans(), st.booleans(), seconds

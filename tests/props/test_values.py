@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.wire import values
+from remora.wire import parcel, values
 
 plain = st.recursive(
     st.none()
@@ -29,8 +29,10 @@ plain = st.recursive(
 
 
 def there_and_back(value: Any) -> Any:
-    sizes, body = values.join(*values.dumps(value))
-    return values.loads(memoryview(body), sizes)
+    data, buffers = values.dumps(value)
+    views = [buffer.raw() for buffer in buffers]
+    body = parcel.join(data, views, [0] * len(views)) if views else data
+    return values.loads(memoryview(body))
 
 
 @given(plain)
@@ -66,7 +68,7 @@ def test_what_lives_in_main_goes_by_value() -> None:
     exec("class Mine:\n    x = 5\ndef double(n): return 2 * n", space)
     data, _ = values.dumps((space["Mine"](), space["double"]))
     assert data == cloudpickle.dumps((space["Mine"](), space["double"]), 5) or b"double" in data
-    instance, double = values.loads(data, [])
+    instance, double = values.loads(data)
     assert instance.x == 5
     assert double(4) == 8
 

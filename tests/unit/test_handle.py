@@ -22,9 +22,9 @@ from remora.router import process as routing
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.router import Router
 from remora.transport.errors import encode_error
+from remora.transport.packing import pack_value
 from remora.types import DeploymentID
 from remora.wire import values
-from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind
 
 #: Stands for "no answer until the test says so".
@@ -63,7 +63,7 @@ class FakeRouter:
         call.state = CallState.QUEUED
         self.calls.append(call)
         self.envelopes.append(envelope)
-        args, kwargs = values.loads(body, envelope.buffer_sizes)
+        args, kwargs = values.loads(body)
         self.loop.call_soon(self._finish, call, envelope.method, args, kwargs)
 
     def _finish(self, call: Call, method: str, args: Any, kwargs: Any) -> None:
@@ -90,12 +90,7 @@ class FakeRouter:
 
 
 def frame(kind: FrameKind, value: Any) -> Any:
-    data, buffers = values.dumps(value)
-    meta = b""
-    if buffers:
-        sizes, data = values.join(data, buffers)
-        meta = pack(sizes)
-    return (kind, 1, 0, 0, meta, data)
+    return (kind, 0, 0, 0, b"", pack_value(value)[1])
 
 
 class FakeClient:

@@ -25,6 +25,7 @@ from remora.router.call import Call, CallState
 from remora.wire.codec import decode_credit, decode_error, decode_http_start, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import FrameKind
+from remora.wire.parcel import raw
 from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ class Exchange(Call):
         if kind == _RESPONSE:
             start = decode_http_start(frame[4])
             self.route = start.route
-            self._write_whole(start.status, start.headers, frame[5])
+            self._write_whole(start.status, start.headers, raw(frame[5]))
         elif kind == _ITEM:
-            self._write_part(frame[5])
+            self._write_part(raw(frame[5]))
         elif kind == _START:
             start = decode_http_start(frame[4])
             self.route = start.route

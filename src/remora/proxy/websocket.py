@@ -43,6 +43,7 @@ from remora.wire.messages import (
     FrameKind,
     WebSocketClose,
 )
+from remora.wire.parcel import raw
 from remora.wire.window import WINDOW_BYTES, cost
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class WebSocketExchange(Exchange):
             else:
                 super()._deliver(frame)
         elif kind == _ITEM:
-            body = frame[5]
+            body = raw(frame[5])
             if self.state is CallState.SENT:
                 self._consumed += cost(len(body))
                 self.grant()

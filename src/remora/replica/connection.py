@@ -16,7 +16,8 @@ from remora.transport.errors import encode_error
 from remora.transport.listener import ServerConnection
 from remora.wire.codec import UNREADABLE, decode_credit, decode_envelope
 from remora.wire.framing import LARGE_BODY_BYTES, MAX_LOAD, RawFrame
-from remora.wire.messages import CallKind, Envelope, FrameKind
+from remora.wire.messages import WANTS_ROOM, CallKind, Envelope, FrameKind
+from remora.wire.parcel import Body, Parcel, raw
 
 if TYPE_CHECKING:
     from remora.replica.replica import Replica
@@ -46,7 +47,7 @@ class ReplicaConnection(ServerConnection):
         if kind == _REQUEST:
             self._last_number = number
             self._on_request(number, meta, body)
-            if flags:
+            if flags & WANTS_ROOM:
                 self._replica.tell_of_room(self)
             return
         work = self._work.get(number)
@@ -61,7 +62,7 @@ class ReplicaConnection(ServerConnection):
                 if work.inbound is not None:
                     work.inbound.feed(meta, body)
                 else:
-                    work.feed(body, meta)
+                    work.feed(raw(body), meta)
         elif kind == _BODY and isinstance(work, HeldSlot):
             self._begin(number, decode_envelope(meta), body)
 
@@ -93,17 +94,17 @@ class ReplicaConnection(ServerConnection):
         """Tell the caller that nothing after the last request was or will be begun."""
         self.write(FrameKind.BYE, 0, self._last_number.to_bytes(8, "little"))
 
-    def finish(
-        self, number: int, kind: int, meta: bytes = b"", body: bytes | memoryview = b""
-    ) -> None:
+    def finish(self, number: int, kind: int, meta: bytes = b"", body: Body = b"") -> None:
         """Send a final frame; it carries how busy the replica is without this request."""
         load = min(self._replica.ongoing - 1, MAX_LOAD)
-        if len(self._work) == 1 and len(body) <= LARGE_BODY_BYTES:
+        if isinstance(body, Parcel):
+            self.write(kind, number, meta, body, 0, load)
+        elif len(self._work) == 1 and len(body) <= LARGE_BODY_BYTES:
             self.write_now(kind, number, meta, body, load)
         else:
             self.write(kind, number, meta, body, 0, load)
 
-    def _on_request(self, number: int, meta: bytes, body: bytes | memoryview) -> None:
+    def _on_request(self, number: int, meta: bytes, body: Body) -> None:
         try:
             envelope = decode_envelope(meta)
         except UNREADABLE as error:
@@ -115,7 +116,7 @@ class ReplicaConnection(ServerConnection):
         replica = self._replica
         kind = envelope.kind
         if kind is CallKind.CONTROL:
-            self._on_control(number, envelope.method, bytes(body))
+            self._on_control(number, envelope.method, bytes(raw(body)))
             return
         if not may_start(replica.ongoing, replica.max_ongoing, replica.turns_away):
             replica.turned_away.add(self)
@@ -145,7 +146,7 @@ class ReplicaConnection(ServerConnection):
             task = create_task(replica.requests.unary(self, number, envelope, body, inbound))
             work.task = task
         elif kind is CallKind.WEBSOCKET:
-            websocket = self._work[number] = WebSocketWork(self, number, envelope, body)
+            websocket = self._work[number] = WebSocketWork(self, number, envelope, raw(body))
             task = websocket.task = create_task(replica.websockets.answer(websocket))
         else:
             work = self._work[number] = Work(self, number, envelope, body)

@@ -16,6 +16,7 @@ from remora.transport.errors import decode_error_frame
 from remora.wire import values
 from remora.wire.codec import decode_part, pack
 from remora.wire.messages import FrameKind, Grant, Part
+from remora.wire.parcel import Body, raw
 from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Inbound:
                 kwargs[name] = stream
         return args, kwargs
 
-    def feed(self, meta: bytes, body: bytes | memoryview) -> None:
+    def feed(self, meta: bytes, body: Body) -> None:
         """A part of one of them has come."""
         part = decode_part(meta)
         self._streams[part.stream].feed(part, body)
@@ -83,7 +84,7 @@ class ArgumentStream:
         self._index = index
         self._request_id = request_id
         self._loop = asyncio.get_running_loop()
-        self._parts: deque[tuple[Part, bytes | memoryview]] = deque()
+        self._parts: deque[tuple[Part, Body]] = deque()
         self._waiter: asyncio.Future[None] | None = None
         #: Taken since the last grant: at first the whole window is due.
         self._taken = WINDOW_BYTES
@@ -91,7 +92,7 @@ class ArgumentStream:
 
     # -- from the caller --------------------------------------------------------------------
 
-    def feed(self, part: Part, body: bytes | memoryview) -> None:
+    def feed(self, part: Part, body: Body) -> None:
         """A part has come."""
         if not self._ended:
             self._parts.append((part, body))
@@ -124,7 +125,7 @@ class ArgumentStream:
             parts.append((Part(self._index, last=True), b""))
             self._ended = True
             if part.error:
-                raise decode_error_frame(part.error, body, unpickle=True)
+                raise decode_error_frame(part.error, raw(body), unpickle=True)
             raise StopAsyncIteration
         self._taken += cost(len(body))
         if is_grant_due(self._taken):

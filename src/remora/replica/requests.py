@@ -21,9 +21,11 @@ from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_trac
 from remora.replica.work import Work
 from remora.request_context import RequestContext, current
 from remora.transport.errors import encode_error
+from remora.transport.packing import pack_value
 from remora.wire import values
 from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind
+from remora.wire.parcel import Body
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
@@ -50,7 +52,7 @@ class RequestRunner:
         connection: ReplicaConnection,
         number: int,
         envelope: Envelope,
-        body: bytes | memoryview,
+        body: Body,
         inbound: Inbound | None = None,
     ) -> None:
         """Run a method with one answer."""
@@ -242,17 +244,11 @@ def _run_plain(
         return error, None
 
 
-def _arguments(envelope: Envelope, body: bytes | memoryview, inbound: Inbound | None) -> Any:
-    found = values.loads(body, envelope.request_serialization or envelope.buffer_sizes)
+def _arguments(envelope: Envelope, body: Body, inbound: Inbound | None) -> Any:
+    found = values.loads(body, envelope.request_serialization)
     return found if inbound is None else inbound.put_into(*found)
 
 
-def _encode_value(value: Any, wanted: str = "") -> tuple[bytes, bytes]:
-    if wanted:
-        how, body = values.encode(value, wanted)
-        return (pack(how) if how else b""), body
-    data, buffers = values.dumps(value)
-    if not buffers:
-        return b"", data
-    sizes, body = values.join(data, buffers)
-    return pack(sizes), body
+def _encode_value(value: Any, wanted: str = "") -> tuple[bytes, Body]:
+    how, body = pack_value(value, wanted)
+    return (pack(how) if how else b""), body

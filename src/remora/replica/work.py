@@ -16,6 +16,7 @@ from remora.replica.inbound import Inbound
 from remora.wire.codec import pack
 from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
+from remora.wire.parcel import Body, raw
 from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Work:
         connection: ReplicaConnection,
         number: int,
         envelope: Envelope,
-        body: bytes | memoryview,
+        body: Body,
     ) -> None:
         self.connection = connection
         self.number = number
@@ -122,7 +123,7 @@ class Work:
 
     # -- to the caller ----------------------------------------------------------------------
 
-    async def send_item(self, meta: bytes, body: bytes | memoryview) -> None:
+    async def send_item(self, meta: bytes, body: Body) -> None:
         """Send one item of a stream, as soon as its reader has room for it."""
         if self._window <= 0:
             await self._wait_room()
@@ -140,7 +141,7 @@ class Work:
                 self._room = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._room)
 
-    def finish(self, kind: FrameKind, meta: bytes = b"", body: bytes | memoryview = b"") -> None:
+    def finish(self, kind: FrameKind, meta: bytes = b"", body: Body = b"") -> None:
         """Send the final frame, once."""
         if not self.finished:
             # In this order: an answer that cannot be sent (too large) has not been sent.
@@ -162,13 +163,13 @@ class Work:
             if not self.envelope.body_follows:
                 self._state = 2
                 body, self.body = self.body, b""
-                return {"type": "http.request", "body": bytes(body), "more_body": False}
+                return {"type": "http.request", "body": bytes(raw(body)), "more_body": False}
             self._state = 1
             self._upload_used = WINDOW_BYTES
             self._grant_upload()
             if self.body:
                 body, self.body = self.body, b""
-                return {"type": "http.request", "body": bytes(body), "more_body": True}
+                return {"type": "http.request", "body": bytes(raw(body)), "more_body": True}
         if self._state == 1:
             while not self._parts and not self._disconnected and not self.finished:
                 await self._wait_wake()

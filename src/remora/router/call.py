@@ -18,6 +18,7 @@ from remora.wire import values
 from remora.wire.codec import decode_how, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import Envelope, FrameKind
+from remora.wire.parcel import Body, raw
 from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Call:
         "was_queued",
     )
 
-    def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
+    def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         self.router = router
         self.envelope = envelope
         self.body = body
@@ -174,16 +175,16 @@ def decode_value(frame: RawFrame) -> Any:
     """The Python value in a RESPONSE or ITEM, or raise what an ERROR carries."""
     kind, _, _, _, meta, body = frame
     if kind == _ERROR:
-        raise decode_error_frame(meta, body, unpickle=True)
-    return values.loads(body, decode_how(meta) if meta else [])
+        raise decode_error_frame(meta, raw(body), unpickle=True)
+    return values.loads(body, decode_how(meta) if meta else "")
 
 
 def unopened(frame: RawFrame) -> values.Unopened:
     """The value in a RESPONSE as it is, or raise what an ERROR carries."""
     kind, _, _, _, meta, body = frame
     if kind == _ERROR:
-        raise decode_error_frame(meta, body, unpickle=True)
-    return values.Unopened(body, decode_how(meta) if meta else [])
+        raise decode_error_frame(meta, raw(body), unpickle=True)
+    return values.Unopened(body, decode_how(meta) if meta else "")
 
 
 class UnaryCall(Call):
@@ -195,7 +196,7 @@ class UnaryCall(Call):
 
     __slots__ = ("_future",)
 
-    def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
+    def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         super().__init__(router, envelope, body)
         self._future: asyncio.Future[RawFrame | Exception] = router.loop.create_future()
 
@@ -243,7 +244,7 @@ class StreamCall(Call):
 
     __slots__ = ("_consumed", "_error", "_frames", "_waiter")
 
-    def __init__(self, router: Router, envelope: Envelope, body: bytes | memoryview) -> None:
+    def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         envelope.credit_bytes = WINDOW_BYTES
         super().__init__(router, envelope, body)
         self._frames: deque[RawFrame] = deque()

@@ -37,6 +37,7 @@ from remora.router.policies import CUSTOM, built_in
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.codec import pack
 from remora.wire.messages import WANTS_ROOM, Envelope
+from remora.wire.parcel import Body
 
 _Choose = Callable[[Envelope, Sequence[ReplicaLink], random.Random], ReplicaLink | None]
 _log = logging.getLogger("remora.router")
@@ -84,13 +85,13 @@ class Router:
 
     # -- what callers do ------------------------------------------------------------------
 
-    def call(self, envelope: Envelope, body: bytes | memoryview) -> UnaryCall:
+    def call(self, envelope: Envelope, body: Body) -> UnaryCall:
         """Send a request with one answer."""
         call = UnaryCall(self, envelope, body)
         self.submit(call)
         return call
 
-    def stream(self, envelope: Envelope, body: bytes | memoryview) -> StreamCall:
+    def stream(self, envelope: Envelope, body: Body) -> StreamCall:
         """Send a request whose answer is read frame by frame."""
         call = StreamCall(self, envelope, body)
         self.submit(call)

@@ -19,7 +19,7 @@ from remora.transport.errors import encode_error
 from remora.wire.codec import decode_grant, decode_stream_number, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import FrameKind, Part
-from remora.wire.values import How
+from remora.wire.parcel import Body
 from remora.wire.window import cost
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _CREDIT = int(FrameKind.CREDIT)
 #: A source that never waits for anything is made to let others run after this many items.
 _ITEMS_PER_TURN = 64
 #: Makes a body of an item.
-Encode = Callable[[Any], "tuple[How, bytes | memoryview]"]
+Encode = Callable[[Any], "tuple[str, Body]"]
 
 
 class Upload:
@@ -66,7 +66,7 @@ class Upload:
         for stream in self._streams:
             stream.stop()
 
-    def send(self, part: Part, body: bytes | memoryview) -> None:
+    def send(self, part: Part, body: Body) -> None:
         """Send a part with the call; dropped when the connection is gone."""
         call = self.call
         if call is not None and call.link is not None and call.link.channel is not None:

@@ -12,12 +12,14 @@ from typing import Protocol, cast
 
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
+from remora.transport.lending import Lending
 from remora.transport.outbox import Outbox
 from remora.transport.spin import Spinner
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
 from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
-from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
+from remora.wire.parcel import Body, Parcel
 
 #: Frames after which nothing more comes for a number.
 FINAL = frozenset(
@@ -29,6 +31,7 @@ _FREED = int(FrameKind.FREED)
 _BYE = int(FrameKind.BYE)
 _PROMISES = int(FrameKind.PROMISES)
 _NOTICE = int(FrameKind.NOTICE)
+_SEGMENT = int(FrameKind.SEGMENT)
 _LAST_NUMBER = 2**32 - 1
 
 
@@ -85,6 +88,7 @@ class Channel(asyncio.Protocol):
         self._outbox: Outbox
         self._spinner: Spinner
         self._is_calm = True
+        self._lending: Lending | None = None
         self._reason = "closed by the other side"
 
     @property
@@ -102,9 +106,7 @@ class Channel(asyncio.Protocol):
         hello = Hello(WIRE_VERSION, self._token, self._name)
         self._outbox.send(_HELLO, 0, pack(hello))
 
-    def request(
-        self, sink: Sink, meta: bytes, body: bytes | memoryview = b"", flags: int = 0
-    ) -> int:
+    def request(self, sink: Sink, meta: bytes, body: Body = b"", flags: int = 0) -> int:
         """Send a request; its frames go to `sink`. Returns its number.
 
         Raises:
@@ -116,7 +118,11 @@ class Channel(asyncio.Protocol):
         number = self._last = self._last + 1
         if number > _LAST_NUMBER or self._wrapped:
             number = self._last = self._free_number(number)
-        if self._sinks or len(body) > LARGE_BODY_BYTES:
+        if isinstance(body, Parcel):
+            is_lent, parts = self._lend().address(body)
+            flags |= LENT if is_lent else 0
+            self._outbox.send_parts(_REQUEST, number, meta, parts, flags)
+        elif self._sinks or len(body) > LARGE_BODY_BYTES:
             self._outbox.send(_REQUEST, number, meta, body, flags)
         else:
             self._outbox.write_now(framing.encode(_REQUEST, number, meta, body, flags))
@@ -125,12 +131,15 @@ class Channel(asyncio.Protocol):
         self._sinks[number] = sink
         return number
 
-    def send(
-        self, kind: FrameKind, number: int, meta: bytes = b"", body: bytes | memoryview = b""
-    ) -> None:
+    def send(self, kind: FrameKind, number: int, meta: bytes = b"", body: Body = b"") -> None:
         """Send a frame that belongs to a request; dropped when the connection is gone."""
         transport = self._transport
-        if transport is not None and not transport.is_closing():
+        if transport is None or transport.is_closing():
+            return
+        if isinstance(body, Parcel):
+            is_lent, parts = self._lend().address(body)
+            self._outbox.send_parts(kind, number, meta, parts, LENT if is_lent else 0)
+        else:
             self._outbox.send(kind, number, meta, body)
 
     async def wait_greeted(self) -> None:
@@ -174,21 +183,29 @@ class Channel(asyncio.Protocol):
                 self._end_greeting()
                 frames = self._decoder.trust()
         except ProtocolError as error:
-            self._reason = f"{self.peer} does not speak this wire protocol: {error}"
-            if self._transport is not None:
-                self._transport.abort()
+            self._break(error)
             return
-        sinks = self._sinks
         self._spinner.end()
         # Answers that come in bunches are the sign of a busy time, even when none is left.
         self._is_calm = len(frames) < 2
+        try:
+            self._take(frames)
+        except ProtocolError as error:
+            self._break(error)
+
+    def _take(self, frames: list[RawFrame]) -> None:
+        sinks = self._sinks
         for frame in frames:
             kind = frame[0]
             number = frame[3]
             if number:
+                if frame[1] & LENT:
+                    frame = self._lend().opened(frame)
                 sink = sinks.pop(number, None) if kind in FINAL else sinks.get(number)
                 if sink is not None:
                     sink.on_frame(frame)
+            elif kind >= _SEGMENT:
+                self._lend().on_frame(frame)
             elif self._owner is not None:
                 if kind == _FREED:
                     self._owner.on_freed(frame[2])
@@ -206,12 +223,29 @@ class Channel(asyncio.Protocol):
         if error is not None:
             self._reason = str(error) or type(error).__name__
         self._end_greeting()
+        if self._lending is not None:
+            self._lending.on_lost()
         lost = ConnectionLostError(f"The connection to {self.peer} was lost ({self._reason})")
         sinks, self._sinks = self._sinks, {}
         if self._owner is not None:
             self._owner.on_lost(lost)
         for number, sink in sinks.items():
             sink.on_lost(lost, self._was_not_taken(number))
+
+    def _break(self, error: ProtocolError) -> None:
+        self._reason = f"{self.peer} does not speak this wire protocol: {error}"
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _lend(self) -> Lending:
+        """What is lent over this connection; most never need it."""
+        if self._lending is None:
+            self._lending = Lending(self._send_own)
+        return self._lending
+
+    def _send_own(self, kind: int, body: bytes) -> None:
+        if self.is_open:
+            self._outbox.send(kind, 0, b"", body)
 
     def _was_not_taken(self, number: int) -> bool:
         """The other side said goodbye before it saw this request. Numbers start over at 2^32."""

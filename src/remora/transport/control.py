@@ -25,6 +25,7 @@ from remora.transport.listener import ServerConnection, listen
 from remora.wire.codec import decode_envelope, pack, unpack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import CallKind, Envelope, FrameKind
+from remora.wire.parcel import raw
 
 _log = logging.getLogger("remora.transport")
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class _ControlSink:
         if isinstance(found, ConnectionLostError):
             raise found
         if found[0] == FrameKind.ERROR:
-            raise decode_error_frame(found[4], found[5], unpickle=self._unpickle)
+            raise decode_error_frame(found[4], raw(found[5]), unpickle=self._unpickle)
         return found
 
 
@@ -97,7 +98,7 @@ async def call_control(
         if not done:
             channel.send(FrameKind.CANCEL, number)
             channel.forget(number)
-    return unpack(frame[5], reply) if reply is not None else None  # type: ignore[return-value]
+    return unpack(raw(frame[5]), reply) if reply is not None else None  # type: ignore[return-value]
 
 
 async def stream_control(
@@ -121,7 +122,7 @@ async def stream_control(
             frame = await sink.next()
             if frame[0] == FrameKind.END:
                 return
-            yield unpack(frame[5], item)
+            yield unpack(raw(frame[5]), item)
     finally:
         channel.send(FrameKind.CANCEL, number)
         channel.forget(number)
@@ -163,7 +164,7 @@ class ControlConnection(ServerConnection):
         """Start a method, or stop one."""
         kind, _, _, number, meta, body = frame
         if kind == FrameKind.REQUEST:
-            self._start(number, meta, bytes(body))
+            self._start(number, meta, bytes(raw(body)))
         elif kind == FrameKind.CANCEL and number in self._tasks:
             self._tasks.pop(number).cancel()
 

@@ -14,15 +14,18 @@ from collections.abc import Callable
 from typing import cast
 
 from remora.errors import ProtocolError
+from remora.transport.lending import Lending
 from remora.transport.outbox import Outbox
 from remora.transport.spin import Spinner
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
 from remora.wire.framing import FrameDecoder, RawFrame
-from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
+from remora.wire.parcel import Body, Parcel
 
 _log = logging.getLogger("remora.transport")
 _HELLO = int(FrameKind.HELLO)
+_SEGMENT = int(FrameKind.SEGMENT)
 #: A peer that has not greeted after this long is cut off, so silent ones cannot pile up.
 HELLO_TIMEOUT_S = 10.0
 
@@ -38,6 +41,7 @@ class ServerConnection(asyncio.Protocol):
         self._outbox: Outbox
         self._spinner: Spinner
         self._is_calm = True
+        self._lending: Lending | None = None
         self._room: asyncio.Event | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         #: Who called, as it introduced itself.
@@ -88,21 +92,35 @@ class ServerConnection(asyncio.Protocol):
             return
         self._spinner.end()
         self._is_calm = len(frames) < 2
-        for frame in frames:
-            self.on_frame(frame)
+        try:
+            for frame in frames:
+                if frame[1] & LENT:
+                    frame = self._lend().opened(frame)
+                elif frame[0] >= _SEGMENT:
+                    self._lend().on_frame(frame)
+                    continue
+                self.on_frame(frame)
+        except ProtocolError as error:
+            self._refuse(str(error))
 
     def write(
         self,
         kind: int,
         number: int,
         meta: bytes = b"",
-        body: bytes | memoryview = b"",
+        body: Body = b"",
         flags: int = 0,
         load: int = 0,
     ) -> None:
         """Send a frame; dropped when the peer is gone."""
         transport = self._transport
-        if transport is not None and not transport.is_closing():
+        if transport is None or transport.is_closing():
+            return
+        if isinstance(body, Parcel):
+            is_lent, parts = self._lend().address(body)
+            flags |= LENT if is_lent else 0
+            self._outbox.send_parts(kind, number, meta, parts, flags, load)
+        else:
             self._outbox.send(kind, number, meta, body, flags, load)
 
     def write_now(
@@ -140,10 +158,21 @@ class ServerConnection(asyncio.Protocol):
         """Forget the peer."""
         if self._hello_timer is not None:
             self._hello_timer.cancel()
+        if self._lending is not None:
+            self._lending.on_lost()
         self._transport = None
         if self._room is not None:
             self._room.set()
         self.on_closed()
+
+    def _lend(self) -> Lending:
+        """What is lent over this connection; most never need it."""
+        if self._lending is None:
+            self._lending = Lending(self._send_own)
+        return self._lending
+
+    def _send_own(self, kind: int, body: bytes) -> None:
+        self.write(kind, 0, b"", body)
 
     def _check_hello(self, frame: RawFrame) -> None:
         hello = read_hello(frame)

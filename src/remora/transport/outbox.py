@@ -42,6 +42,32 @@ class Outbox:
         else:
             self.write(framing.encode(kind, number, meta, body, flags, load))
 
+    def send_parts(
+        self,
+        kind: int,
+        number: int,
+        meta: bytes,
+        parts: list[bytes | memoryview],
+        flags: int = 0,
+        load: int = 0,
+    ) -> None:
+        """Write a frame whose body is in parts, in order, now; a large body without copying it.
+
+        Raises:
+            ProtocolError: the frame would be too large; nothing of it was written.
+        """
+        size = sum(map(len, parts))
+        if size <= LARGE_BODY_BYTES:
+            self.write_now(framing.encode(kind, number, meta, b"".join(parts), flags, load))
+            return
+        self._parts.append(framing.encode_head(kind, number, meta, size, flags, load))
+        for part in parts:
+            if len(part) > LARGE_BODY_BYTES:
+                self.write_large(part)
+            else:
+                self._parts.append(part)
+        self.flush()
+
     def write(self, data: bytes | memoryview) -> None:
         """Write in order, soon."""
         parts = self._parts

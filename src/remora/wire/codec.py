@@ -37,7 +37,7 @@ decode_part = msgspec.msgpack.Decoder(Part).decode
 decode_grant = msgspec.msgpack.Decoder(Grant).decode
 decode_stream_number = decode_credit
 #: How the body of a RESPONSE or ITEM is to be opened; see `wire/values.py`.
-decode_how = msgspec.msgpack.Decoder(list[int] | str).decode
+decode_how = msgspec.msgpack.Decoder(str).decode
 
 #: What decoding raises for bytes that are not what they should be.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from remora.errors import ProtocolError
 from remora.wire.messages import FrameKind
+from remora.wire.parcel import Body
 
 _HEADER = struct.Struct("<IIBBHI")
 HEADER_BYTES = _HEADER.size
@@ -45,7 +46,8 @@ class Frame(NamedTuple):
     body: bytes | memoryview
 
 
-RawFrame = tuple[int, int, int, int, bytes, "bytes | memoryview"]
+#: As the decoder makes it; its body becomes a `Parcel` where buffers of it were lent.
+RawFrame = tuple[int, int, int, int, bytes, Body]
 
 
 def encode(
@@ -71,12 +73,21 @@ def encode_head(
         ProtocolError: the frame would be larger than `MAX_FRAME_BYTES`.
     """
     size = 12 + len(meta) + body_bytes
+    check_size(size)
+    return _pack(size, len(meta), kind, flags, load, number) + meta
+
+
+def check_size(size: int) -> None:
+    """Refuse what no frame can hold.
+
+    Raises:
+        ProtocolError: `size` is larger than `MAX_FRAME_BYTES`.
+    """
     if size > MAX_FRAME_BYTES:
         raise ProtocolError(
             f"A message of {size} bytes is larger than the limit of {MAX_FRAME_BYTES}: "
             "send it in parts (stream it) or put it into a file or store that both sides reach"
         )
-    return _pack(size, len(meta), kind, flags, load, number) + meta
 
 
 def octets(data: object) -> bytes | memoryview:

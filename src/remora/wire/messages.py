@@ -18,6 +18,10 @@ caller away, or was asked to say so, has room again: for as many as its load fie
 itself, once, after HELLO), NOTICE (what a replica tells of itself to those who choose between
 replicas: after HELLO, and whenever it changes).
 
+For large buffers between processes of one host: SEGMENT (here is shared memory of mine),
+SEGMENT_TAKEN (I can read it, or not), SEGMENT_GONE (nothing in it will be lent any more), RELEASE
+(these blocks of yours are used here no more).
+
 Rules: plain data only. Fields are only added at the end, with a default, so that two
 versions understand each other.
 """
@@ -31,6 +35,8 @@ import msgspec
 
 #: Flag of a REQUEST: send FREED as soon as there is room for more than this one.
 WANTS_ROOM = 1
+#: Flag of any frame: some buffers of its body lie in a segment, see `wire/parcel.py`.
+LENT = 2
 
 #: Raised when the meaning of a frame changes; the HELLO of both sides must agree.
 WIRE_VERSION = 1
@@ -54,6 +60,10 @@ class FrameKind(IntEnum):
     BYE = 13
     PROMISES = 14
     NOTICE = 15
+    SEGMENT = 20
+    SEGMENT_TAKEN = 21
+    SEGMENT_GONE = 22
+    RELEASE = 23
 
 
 class CallKind(IntEnum):
@@ -138,8 +148,6 @@ class Envelope(msgspec.Struct, array_like=True):
     #: How many bytes of stream the callee may send before it waits for CREDIT.
     credit_bytes: int = 0
     http: HttpHead | None = None
-    #: Lengths of the out-of-band buffers that follow the pickle in the body, in order.
-    buffer_sizes: list[int] = []
     #: Format of the body, and the one wanted for the answer; empty: pickle, as everywhere.
     request_serialization: str = ""
     response_serialization: str = ""
@@ -156,7 +164,7 @@ class Part(msgspec.Struct, array_like=True, frozen=True):
     #: Which of `Envelope.streams`.
     stream: int
     #: How the item in the frame's body is to be opened; see `wire/values.py`.
-    how: list[int] | str = []
+    how: str = ""
     #: The end: no item.
     last: bool = False
     #: An end that is an error: the meta of an ERROR frame, whose body is this frame's.
@@ -217,3 +225,22 @@ class ErrorMeta(msgspec.Struct, array_like=True, frozen=True):
     from_user: bool = True
     #: Seconds after which trying again makes sense; None: unknown.
     retry_after_s: float | None = None
+
+
+class SegmentOffer(msgspec.Struct, array_like=True, frozen=True):
+    """A file in memory that its owner will lend blocks of, and where it is to be found."""
+
+    number: int
+    pid: int
+    #: Descriptor of the owner.
+    fd: int
+    size: int
+    #: What the file begins with: proves that it is the one that is meant.
+    token: bytes
+
+
+class SegmentAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """Whether a segment can be read by who was offered it."""
+
+    number: int
+    taken: bool

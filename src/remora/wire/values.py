@@ -13,33 +13,52 @@ Unpickling runs code: only ever called on bytes from a peer inside the instance.
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
-_MAIN = b"__main__"
+from remora.wire import parcel
+from remora.wire.parcel import Body, Parcel, raw
 
+_MAIN = b"__main__"
 #: Formats that a call may ask for. The first is what travels anyway.
 FORMATS = ("cloudpickle", "pickle", "msgpack", "orjson")
-#: How a body is to be opened: the sizes of the buffers behind its pickle, or a format's name.
-How = list[int] | str
-_MSGPACK = "msgpack"
-_JSON = "orjson"
+#: Those that carry plain data only.
+PLAIN_FORMATS = ("msgpack", "orjson")
+_KeepBuffer = Callable[[pickle.PickleBuffer], object]
 
 
-def dumps(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+def dumps(
+    value: Any, writable: list[pickle.PickleBuffer] | None = None, wanted: str = ""
+) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """Pickle a value: the pickle and the large buffers that go beside it.
+
+    Args:
+        value: anything.
+        writable: those buffers are added to it which the other side must be able to write to.
+        wanted: `pickle`: nothing that plain pickle cannot carry.
 
     Raises:
         TypeError, pickle.PicklingError: the value cannot be pickled at all.
     """
     buffers: list[pickle.PickleBuffer] = []
+    torch = sys.modules.get("torch")
     try:
-        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        if torch is None or writable is None:
+            data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        else:
+            data = _dumps_with_tensors(value, torch, buffers.append, writable)
     except (pickle.PicklingError, AttributeError, TypeError):
+        if wanted == "pickle":
+            raise
         data = b""
-    if not data or _MAIN in data:
+    if not data or (_MAIN in data and wanted != "pickle"):
         import cloudpickle
 
         buffers.clear()
@@ -47,33 +66,36 @@ def dumps(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return data, buffers
 
 
-def join(data: bytes, buffers: list[pickle.PickleBuffer]) -> tuple[list[int], bytes]:
-    """Put a pickle and its buffers into one body; returns the buffers' sizes and the body."""
-    views = [buffer.raw() for buffer in buffers]
-    return [view.nbytes for view in views], b"".join((data, *views))
+def _dumps_with_tensors(
+    value: Any, torch: Any, keep: _KeepBuffer, writable: list[pickle.PickleBuffer]
+) -> bytes:
+    """Pickle as `pickle.dumps` does, but for tensors: pickle would copy them, slowly."""
+    kind = getattr(torch, "Tensor", None)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5, buffer_callback=keep)
+    if kind is not None:
+        from remora.wire import tensors
+
+        reduce = partial(tensors.reduce, torch, writable.append)
+        pickler.dispatch_table = {**copyreg.dispatch_table, kind: reduce}
+    pickler.dump(value)
+    return file.getvalue()
 
 
-def encode(value: Any, wanted: str = "") -> tuple[How, bytes]:
-    """Make a body of a value, in a format of `FORMATS`; returns how to open it, and the body.
+def encode_plain(value: Any, wanted: str) -> bytes:
+    """Make a body of a value in one of `PLAIN_FORMATS`.
 
     Raises:
-        TypeError, ValueError, pickle.PicklingError: the value does not go into that format.
+        TypeError: the value does not go into that format.
     """
-    if wanted in (_MSGPACK, _JSON):
-        encode_plain = msgspec.msgpack.encode if wanted == _MSGPACK else msgspec.json.encode
-        try:
-            return wanted, encode_plain(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise TypeError(
-                f"{wanted} carries plain data only ({error}): convert the value, or leave the "
-                "serialization at cloudpickle"
-            ) from error
-    buffers: list[pickle.PickleBuffer] = []
-    if wanted == "pickle":
-        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
-    else:
-        data, buffers = dumps(value)
-    return join(data, buffers) if buffers else ([], data)
+    encode = msgspec.msgpack.encode if wanted == "msgpack" else msgspec.json.encode
+    try:
+        return encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(
+            f"{wanted} carries plain data only ({error}): convert the value, or leave the "
+            "serialization at cloudpickle"
+        ) from error
 
 
 class Unopened:
@@ -84,26 +106,35 @@ class Unopened:
 
     __slots__ = ("_body", "_how")
 
-    def __init__(self, body: bytes | memoryview, how: How) -> None:
+    def __init__(self, body: Body, how: str) -> None:
         self._body = body
         self._how = how
 
     def __reduce__(self) -> Any:
-        return loads, (pickle.PickleBuffer(self._body), self._how)
+        body = self._body
+        if isinstance(body, Parcel):
+            parts: list[Any] = [body.data, *body.buffers]
+            return _open, tuple(map(pickle.PickleBuffer, parts))
+        return loads, (pickle.PickleBuffer(body), self._how)
 
 
-def loads(body: bytes | memoryview, how: How) -> Any:
-    """Open a body made by `join` or `encode`. Arrays are read-only views into it."""
-    if not how:
+def _open(data: Any, *buffers: Any) -> Any:
+    return pickle.loads(data, buffers=buffers)
+
+
+def loads(body: Body, how: str = "") -> Any:
+    """Open a body. Arrays are read-only views into it.
+
+    Args:
+        body: as it came.
+        how: its format; empty: pickle.
+    """
+    if how:
+        body = raw(body)
+        return msgspec.msgpack.decode(body) if how == "msgpack" else msgspec.json.decode(body)
+    if isinstance(body, Parcel):
+        return pickle.loads(body.data, buffers=body.buffers)
+    if not parcel.has_buffers(body):
         return pickle.loads(body)
-    if how.__class__ is str:
-        return msgspec.msgpack.decode(body) if how == _MSGPACK else msgspec.json.decode(body)
-    sizes: list[int] = how  # type: ignore[assignment]  # checked above, in the quickest way
-    view = memoryview(body).toreadonly()
-    position = len(view) - sum(sizes)
-    data = view[:position]
-    buffers = []
-    for size in sizes:
-        buffers.append(view[position : position + size])
-        position += size
+    _, data, buffers = parcel.split(body)
     return pickle.loads(data, buffers=buffers)

@@ -1,0 +1,94 @@
+"""Python values to bodies that can be sent, large buffers in the arena.
+
+A body holds a copy: what the caller does with its array afterwards does not reach the other side.
+
+Large `bytes` lie in the pickle itself in protocol 5, where they would be copied three times on
+their way to the socket. Where they are a whole argument or answer they go beside it; whoever
+unpickles gets `bytes` again, for one more copy.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from remora.transport.arena import arena
+from remora.wire import parcel, values
+from remora.wire.parcel import WRITABLE, Block, Body, Parcel
+
+#: Smaller buffers are quicker through the socket.
+LEND_BYTES = 64 * 1024
+
+_RAW = frozenset((bytes, bytearray))
+
+
+class _Beside:
+    """Bytes that are pickled beside the pickle."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes | bytearray) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return type(self.value), (pickle.PickleBuffer(self.value),)
+
+
+def _beside(value: Any) -> Any:
+    return _Beside(value) if type(value) in _RAW and len(value) >= LEND_BYTES else value
+
+
+def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], wanted: str = "") -> tuple[str, Body]:
+    """Make the body of a call.
+
+    Args:
+        args: its arguments.
+        kwargs: those with a name.
+        wanted: a format of `values.FORMATS`; empty: the first.
+
+    Returns:
+        how it is to be opened (see `values.loads`), and the body.
+
+    Raises:
+        Exception: an argument does not go into the format.
+
+    Concurrency: in any thread.
+    """
+    if wanted in values.PLAIN_FORMATS:
+        return wanted, values.encode_plain((args, kwargs), wanted)
+    for value in args:
+        if type(value) in _RAW:
+            args = tuple(map(_beside, args))
+            break
+    if kwargs:
+        kwargs = {name: _beside(value) for name, value in kwargs.items()}
+    return "", _pack((args, kwargs), wanted)
+
+
+def pack_value(value: Any, wanted: str = "") -> tuple[str, Body]:
+    """Make the body of an answer, or of an item of a stream; as `pack_call`."""
+    if wanted in values.PLAIN_FORMATS:
+        return wanted, values.encode_plain(value, wanted)
+    return "", _pack(_beside(value), wanted)
+
+
+def _pack(value: Any, wanted: str) -> Body:
+    writable: list[pickle.PickleBuffer] = []
+    data, found = values.dumps(value, writable, wanted)
+    if not found:
+        return data
+    marked = set(map(id, writable))
+    flags = [WRITABLE if id(buffer) in marked else 0 for buffer in found]
+    views = [buffer.raw() for buffer in found]
+    if sum(view.nbytes for view in views) < LEND_BYTES:
+        return parcel.join(data, views, flags)
+    return Parcel(data, [_keep(view) for view in views], flags)
+
+
+def _keep(view: memoryview) -> bytes | memoryview | Block:
+    """Keep a copy of a buffer."""
+    block = arena().keep(view) if view.nbytes >= LEND_BYTES else None
+    if block is not None:
+        return block
+    # What cannot change needs no copy.
+    return view if type(view.obj) is bytes else bytes(view)
