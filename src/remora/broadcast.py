@@ -15,6 +15,7 @@ from remora.response import not_in_a_loop
 from remora.router.call import CallState, UnaryCall
 from remora.router.pinned import call_each
 from remora.wire.messages import Envelope
+from remora.wire.parcel import Body
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -181,7 +182,7 @@ async def send_to_all(
     """
     router = find_router(loop)
 
-    async def prepare() -> bytes:
+    async def prepare() -> Body:
         body, _ = await make_body()
         await router.wait_known()
         return body

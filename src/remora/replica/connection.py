@@ -132,7 +132,7 @@ class ReplicaConnection(ServerConnection):
             return
         self._begin(number, envelope, body)
 
-    def _begin(self, number: int, envelope: Envelope, body: bytes | memoryview) -> None:
+    def _begin(self, number: int, envelope: Envelope, body: Body) -> None:
         """Run a request that has been counted."""
         replica = self._replica
         kind = envelope.kind

@@ -16,6 +16,7 @@ from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.wire.codec import pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import CallKind, Envelope, FrameKind
+from remora.wire.parcel import Body
 
 if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
@@ -67,13 +68,13 @@ class HeldSlot(Call):
         """Where it lives."""
         return self.router.loop
 
-    def call(self, envelope: Envelope, body: bytes | memoryview) -> UnaryCall:
+    def call(self, envelope: Envelope, body: Body) -> UnaryCall:
         """Use the slot for a request with one answer."""
         call = UnaryCall(self.router, envelope, body)
         self._give(call)
         return call
 
-    def stream(self, envelope: Envelope, body: bytes | memoryview) -> StreamCall:
+    def stream(self, envelope: Envelope, body: Body) -> StreamCall:
         """Use the slot for a request whose answer is read frame by frame."""
         call = StreamCall(self.router, envelope, body)
         self._give(call)
@@ -126,7 +127,7 @@ class HeldSlot(Call):
             self._accepted.set_result(None)
 
 
-def call_each(router: Router, envelope: Envelope, body: bytes) -> list[UnaryCall]:
+def call_each(router: Router, envelope: Envelope, body: Body) -> list[UnaryCall]:
     """Send a request to every replica there is; full ones get it as soon as they have room."""
     calls = []
     for link in router.links:

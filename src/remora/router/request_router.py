@@ -20,6 +20,7 @@ from remora.core.routing import locality, multiplex
 from remora.types import LOCAL_NODE, DeploymentID
 from remora.wire import values
 from remora.wire.messages import CallKind, Envelope
+from remora.wire.parcel import Body
 
 if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
@@ -169,10 +170,10 @@ class PendingRequest:
         future: holds the `RunningReplica` once the request was sent.
     """
 
-    def __init__(self, envelope: Envelope, body: bytes | memoryview) -> None:
+    def __init__(self, envelope: Envelope, body: Body) -> None:
         head = envelope.http
         self._kind = envelope.kind
-        self._sizes = envelope.buffer_sizes
+        self._how = envelope.request_serialization
         self._body = body
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.created_at = time.time()
@@ -207,7 +208,7 @@ class PendingRequest:
     def _opened(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._arguments is None:
             # Only what came from inside the instance is ever unpickled.
-            opened = values.loads(self._body, self._sizes) if self._kind in _PICKLED else ((), {})
+            opened = values.loads(self._body, self._how) if self._kind in _PICKLED else ((), {})
             self._arguments = opened
         return self._arguments
 

@@ -122,6 +122,8 @@ class Channel(asyncio.Protocol):
             is_lent, parts = self._lend().address(body)
             flags |= LENT if is_lent else 0
             self._outbox.send_parts(_REQUEST, number, meta, parts, flags)
+            if is_lent and self._is_calm and not self._sinks:
+                self._spinner.begin()
         elif self._sinks or len(body) > LARGE_BODY_BYTES:
             self._outbox.send(_REQUEST, number, meta, body, flags)
         else:

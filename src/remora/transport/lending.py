@@ -8,7 +8,7 @@ connection is lost, nobody knows what the other side still reads: see `arena.py`
 Borrowing: a segment is mapped once, privately: what this process writes into a view, through code
 that cares for no read-only flag or through a tensor, nobody else sees. When the last view of a
 block is gone, what was written is thrown away (before the block can be used again), and the block
-is released. Releases of one turn of the loop leave in one frame.
+is released: large ones at once, small ones a few in one frame.
 
 Concurrency: on the loop of the connection, except that views die in any thread.
 """
@@ -45,6 +45,10 @@ _MAP_NORESERVE = 0x4000
 #: The interpreter shuts down: what is freed from here on needs no release.
 _ending = threading.Event()
 atexit.register(_ending.set)
+
+#: A release wakes the other side up, so small ones wait this long for company.
+_RETURN_S = 0.001
+_RETURN_BYTES = 1024 * 1024
 
 #: For the envelope, which is bounded by the limits of HTTP heads and pickled calls.
 FRAME_ROOM_BYTES = 1024 * 1024
@@ -197,6 +201,7 @@ class _Borrowed:
         self._pid = os.getpid()
         self._maps: dict[int, mmap.mmap] = {}
         self._returns: deque[bytes] = deque()
+        self._returned_bytes = 0
         self._is_flushing = False
 
     def take(self, offer: SegmentOffer) -> bool:
@@ -225,17 +230,25 @@ class _Borrowed:
             return  # the owner knows that we are gone or going, or will hear it from our parent
         memory.madvise(mmap.MADV_DONTNEED, entry.offset, entry.size)
         self._returns.append(_PLACE.pack(entry.segment, entry.offset))
+        self._returned_bytes += entry.size
         if self._is_flushing:
             return
         self._is_flushing = True
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self._flush_soon)
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._returned_bytes >= _RETURN_BYTES:
             self._loop.call_soon(self._flush)
         else:
-            self._loop.call_soon_threadsafe(self._flush)
+            self._loop.call_later(_RETURN_S, self._flush)
 
     def _flush(self) -> None:
         # In this order: what is returned from now on, in another thread, may flush again.
         self._is_flushing = False
+        self._returned_bytes = 0
         places = []
         while self._returns:
             places.append(self._returns.popleft())

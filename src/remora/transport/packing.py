@@ -16,8 +16,10 @@ from remora.transport.arena import arena
 from remora.wire import parcel, values
 from remora.wire.parcel import WRITABLE, Block, Body, Parcel
 
-#: Smaller buffers are quicker through the socket.
-LEND_BYTES = 64 * 1024
+#: Smaller buffers are quicker through the socket. Measured on two busy cores, as processor time of
+#: both sides for one call with one array, socket against arena: 64 KiB 0.34 and 0.45 ms, 128 KiB
+#: 0.40 and 0.38, 256 KiB 0.50 and 0.44, 1 MiB 1.7 and 0.41.
+LEND_BYTES = 128 * 1024
 
 _RAW = frozenset((bytes, bytearray))
 

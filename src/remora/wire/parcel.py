@@ -69,6 +69,10 @@ class Parcel:
     def __len__(self) -> int:
         return self._size
 
+    def views(self) -> list[bytes | memoryview]:
+        """The buffers, to be read."""
+        return [b if isinstance(b, bytes | memoryview) else b.view() for b in self.buffers]
+
 
 #: What a frame can carry.
 Body: TypeAlias = bytes | memoryview | Parcel

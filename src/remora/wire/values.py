@@ -113,7 +113,7 @@ class Unopened:
     def __reduce__(self) -> Any:
         body = self._body
         if isinstance(body, Parcel):
-            parts: list[Any] = [body.data, *body.buffers]
+            parts: list[Any] = [body.data, *body.views()]
             return _open, tuple(map(pickle.PickleBuffer, parts))
         return loads, (pickle.PickleBuffer(body), self._how)
 
@@ -133,7 +133,7 @@ def loads(body: Body, how: str = "") -> Any:
         body = raw(body)
         return msgspec.msgpack.decode(body) if how == "msgpack" else msgspec.json.decode(body)
     if isinstance(body, Parcel):
-        return pickle.loads(body.data, buffers=body.buffers)
+        return pickle.loads(body.data, buffers=body.views())
     if not parcel.has_buffers(body):
         return pickle.loads(body)
     _, data, buffers = parcel.split(body)
