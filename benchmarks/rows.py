@@ -30,6 +30,9 @@ class Sampling(Enum):
     EVENT_RATE = "event_rate"
     EVENT_GAP = "event_gap"
     MODEL_HITS = "model_hits"
+    BATCH_P50_1 = "batch_p50_1"
+    BATCH_RATE_8 = "batch_rate_8"
+    BATCH_RATE_64 = "batch_rate_64"
     START = "start"
     MEMORY = "memory"
 
@@ -103,6 +106,13 @@ ROWS: tuple[Row, ...] = (
         Sampling.EVENT_GAP, Better.LOWER, Goal(5.0, relative=False), None),
     Row("models", "1,000 models under Zipf load, hits against an ideal LRU", "%", 1, "models",
         Sampling.MODEL_HITS, Better.HIGHER, Goal(95, relative=False), None),
+    Row("batch1", "@batch on a torch MLP, 1 caller, p50", "ms", 3, "batch", Sampling.BATCH_P50_1,
+        Better.LOWER, Goal(1.05, relative=True), "best static setting of a sweep"),
+    Row("batch8", "@batch on a torch MLP, 8 callers", "calls/s", 0, "batch", Sampling.BATCH_RATE_8,
+        Better.HIGHER, Goal(0.95, relative=True), "best static setting of a sweep"),
+    Row("batch64", "@batch on a torch MLP, 64 callers", "calls/s", 0, "batch",
+        Sampling.BATCH_RATE_64, Better.HIGHER, Goal(0.95, relative=True),
+        "best static setting of a sweep"),
     Row("start", "start command to first answer, FastAPI app", "s", 3, "fastapi", Sampling.START,
         Better.LOWER, Goal(2.5, relative=True), "uvicorn command, same app"),
     Row("start_hello", "start command to first answer, hello app", "s", 3, "hello",

@@ -83,6 +83,21 @@ def model_hits(target: Target, duration_s: int) -> float:
     return _driver(target).ask("model_hits_percent", duration_s=duration_s)
 
 
+def batch_p50_1(target: Target, duration_s: int) -> float:
+    """Median milliseconds of a batched call that nobody else makes one beside."""
+    return _driver(target).ask("p50_ms", duration_s=duration_s, callers=1)
+
+
+def batch_rate_8(target: Target, duration_s: int) -> float:
+    """Batched calls per second of 8 callers: fewer than a batch may have."""
+    return _driver(target).ask("rate", duration_s=duration_s, callers=8)
+
+
+def batch_rate_64(target: Target, duration_s: int) -> float:
+    """Batched calls per second of 64 callers: more than a batch may have."""
+    return _driver(target).ask("rate", duration_s=duration_s, callers=64)
+
+
 def start_s(target: Target, duration_s: int) -> float:
     """Seconds from the command to the first answer. `duration_s` is not used."""
     try:
@@ -117,6 +132,9 @@ SAMPLES: dict[Sampling, Sample] = {
     Sampling.EVENT_RATE: event_rate,
     Sampling.EVENT_GAP: event_gap,
     Sampling.MODEL_HITS: model_hits,
+    Sampling.BATCH_P50_1: batch_p50_1,
+    Sampling.BATCH_RATE_8: batch_rate_8,
+    Sampling.BATCH_RATE_64: batch_rate_64,
     Sampling.START: start_s,
     Sampling.MEMORY: idle_memory_mb,
 }

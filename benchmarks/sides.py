@@ -1,7 +1,8 @@
 """Who is measured: the limit, Remora, and the peers, each with a target for each scene.
 
 A scene is one piece of work: `hello` (a handler that returns two bytes), `fastapi` (a FastAPI
-endpoint that returns a dict), `sse` (event streams), `handle` (calls from a Python process to a deployment).
+endpoint that returns a dict), `sse` (event streams), `handle` (calls from a Python process to a
+deployment), `batch` (such calls to a batched model), `models` (such calls to many models).
 """
 
 from __future__ import annotations
@@ -99,6 +100,19 @@ def _models_driver(scratch: Path) -> Target:
     return DriverTarget("remora-models", launch, scratch, ready_timeout_s=60.0)
 
 
+def _batch_driver(*words: str) -> MakeTarget:
+    """The same application for both sides, because the limit is another setting of it."""
+
+    def launch(descriptor: int, folder: Path) -> Launch:
+        argv = [sys.executable, "-m", "benchmarks.drivers.batches", "--orders", str(descriptor)]
+        return Launch(
+            [*argv, "--port", str(free_port()), *words], {"REMORA_HOME": str(folder / "home")}
+        )
+
+    # Importing torch takes seconds, on both sides.
+    return lambda scratch: DriverTarget("batch-driver", launch, scratch, ready_timeout_s=60.0)
+
+
 LIMIT_SIDE = Side(
     LIMIT,
     {
@@ -106,6 +120,7 @@ LIMIT_SIDE = Side(
         "fastapi": _bare_uvicorn("api"),
         "sse": _bare_uvicorn("sse"),
         "handle": _limit_driver,
+        "batch": _batch_driver("--best"),
     },
 )
 
@@ -117,5 +132,6 @@ REMORA_SIDE = Side(
         "sse": _remora_run("remora_sse"),
         "models": _models_driver,
         "handle": handle_driver(sys.executable, "remora", "benchmarks.apps.remora_echo:app", 30.0),
+        "batch": _batch_driver(),
     },
 )

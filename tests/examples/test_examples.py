@@ -22,7 +22,8 @@ def get(url: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ("hello_world", "model_composition", "fastapi_integration", "multiplexing")
+    "name",
+    ("hello_world", "model_composition", "fastapi_integration", "multiplexing", "batching"),
 )
 def test_client_prints_what_the_readme_promises(serve_example: Serve, name: str) -> None:
     with serve_example(name, "server:app") as example:

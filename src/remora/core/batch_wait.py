@@ -7,7 +7,9 @@ them; a batch that starts with the first of them makes all others wait for a who
 
 So this module learns, for each batch that answered, how many callers came back and how soon. A
 batch waits for those still expected while the time they would save (a run of the model each) is
-more than the time lost by those who wait (the rest of the period in which callers come back).
+more than the time lost by those who wait (the rest of the period in which callers come back). Of
+more callers than there is room for, those who find none need another batch in any case, so the
+saving counts by the share that finds room.
 What is learned does not depend on what was decided, so nothing has to be tried out: without
 evidence nobody waits.
 
@@ -66,7 +68,8 @@ def start_at(
     patience_s = outlook.until - now
     if more <= 0.0 or patience_s <= 0.0:
         return now
-    if more * outlook.run_s <= num_waiting * patience_s:
+    saved_s = more * outlook.run_s * (more / outlook.expected)
+    if saved_s <= num_waiting * patience_s:
         return now
     return min(latest, outlook.until)
 
