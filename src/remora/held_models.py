@@ -30,10 +30,12 @@ class HeldModels:
 
     Attributes:
         tell: told of every change, with the ids of all models; None: nobody is told.
+        is_closed: the replica has stopped.
     """
 
     def __init__(self) -> None:
         self.tell: Callable[[list[str]], None] | None = None
+        self.is_closed = False
         self._told: set[str] = set()
         self._loaders: list[Loader] = []
 
@@ -65,6 +67,7 @@ class HeldModels:
 
     async def close(self) -> None:
         """The replica stops: unload everything."""
+        self.is_closed = True
         loaders, self._loaders = self._loaders, []
         for loader in loaders:
             await loader.close()

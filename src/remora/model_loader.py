@@ -73,7 +73,11 @@ class ModelLoader(Generic[T]):
         self._load_model = load
         self._options = options
         self._name = getattr(load, "__qualname__", repr(load))
-        self._cache = ModelCache(options.limits)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Hold nothing, and belong to no replica yet."""
+        self._cache = ModelCache(self._options.limits)
         self._models: dict[str, T] = {}
         self._waiting: dict[Ticket, asyncio.Future[T]] = {}
         #: Loads and unloadings at work, by model.
@@ -82,7 +86,6 @@ class ModelLoader(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._holdings = HeldModels()
         self._has_preloaded = False
-        self._is_closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel without the models: every replica loads its own."""
@@ -179,8 +182,10 @@ class ModelLoader(Generic[T]):
             await self.preload((*options.pin, *options.preload))
 
     async def close(self) -> None:
-        """Cancel loads, fail those who wait, unload everything."""
-        self._is_closed = True
+        """Cancel loads, fail those who wait, unload everything.
+
+        A function's loader may serve again after that, in another replica of a process (a test).
+        """
         for ticket, future in list(self._waiting.items()):
             if not future.done():
                 future.set_exception(RuntimeError(f"{self._name}: this replica has stopped"))
@@ -190,6 +195,7 @@ class ModelLoader(Generic[T]):
         while self._models:
             model_id, model = self._models.popitem()
             await self._destroy(model_id, model)
+        self._begin_anew()
 
     # -- waiting ------------------------------------------------------------------------------
 
@@ -327,16 +333,18 @@ class ModelLoader(Generic[T]):
                     f"{self._name} loads models only inside a replica: deploy what it belongs to, "
                     "or call the undecorated function (__wrapped__) in a test"
                 )
+            if context.held_models.is_closed:
+                raise RuntimeError(f"{self._name}: this replica has stopped")
             self._loop = loop
             self._holdings = context.held_models
             self._holdings.join(self)
+        if self._holdings.is_closed:
+            raise RuntimeError(f"{self._name}: this replica has stopped")
         if loop is not self._loop:
             raise RuntimeError(
                 f"{self._name} works on the replica's event loop only, not on one that was "
                 "started in a thread: make the calling method `async def`"
             )
-        if self._is_closed:
-            raise RuntimeError(f"{self._name}: this replica has stopped")
 
     def _size_of(self, model_id: str) -> int:
         size_fn, limit = self._options.size_fn, self._options.limits.max_bytes

@@ -166,6 +166,19 @@ async def test_the_end_of_a_replica_unloads_every_model(replica: ReplicaContext)
         await app.get_model("a")
 
 
+async def test_a_function_serves_the_next_replica_of_its_process(replica: ReplicaContext) -> None:
+    @multiplexed(preload=["x"])
+    async def load(model_id: str) -> Model:
+        return Model(model_id)
+
+    await load("a")
+    await replica.held_models.close()
+    assert sorted(LOG) == ["del a", "del x"]
+    set_replica_context(ReplicaContext("default#App#r2", DeploymentID("App")))
+    await load("b")
+    assert set(load.loaded()) == {"x", "b"}
+
+
 # -- several at once -------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from remora.config import PolicySetup
 from remora.core.routing.power_of_two import PowerOfTwo
@@ -83,6 +83,8 @@ class _Question:
 
 class CustomPolicy:
     """Asks the user's code, and picks a replica as it says."""
+
+    waits_by_model: ClassVar[bool] = False
 
     def __init__(self, queue: Queue, setup: PolicySetup) -> None:
         self._queue = queue

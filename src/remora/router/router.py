@@ -46,6 +46,9 @@ _log = logging.getLogger("remora.router")
 MAX_ATTEMPTS = 3
 #: How long a call to a deployment that no snapshot has named yet waits for one.
 UNKNOWN_WAIT_S: Seconds = 5.0
+#: A free slot is offered to requests for so many models that wait for others; then it stays free
+#: until something changes, because asking on would take longer than the slot is worth.
+_MAX_MODELS = 32
 
 
 class Router:
@@ -421,14 +424,22 @@ class Router:
         before = self._num_waiting
         #: Those that rather wait; others behind them need not.
         passed_over: list[Call] = []
+        #: Their models, where only the model counts: nobody need ask for the next of them.
+        models: set[str] = set()
+        waits_by_model = self._policy.waits_by_model
         most = len(waiting) if self._custom is None else self._custom.num_asked
-        while waiting and self._open and len(passed_over) <= most:
+        while waiting and self._open and len(passed_over) <= most and len(models) < _MAX_MODELS:
             call = waiting.popleft()
             if call.state is not CallState.QUEUED:
+                continue
+            if models and call.envelope.multiplexed_model_id in models:
+                passed_over.append(call)
                 continue
             link = self._choose(call.envelope, self._open, self._rng)
             if link is None:
                 passed_over.append(call)
+                if waits_by_model:
+                    models.add(call.envelope.multiplexed_model_id)
                 continue
             self._num_waiting -= 1
             self._send(call, link)

@@ -18,7 +18,7 @@ import pytest
 
 from remora.core.model_cache import Action, Give, Limits, Load, ModelCache, Ticket, Unload
 from remora.core.routing.power_of_two import PowerOfTwo
-from remora.types import ReplicaID
+from remora.types import LOCAL_NODE, NodeID, ReplicaID
 from remora.wire.messages import CallKind, Envelope
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ class Link:
     outstanding: int = 0
     others: int = 0
     model_ids: frozenset[str] = frozenset()
-    node_id: str = "local"
+    node_id: NodeID = LOCAL_NODE
     availability_zone: str = ""
     is_coming: bool = False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from remora.types import ReplicaID
 from remora.wire.messages import Envelope
@@ -54,7 +54,14 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Policy(Protocol[C]):
-    """Picks a replica for each request."""
+    """Picks a replica for each request.
+
+    Attributes:
+        waits_by_model: whether a request waits depends on its model alone: as long as nothing
+            else changes, one that waits says the same for all others of that model.
+    """
+
+    waits_by_model: ClassVar[bool]
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
         """Pick one of `candidates`; None: none of them."""

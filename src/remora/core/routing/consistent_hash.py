@@ -15,6 +15,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from typing import ClassVar
 
 from remora.config import require_number
 from remora.core.routing import C, Candidate
@@ -66,6 +67,8 @@ class ConsistentHash:
     """
 
     __slots__ = ("_fallbacks", "_load_factor", "_members", "_num_virtual_nodes", "_ring")
+
+    waits_by_model: ClassVar[bool] = False
 
     def __init__(
         self,

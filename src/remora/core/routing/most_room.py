@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import ClassVar
 
 from remora.core.routing import C
 from remora.wire.messages import Envelope
@@ -17,6 +18,8 @@ class MostRoom:
     """Of all candidates the one with the most free slots; equal ones win by chance."""
 
     __slots__ = ()
+
+    waits_by_model: ClassVar[bool] = False
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
         """Pick one; None only when there is no candidate."""

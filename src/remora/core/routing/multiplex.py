@@ -105,13 +105,11 @@ class ModelAffinity:
 
     def narrow(self, model_id: str, candidates: Sequence[C]) -> Sequence[C]:
         """Leave those of `candidates` that suit a model best; none: the request had better wait."""
-        left = narrow(model_id, candidates, self._expected.get(model_id))
-        if not left or model_id in left[0].model_ids:
-            return left
-        busy = [m.load for m in self._members if model_id in m.model_ids and m not in candidates]
-        if busy and min(busy) <= _FACTOR * _idlest(candidates):
-            return ()
-        return left
+        if candidates and not any(model_id in c.model_ids for c in candidates):
+            full = [m.load for m in self._members if model_id in m.model_ids]
+            if full and min(full) <= _FACTOR * _idlest(candidates):
+                return ()
+        return narrow(model_id, candidates, self._expected.get(model_id))
 
     def note(self, model_id: str, chosen: C) -> None:
         """Remember that `chosen` gets a request for a model."""

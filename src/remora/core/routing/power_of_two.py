@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import ClassVar
 
 from remora.core.routing import C, locality
 from remora.core.routing.multiplex import ModelAffinity
@@ -26,6 +27,8 @@ class PowerOfTwo:
     """
 
     __slots__ = ("_is_spread", "_models", "_node_id", "_zone")
+
+    waits_by_model: ClassVar[bool] = True
 
     def __init__(self, node_id: str = LOCAL_NODE, availability_zone: str = "") -> None:
         self._node_id = node_id

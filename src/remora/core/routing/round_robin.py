@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import ClassVar
 
 from remora.core.routing import C
 from remora.core.routing.multiplex import ModelAffinity
@@ -19,6 +20,8 @@ class RoundRobin:
     """
 
     __slots__ = ("_last", "_models")
+
+    waits_by_model: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._last = ReplicaID("")
