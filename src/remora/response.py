@@ -55,6 +55,13 @@ def not_in_a_loop(what: str, instead: str) -> None:
         )
 
 
+def _no_object_refs() -> NoReturn:
+    raise RuntimeError(
+        "Object references belong to Ray, and only its engine has them; this instance runs without "
+        "Ray. Pass the response itself to the next call: its value goes on without being opened."
+    )
+
+
 class _Response:
     """What both kinds of response share."""
 
@@ -98,6 +105,7 @@ class _Response:
         return self._cancelled
 
     def __reduce__(self) -> NoReturn:
+        # Only what is an argument itself is replaced by its value before it is pickled.
         raise RemoraError(
             f"A {type(self).__name__} cannot be pickled. It can be an argument of another call "
             "only at the top level, not inside a list, dict or object: there, pass the value "
@@ -133,6 +141,18 @@ class DeploymentResponse(_Response, Generic[_T]):
             if loop is None or type(call) is ThreadCall or loop is _get_running_loop():
                 return call.__await__()
         return self._wait_elsewhere(loop).__await__()
+
+    async def _to_object_ref(self) -> NoReturn:
+        """Refuse: there are no object references without Ray."""
+        _no_object_refs()
+
+    def _to_object_ref_sync(
+        self,
+        _timeout_s: float | None = None,
+        _allow_running_in_asyncio_loop: bool = False,
+    ) -> NoReturn:
+        """Refuse: there are no object references without Ray."""
+        _no_object_refs()
 
     def as_argument(self) -> _T:
         """Return this very response, typed as its value: to pass it to another call.
@@ -219,6 +239,18 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
     def result(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: there is more than one answer."""
         raise TypeError("A streaming response has no result(); use `for` or `async for`.")
+
+    async def _to_object_ref_gen(self) -> NoReturn:
+        """Refuse: there are no object references without Ray."""
+        _no_object_refs()
+
+    def _to_object_ref_gen_sync(
+        self,
+        _timeout_s: float | None = None,
+        _allow_running_in_asyncio_loop: bool = False,
+    ) -> NoReturn:
+        """Refuse: there are no object references without Ray."""
+        _no_object_refs()
 
     def __aiter__(self) -> AsyncIterator[_T]:
         return self

@@ -10,10 +10,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.integration.handles import served
+from tests.integration.handles import handle_to, served
 from tests.integration.rig import Rig, until
 
-from remora.errors import RayServeException, RequestTimeoutError
+from remora.errors import (
+    ProtocolError,
+    RayServeException,
+    ReplicaDiedError,
+    RequestTimeoutError,
+)
+from remora.request_context import RequestContext, current
 from remora.transport.packing import pack_value
 from remora.wire import values
 
@@ -66,6 +72,15 @@ class App:
     async def fail(self) -> None:
         raise ZeroDivisionError("above")
 
+    async def text(self, size: int) -> str:
+        return "x" * size
+
+    async def texts(self, size: int) -> AsyncIterator[str]:
+        yield "x" * size
+
+    async def read(self, items: Any) -> int:
+        return len([x async for x in items])
+
     async def slow(self) -> None:
         await self.gate.wait()
 
@@ -105,6 +120,69 @@ async def test_the_failure_of_an_argument_is_that_of_the_call(rig: Rig) -> None:
     with pytest.raises(ZeroDivisionError, match="above"):
         await handle.echo.remote(handle.fail.remote())
     assert node.target.seen == []
+
+
+async def test_an_argument_whose_replica_died_fails_the_call_with_that(rig: Rig) -> None:
+    producer, consumer = await rig.node(App), await rig.node(App)
+    handle = await handle_to(rig, producer)
+    argument = handle.slow.remote()
+    await until(lambda: producer.replica.ongoing)
+    handle._router.update(rig.route(producer, consumer))
+    await until(lambda: len(handle._router._open) == 2)
+    call = handle.echo.remote(argument)
+    producer.die()
+    with pytest.raises(ReplicaDiedError, match=producer.replica.replica_id):
+        await call
+    assert consumer.target.seen == []
+
+
+async def test_a_shield_protects_coroutines_and_no_call_below(rig: Rig) -> None:
+    node, handle = await served(rig, App)
+    context = RequestContext("r")
+    current.set(context)
+    finished = asyncio.Event()
+
+    async def local() -> None:
+        await asyncio.sleep(0)
+        finished.set()
+
+    async def handler() -> None:
+        await asyncio.shield(asyncio.gather(local(), handle.slow.remote()._wait()))
+
+    task = asyncio.ensure_future(handler())
+    await until(lambda: node.replica.ongoing)
+    task.cancel()
+    context.cancel_children()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert finished.is_set()
+    await until(lambda: node.replica.ongoing == 0)
+
+
+async def test_a_message_too_large_for_the_wire_fails_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, handle = await served(rig, App)
+    assert await handle.text.remote(10) == "x" * 10
+    monkeypatch.setattr("remora.wire.framing.MAX_FRAME_BYTES", 500_000)
+    beside = handle.slow.remote()
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="larger than the limit of 500000"):
+            await handle.text.remote(1_000_000)
+        with pytest.raises(ProtocolError, match="larger than the limit of 500000"):
+            await handle.echo.remote("x" * 1_000_000)
+        with pytest.raises(ProtocolError, match="larger than the limit of 500000"):
+            await anext(handle.options(stream=True).texts.remote(1_000_000))
+        with pytest.raises(ProtocolError, match="larger than the limit of 500000"):
+            await handle.read.remote(_texts(1_000_000))
+    assert await handle.text.remote(10) == "x" * 10
+    handle_node = rig.nodes[0]
+    handle_node.target.gate.set()
+    assert await beside is None
+
+
+async def _texts(size: int) -> AsyncIterator[str]:
+    yield "x" * size
 
 
 async def test_the_time_that_arguments_take_counts(rig: Rig) -> None:

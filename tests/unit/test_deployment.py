@@ -9,6 +9,7 @@ import pytest
 
 from remora.deployment import Application, Deployment, deployment
 from remora.errors import ConfigError
+from remora.handle import DeploymentHandle
 
 
 class Model:
@@ -133,3 +134,13 @@ def test_a_method_of_the_class_can_be_named() -> None:
         with pytest.raises(AttributeError, match=name):
             getattr(made, name)
     assert copy.copy(made) == made
+
+
+def test_handles_are_no_user_config() -> None:
+    class Model:
+        def reconfigure(self, config: Any) -> None: ...
+
+    application = deployment(Model).bind()
+    for value in (application, DeploymentHandle("Model")):
+        with pytest.raises(ConfigError, match=r"user_config.*JSON"):
+            deployment(user_config={"model": value})(Model)

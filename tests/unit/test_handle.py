@@ -535,6 +535,9 @@ def test_options_return_another_handle(handle: DeploymentHandle[Any]) -> None:
     }
     assert handle._state()["method_name"] == "__call__"
     assert other.options(stream=False)._state()["multiplexed_model_id"] == "x"
+    # What has one meaning only here is taken and changes nothing.
+    neutral = handle.options(_prefer_local_routing=True, _by_reference=False)
+    assert neutral._state() == handle._state()
 
 
 @pytest.mark.parametrize(
@@ -640,3 +643,32 @@ async def test_a_response_may_be_typed_as_its_value(
     response = handle.double.remote(2)
     assert response.as_argument() is response
     assert await handle.double.remote(response.as_argument()) == 8
+
+
+async def test_there_are_no_object_references_without_ray(
+    router: FakeRouter, handle: DeploymentHandle[Any]
+) -> None:
+    response = handle.double.remote(1)
+    stream = handle.options(stream=True).count.remote(1)
+    with pytest.raises(RuntimeError, match="Ray"):
+        await response._to_object_ref()
+    with pytest.raises(RuntimeError, match="Ray"):
+        response._to_object_ref_sync(_timeout_s=1)
+    with pytest.raises(RuntimeError, match="Ray"):
+        await stream._to_object_ref_gen()
+    with pytest.raises(RuntimeError, match="Ray"):
+        stream._to_object_ref_gen_sync()
+    assert await response == 2
+    assert response.by_reference
+    stream.cancel()
+
+
+def test_shutting_a_handle_down_lets_go_of_its_router(
+    background: FakeRouter, handle: DeploymentHandle[Any]
+) -> None:
+    assert handle.double.remote(1).result() == 2
+    assert handle.double.is_initialized
+    assert handle.double.running_replicas_populated()
+    handle.double.shutdown()
+    assert not handle.double.is_initialized
+    assert handle.double.remote(2).result() == 4
