@@ -142,7 +142,7 @@ class DeploymentResponse(_Response, Generic[_T]):
                 return call.__await__()
         return self._wait_elsewhere(loop).__await__()
 
-    async def _to_object_ref(self) -> NoReturn:
+    async def _to_object_ref(self) -> Any:
         """Refuse: there are no object references without Ray."""
         _no_object_refs()
 
@@ -150,7 +150,7 @@ class DeploymentResponse(_Response, Generic[_T]):
         self,
         _timeout_s: float | None = None,
         _allow_running_in_asyncio_loop: bool = False,
-    ) -> NoReturn:
+    ) -> Any:
         """Refuse: there are no object references without Ray."""
         _no_object_refs()
 
@@ -240,7 +240,7 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         """Refuse: there is more than one answer."""
         raise TypeError("A streaming response has no result(); use `for` or `async for`.")
 
-    async def _to_object_ref_gen(self) -> NoReturn:
+    async def _to_object_ref_gen(self) -> Any:
         """Refuse: there are no object references without Ray."""
         _no_object_refs()
 
@@ -248,7 +248,7 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         self,
         _timeout_s: float | None = None,
         _allow_running_in_asyncio_loop: bool = False,
-    ) -> NoReturn:
+    ) -> Any:
         """Refuse: there are no object references without Ray."""
         _no_object_refs()
 

@@ -124,7 +124,7 @@ async def test_the_failure_of_an_argument_is_that_of_the_call(rig: Rig) -> None:
 
 async def test_an_argument_whose_replica_died_fails_the_call_with_that(rig: Rig) -> None:
     producer, consumer = await rig.node(App), await rig.node(App)
-    handle = await handle_to(rig, producer)
+    handle: Any = await handle_to(rig, producer)
     argument = handle.slow.remote()
     await until(lambda: producer.replica.ongoing)
     handle._router.update(rig.route(producer, consumer))
