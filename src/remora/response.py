@@ -55,7 +55,7 @@ def not_in_a_loop(what: str, instead: str) -> None:
         )
 
 
-def _no_object_refs() -> NoReturn:
+def _no_object_refs() -> Any:
     raise RuntimeError(
         "Object references belong to Ray, and only its engine has them; this instance runs without "
         "Ray. Pass the response itself to the next call: its value goes on without being opened."

@@ -667,8 +667,9 @@ def test_shutting_a_handle_down_lets_go_of_its_router(
     background: FakeRouter, handle: DeploymentHandle[Any]
 ) -> None:
     assert handle.double.remote(1).result() == 2
-    assert handle.double.is_initialized
-    assert handle.double.running_replicas_populated()
-    handle.double.shutdown()
-    assert not handle.double.is_initialized
+    method = handle.double
+    states = [(method.is_initialized, method.running_replicas_populated())]
+    method.shutdown()
+    states.append((method.is_initialized, method.running_replicas_populated()))
+    assert states == [(True, True), (False, False)]
     assert handle.double.remote(2).result() == 4
