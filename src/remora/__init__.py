@@ -50,7 +50,7 @@ _HOMES = {
     "get_app_handle": "lookup",
     "get_deployment_handle": "lookup",
     "get_multiplexed_model_id": "multiplex",
-    "get_replica_context": "api",
+    "get_replica_context": "context",
     "ingress": "ingress",
     "method": "method",
     "multiplexed": "multiplex",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -254,6 +254,13 @@ class Asker:
         return [await self.shelf.remote(), await named.remote(), await named.ask.remote()]
 
 
+@pytest.fixture
+def _ended() -> Iterator[None]:
+    yield
+    serve.shutdown()
+
+
+@pytest.mark.usefixtures("_ended")
 def test_a_call_names_the_model_by_an_option_of_its_handle() -> None:
     shelf = serve.deployment(Shelf, num_replicas=2)
     asker = serve.run(Asker.bind(shelf.bind()), _local_testing_mode=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -664,3 +666,54 @@ async def test_loaders_travel_without_their_models() -> None:
 async def test_an_extension_class_that_cannot_be_changed_is_destroyed_all_the_same() -> None:
     await destroy(object())
     await destroy(3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_limits_hold_and_nobody_uses_what_has_ended(
+    replica: ReplicaContext, seed: int
+) -> None:
+    """Requests that come, work, fail and leave at any time, over hours of virtual time."""
+    rng = random.Random(seed)
+    limit, num_loads = rng.choice(((1, 1), (3, 1), (3, 2), (5, 3)))
+    live: set[object] = set()
+    ends: Counter[str] = Counter()
+
+    class Fragile:
+        def __init__(self) -> None:
+            live.add(self)
+            assert len(live) <= limit
+
+        async def __del__(self) -> None:
+            live.remove(self)  # a second time is an error
+            await asyncio.sleep(rng.random())
+
+    @multiplexed(max_num_models_per_replica=limit, max_concurrent_loads=num_loads)
+    async def load(model_id: str) -> Fragile:
+        await asyncio.sleep(rng.random() * 5)
+        if rng.random() < 0.1:
+            raise OSError("no luck")
+        return Fragile()
+
+    async def work() -> None:
+        model = await load(f"m{int(rng.paretovariate(0.7)) % 12}")
+        for _ in range(3):
+            assert model in live
+            await asyncio.sleep(rng.random() * 3)
+
+    async def main() -> None:
+        tasks = []
+        for _ in range(400):
+            task = request(work)
+            tasks.append(task)
+            if rng.random() < 0.2:
+                asyncio.get_running_loop().call_later(rng.random() * 8, task.cancel)
+            await asyncio.sleep(rng.random() * 3)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            ends[type(result).__name__] += 1
+        assert load.held == load.loaded()
+        await replica.held_models.close()
+        assert not live
+
+    virtual_time.run(main())
+    assert set(ends) == {"NoneType", "CancelledError", "OSError"}
+    assert ends["NoneType"] > 200
