@@ -15,6 +15,7 @@ import msgspec
 
 from remora.config import DEFAULT_ROUTER_CLASS, DeploymentConfig, PolicySetup, RequestRouterConfig
 from remora.errors import ConfigError
+from remora.types import DeploymentID
 
 #: Every router holds the class, and gets it again with each change of the deployment.
 MAX_CODE_BYTES = 4 * 1024 * 1024
@@ -101,3 +102,6 @@ def _check_kwargs(found: type, kwargs: dict[str, Any]) -> None:
             kwargs,
             f"initialize_state of {found.__qualname__} does not take them: {error}",
         ) from None
+    if found.__module__.startswith("remora."):
+        # Ours has no effects, so that it can be tried here, where somebody reads the error.
+        found(DeploymentID("")).initialize_state(**kwargs)

@@ -37,7 +37,7 @@ class App:
     async def which(self, *_: object) -> str:
         return self.name
 
-    async def hold(self) -> str:
+    async def hold(self, *_: object) -> str:
         await self.gate.wait()
         return self.name
 
