@@ -156,8 +156,8 @@ class DeploymentHandle(Generic[_T]):
                 anyway), `pickle` (plain, which refuses what only cloudpickle can), `msgpack` or
                 `orjson` (plain data only; tuples become lists);
                 `multiplexed_model_id` and `session_id`: texts that travel with the call; the
-                called code finds them in `remora.request_context.current`. Any replica may
-                get the call: neither has a say in which.
+                called code finds them in `remora.request_context.current`. Routers
+                may heed them, see `request_router_config`.
 
         Raises:
             TypeError: unknown option, or a text option that is no text.
