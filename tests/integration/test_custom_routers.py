@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 from typing import Any
 
 import pytest
-from tests.integration.rig import Node, Rig, call, until
+from tests.integration.rig import Node, Rig, call, envelope, until
 
 from remora.config import PolicySetup
 from remora.errors import RequestCancelledError
@@ -26,6 +27,8 @@ from remora.request_router import (
 )
 from remora.router import custom
 from remora.router.router import Router
+from remora.selection import reserved
+from remora.wire import values
 
 Ranks = list[list[RunningReplica]]
 
@@ -317,3 +320,39 @@ async def test_strict_sessions_wait_for_their_replica_and_hold_up_nobody(rig: Ri
     nodes[0].target.gate.set()
     assert await held == "r0"
     assert [await w for w in waits] == ["r0"] * 3
+
+
+class Open(RequestRouter):
+    """Notes the arguments that it sees."""
+
+    def initialize_state(self) -> None:
+        self.seen: list[Any] = []
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        assert pending_request is not None
+        self.seen.append((pending_request.args, pending_request.kwargs))
+        return [candidate_replicas]
+
+
+@pytest.mark.parametrize("wanted", ["", "msgpack", "orjson"])
+async def test_arguments_can_be_seen_however_they_travel(rig: Rig, wanted: str) -> None:
+    _, router = await routed(rig, Open, 1)
+    value = ((1, "two"), {"three": [3]})
+    body = values.encode_plain(value, wanted) if wanted else pickle.dumps(value)
+    sent = router.call(envelope("which", request_serialization=wanted), body)
+    # The method does not want them, which is another matter.
+    with pytest.raises(TypeError, match="three"):
+        await sent
+    assert spy(router).seen == [((1, "two"), {"three": [3]})]
+
+
+async def test_a_slot_that_is_reserved_for_later_has_no_arguments_yet(rig: Rig) -> None:
+    _, router = await routed(rig, Open, 1)
+    async with reserved(router, envelope("which"), None) as selection:
+        assert selection.replica_id == "default/App#r0"
+    assert spy(router).seen == [((), {})]
+    assert router._custom.errors == {}

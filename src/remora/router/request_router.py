@@ -25,7 +25,7 @@ from remora.wire.parcel import Body
 if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
 
-_PICKLED = (CallKind.UNARY, CallKind.STREAM)
+_BY_HANDLE = (CallKind.UNARY, CallKind.STREAM)
 
 
 def internal_id(envelope: Envelope) -> str:
@@ -207,9 +207,13 @@ class PendingRequest:
 
     def _opened(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._arguments is None:
-            # Only what came from inside the instance is ever unpickled.
-            opened = values.loads(self._body, self._how) if self._kind in _PICKLED else ((), {})
-            self._arguments = opened
+            args: Any = ()
+            kwargs: Any = {}
+            # Only what this process packed itself is opened. A slot that is reserved for later has
+            # no arguments yet.
+            if self._kind in _BY_HANDLE and len(self._body):
+                args, kwargs = values.loads(self._body, self._how)
+            self._arguments = tuple(args), kwargs
         return self._arguments
 
     def __repr__(self) -> str:
