@@ -3,6 +3,7 @@
     RemoraError (RayServeException)
     ├── ConfigError             a value that cannot be right: which field, which value, what is allowed
     │   └── NotSupportedYetError    right, but nothing here reads it yet: refused, never ignored
+    ├── MissingExtraError       a library is not installed that an option needs
     ├── DeployError             an application could not be brought up
     │   ├── AppLoadError        the import path leads to nothing deployable
     │   ├── CodeNotPicklableError   code or arguments cannot be sent to a replica
@@ -16,7 +17,8 @@
     │   ├── RequestCancelledError       the caller cancelled it
     │   ├── RequestTimeoutError         its time was up (also a TimeoutError)
     │   ├── MethodNotFoundError         the deployment has no such method
-    │   └── RemoteError                 the user's exception could not be carried over as itself
+    │   ├── RemoteError                 the user's exception could not be carried over as itself
+    │   └── gRPCStatusError             ends a gRPC request with a status of the user's choice
     ├── EngineError             starting, stopping or storing failed below us
     │   ├── InstanceError       another instance, or none, uses this state folder or port
     │   └── ConnectionLostError the process on the other side of a connection went away
@@ -77,6 +79,16 @@ class NotSupportedYetError(ConfigError):
 
     def __init__(self, field: str, value: object, advice: str = "leave it out") -> None:
         super().__init__(field, value, f"this version does not support it yet; {advice}")
+
+
+class MissingExtraError(RemoraError, ModuleNotFoundError):
+    """A library is not installed that an option needs."""
+
+    def __init__(self, needs: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(
+            f"{needs}, which is not installed: pip install 'remora[{extra}]' brings it."
+        )
 
 
 class DeployError(RemoraError, RuntimeError):
@@ -201,6 +213,30 @@ class MethodNotFoundError(RequestError, AttributeError):
 
 class RemoteError(RequestError):
     """The user's exception could not be carried over as itself; its text is in here."""
+
+
+class gRPCStatusError(RequestError):  # noqa: N801 - the name that Ray Serve's users know
+    """Ends a gRPC request with a status of the user's choice.
+
+    A handler may raise it. What a handler raises after it has set a code in its `grpc_context`
+    counts as one.
+
+    Attributes:
+        original_exception: what was raised; None: nothing but this.
+        grpc_code: a `grpc.StatusCode`, or its number.
+        grpc_details: what the client is told; None: the text of the exception.
+    """
+
+    def __init__(
+        self,
+        original_exception: BaseException | None = None,
+        code: object = None,
+        details: str | None = None,
+    ) -> None:
+        self.original_exception = original_exception
+        self.grpc_code: object = 13 if code is None else code
+        self.grpc_details = details
+        super().__init__(details or str(original_exception or "") or f"gRPC status {code}")
 
 
 class EngineError(RemoraError):

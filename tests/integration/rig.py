@@ -8,9 +8,10 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 import uvicorn
@@ -34,6 +35,9 @@ from remora.types import DeploymentID, ReplicaID, replica_id
 from remora.wire.codec import pack
 from remora.wire.control import ReplicaReconfigure, ReplicaSpec, Surroundings
 from remora.wire.messages import CallKind, Envelope
+
+if TYPE_CHECKING:
+    from remora.proxy.grpc.server import GrpcServer
 
 DEPLOYMENT = DeploymentID("App")
 
@@ -119,6 +123,7 @@ class FakeClient:
         self.loop = asyncio.get_running_loop()
         self.snapshot = Snapshot()
         self.routes: RouteTable[AppRoute] = RouteTable({})
+        self.on_change: list[Callable[[Snapshot], None]] = []
         self._rig = rig
         self._routers: dict[DeploymentID, Router] = {}
 
@@ -134,6 +139,8 @@ class FakeClient:
         )
         for deployment, route in snapshot.deployments.items():
             self.router(deployment).update(route)
+        for callback in self.on_change:
+            callback(snapshot)
 
 
 class Door:
@@ -171,6 +178,23 @@ class Door:
             writer.close()
 
 
+@dataclass
+class GrpcDoor:
+    """A running gRPC front door."""
+
+    server: GrpcServer
+    client: FakeClient
+    access: AccessLog
+    address: str
+
+    async def log(self) -> str:
+        """What the access log says, all of it written."""
+        await until(lambda: self.access._timer is None)
+        assert self.access._writing is not None
+        await asyncio.wrap_future(self.access._writing)
+        return self.access._path.read_text()
+
+
 class Rig:
     """Makes replicas, routers and front doors, and ends them.
 
@@ -184,6 +208,7 @@ class Rig:
         self.nodes: list[Node] = []
         self.routers: list[Router] = []
         self.doors: list[tuple[asyncio.Server, ServerState, AccessLog]] = []
+        self.grpc_doors: list[GrpcDoor] = []
 
     async def node(self, code: Any, *args: Any, max_ongoing: int = 5) -> Node:
         place = SharedProcess() if self.is_shared else None
@@ -238,7 +263,43 @@ class Rig:
         await until(lambda: len(door.router._open) == len(nodes))
         return door
 
+    async def grpc_door(
+        self, *nodes: Node, apps: tuple[str, ...] = ("default",), **options: Any
+    ) -> GrpcDoor:
+        """A gRPC front door whose applications all lead to these replicas."""
+        from tests.kitchen import pb2_grpc
+
+        from remora.config import gRPCOptions
+        from remora.grpc_services import grpc_setup
+        from remora.proxy.grpc.server import GrpcServer
+
+        client = FakeClient(self)
+        routes = {DEPLOYMENT: self.route(*nodes)} if nodes else {}
+        client.show(Snapshot(1, {name: AppRoute(name, None, "App") for name in apps}, routes))
+        for name in apps:
+            client.router(DeploymentID("App", name)).update(self.route(*nodes))
+        functions = [
+            pb2_grpc().add_KitchenServicer_to_server,
+            "kitchen_pb2_grpc.add_GardenServicer_to_server",
+        ]
+        setup = grpc_setup(
+            gRPCOptions(port=0, grpc_servicer_functions=functions, **options), "127.0.0.1"
+        )
+        assert setup is not None
+        access = AccessLog(self.folder / f"access-grpc-{len(self.grpc_doors)}.log")
+        server = GrpcServer(cast(Any, client), setup, access)
+        port = await server.start()
+        door = GrpcDoor(server, client, access, f"127.0.0.1:{port}")
+        self.grpc_doors.append(door)
+        for name in apps:
+            router = client.router(DeploymentID("App", name))
+            await until(lambda router=router: len(router._open) == len(nodes))  # type: ignore[misc]
+        return door
+
     async def close(self) -> None:
+        for grpc_door in self.grpc_doors:
+            await grpc_door.server.stop(0)
+            grpc_door.access.close()
         for server, state, access in self.doors:
             server.close()
             for connection in list(state.connections):

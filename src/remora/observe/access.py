@@ -47,13 +47,27 @@ class AccessLog:
         took_s: float,
         route: str = "",
     ) -> None:
-        """Log one request."""
+        """Log one HTTP request."""
+        client = head.client[0] if head.client else "-"
+        self.add_line(client, head.method, head.path, status, took_s, request_id, app, route)
+
+    def add_line(
+        self,
+        client: str,
+        method: str,
+        path: str,
+        status: int | str,
+        took_s: float,
+        request_id: str,
+        app: str,
+        route: str = "",
+    ) -> None:
+        """Log one request of any protocol."""
         pending = self._pending
         if len(pending) >= MAX_PENDING:
             self._dropped += 1
             return
-        row = (head.client, head.method, head.path, status, took_s, request_id, app, route)
-        pending.append(row)
+        pending.append((client, method, path, status, took_s, request_id, app, route))
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._flush)
 
@@ -81,7 +95,7 @@ class AccessLog:
     def _write(self, now: float, pending: list[tuple[Any, ...]], dropped: int) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
         lines = [
-            f"{stamp} {client[0] if client else '-'} {request_id} {app or '-'} "
+            f"{stamp} {client} {request_id} {app or '-'} "
             f"{method} {path!r} {status} {took_s * 1000:.2f}ms {route or '-'}\n"
             for client, method, path, status, took_s, request_id, app, route in pending
         ]

@@ -6,6 +6,7 @@ Plain dictionaries and lists that one loop writes; a reader takes a copy.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 
 #: Upper bounds of the latency histogram, in seconds.
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -17,9 +18,19 @@ OTHER = "other"
 
 
 class RequestCounters:
-    """Requests and their latency by application, method, status and route."""
+    """Requests of one protocol and their latency by application, method, status and route."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = "http", status_name: Callable[[int], str] = str) -> None:
+        """Make counters, all at zero.
+
+        Args:
+            protocol: `http` or `grpc`; the names of what is counted say which.
+            status_name: how a status is written in labels.
+        """
+        self._protocol = protocol
+        self._status_name = status_name
+        #: Statuses from here on are errors.
+        self._first_error = 400 if protocol == "http" else 1
         self._rows: dict[tuple[str, str, int, str], list[float]] = {}
 
     def count(
@@ -42,27 +53,28 @@ class RequestCounters:
 
     def render(self) -> str:
         """Write everything in the text format of Prometheus, under the names of Ray Serve."""
-        requests = ["# TYPE serve_num_http_requests_total counter"]
-        errors = ["# TYPE serve_num_http_error_requests_total counter"]
-        latency = ["# TYPE serve_http_request_latency_ms histogram"]
+        of = self._protocol
+        requests = [f"# TYPE serve_num_{of}_requests_total counter"]
+        errors = [f"# TYPE serve_num_{of}_error_requests_total counter"]
+        latency = [f"# TYPE serve_{of}_request_latency_ms histogram"]
         for application, method, status, route, count, total_s in sorted(self.rows()):
             row = self._rows[application, method, status, route]
             labels = (
                 f'application="{_escaped(application)}",method="{_escaped(method)}",'
-                f'route="{_escaped(route)}",status_code="{status}"'
+                f'route="{_escaped(route)}",status_code="{self._status_name(status)}"'
             )
-            requests.append(f"serve_num_http_requests_total{{{labels}}} {count}")
-            if status >= 400 and status not in CLOSED_WELL:
-                errors.append(f"serve_num_http_error_requests_total{{{labels}}} {count}")
+            requests.append(f"serve_num_{of}_requests_total{{{labels}}} {count}")
+            if status >= self._first_error and status not in CLOSED_WELL:
+                errors.append(f"serve_num_{of}_error_requests_total{{{labels}}} {count}")
             below = 0
             for bound_s, in_bucket in zip((*BUCKETS_S, None), row[:-1], strict=True):
                 below += int(in_bucket)
                 bound = "+Inf" if bound_s is None else f"{bound_s * 1000:g}"
                 latency.append(
-                    f'serve_http_request_latency_ms_bucket{{{labels},le="{bound}"}} {below}'
+                    f'serve_{of}_request_latency_ms_bucket{{{labels},le="{bound}"}} {below}'
                 )
-            latency.append(f"serve_http_request_latency_ms_sum{{{labels}}} {total_s * 1000:g}")
-            latency.append(f"serve_http_request_latency_ms_count{{{labels}}} {count}")
+            latency.append(f"serve_{of}_request_latency_ms_sum{{{labels}}} {total_s * 1000:g}")
+            latency.append(f"serve_{of}_request_latency_ms_count{{{labels}}} {count}")
         return "\n".join((*requests, *errors, *latency, ""))
 
 

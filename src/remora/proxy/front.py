@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from remora.config import HTTPOptions
@@ -135,6 +136,8 @@ class Front:
         self._nowhere = Router(DeploymentID("", ""), client.name, self._rng)
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_lines = b""
+        #: Metrics of the other front doors of this process.
+        self.other_metrics: list[Callable[[], str]] = []
 
     def open(self, head: HttpHead) -> Request:
         """Decide where a request goes."""
@@ -246,7 +249,8 @@ class Front:
         path = head.path
         if path == "/-/metrics" and head.client is not None and head.client[0] in _LOOPBACK:
             # Of this proxy; for those on this machine only.
-            return respond.text(200, self._counters.render())
+            others = (render() for render in self.other_metrics)
+            return respond.text(200, "".join((self._counters.render(), *others)))
         if path == "/-/livez":
             return respond.text(200, "success")
         if path not in ("/-/healthz", "/-/routes"):

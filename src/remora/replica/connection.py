@@ -150,8 +150,12 @@ class ReplicaConnection(ServerConnection):
             task = websocket.task = create_task(replica.websockets.answer(websocket))
         else:
             work = self._work[number] = Work(self, number, envelope, body)
-            is_http = kind is CallKind.HTTP
-            run = replica.http_requests.answer if is_http else replica.requests.stream
+            if kind is CallKind.HTTP:
+                run = replica.http_requests.answer
+            elif kind is CallKind.GRPC:
+                run = replica.grpc_requests.answer
+            else:
+                run = replica.requests.stream
             task = work.task = create_task(run(work))
         # A task that is cancelled before its first step never runs its own code.
         task.add_done_callback(self._ender(number))

@@ -14,6 +14,7 @@ import msgspec
 from remora.context import ReplicaContext, ReplicaRank
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
+from remora.replica.grpc_requests import GrpcRequests
 from remora.replica.http_requests import HttpRequests
 from remora.replica.notices import Notices
 from remora.replica.promises import promises_of
@@ -68,6 +69,7 @@ class Replica:
         self.requests = RequestRunner(self)
         self.http_requests = HttpRequests(self, self.requests)
         self.websockets = WebSocketRequests(self, self.requests)
+        self.grpc_requests = GrpcRequests(self, self.requests)
         self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
         self.stopped = asyncio.Event()
         self._idle = asyncio.Event()

@@ -52,12 +52,20 @@ class UserMethod:
         kind: how it is run.
     """
 
-    __slots__ = ("function", "kind", "name")
+    __slots__ = ("_takes_grpc_context", "function", "kind", "name")
 
     def __init__(self, name: str, function: Callable[..., Any], kind: MethodKind) -> None:
         self.name = name
         self.function = function
         self.kind = kind
+        self._takes_grpc_context: bool | None = None
+
+    @property
+    def takes_grpc_context(self) -> bool:
+        """It has a parameter named `grpc_context`."""
+        if self._takes_grpc_context is None:
+            self._takes_grpc_context = _has_parameter(self.function, "grpc_context")
+        return self._takes_grpc_context
 
     def __repr__(self) -> str:
         return f"UserMethod({self.name!r}, {self.kind.value})"
@@ -371,6 +379,13 @@ def _num_parameters(handler: Callable[..., Any], deployment: DeploymentID) -> in
             f"{', '.join(required)}. A handler takes the request, or nothing."
         )
     return 1 if positional or any(p.kind is p.VAR_POSITIONAL for p in parameters) else 0
+
+
+def _has_parameter(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except ValueError:
+        return False  # A function of an extension without a signature.
 
 
 def _takes_rank(hook: Callable[..., Any]) -> bool:

@@ -151,6 +151,11 @@ class Work:
             self._wake_up()
 
     @property
+    def is_cancelled(self) -> bool:
+        """The caller has gone or given up."""
+        return self._disconnected
+
+    @property
     def response_started(self) -> bool:
         """The head of the HTTP response has left."""
         return self._started or self.finished

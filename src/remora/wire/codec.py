@@ -18,6 +18,7 @@ from remora.wire.messages import (
     ErrorMeta,
     FrameKind,
     Grant,
+    GrpcEnd,
     Hello,
     HttpStart,
     Part,
@@ -32,6 +33,7 @@ decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 decode_error = msgspec.msgpack.Decoder(ErrorMeta).decode
 decode_http_start = msgspec.msgpack.Decoder(HttpStart).decode
 decode_websocket_close = msgspec.msgpack.Decoder(WebSocketClose).decode
+decode_grpc_end = msgspec.msgpack.Decoder(GrpcEnd).decode
 decode_credit = msgspec.msgpack.Decoder(int).decode
 decode_part = msgspec.msgpack.Decoder(Part).decode
 decode_grant = msgspec.msgpack.Decoder(Grant).decode

@@ -118,6 +118,48 @@ WEBSOCKET_BINARY = b"b"
 WEBSOCKET_CLOSE = b"c"
 
 
+#: Metadata of gRPC: values are text, or bytes where the key ends in `-bin`.
+Metadata = list[tuple[str, Any]]
+
+
+class GrpcHead(msgspec.Struct, array_like=True):
+    """What comes with a gRPC request beside its message; the messages travel as raw bytes."""
+
+    #: `package.Service`.
+    service: str
+    #: Full names of the message types, and the Python module that defines the first one.
+    request_type: str
+    request_module: str
+    response_type: str
+    #: The client sends any number of messages, each in a BODY frame.
+    request_streaming: bool = False
+    #: The answer is any number of messages, each in an ITEM frame.
+    response_streaming: bool = False
+    metadata: Metadata = []
+    #: The client's address, in gRPC's own notation.
+    peer: str = ""
+    #: Of a client that has proved who it is: the properties of its certificate.
+    auth: dict[str, list[bytes]] = {}
+    #: Which of these properties says who it is; empty: none.
+    identity_key: str = ""
+    #: W3C `tracestate`, as received.
+    trace_state: str = ""
+
+
+class GrpcEnd(msgspec.Struct, array_like=True, frozen=True):
+    """How a gRPC request ended, as its handler wants it: the meta of a RESPONSE or END.
+
+    No meta at all stands for an instance with all defaults.
+    """
+
+    #: 0: OK; see `core/grpc_status.py`.
+    code: int = 0
+    details: str = ""
+    trailing: Metadata = []
+    #: Of the response's messages: 0 none, 1 deflate, 2 gzip. That of a stream is the meta of START.
+    compression: int = 0
+
+
 class Envelope(msgspec.Struct, array_like=True):
     """Everything about a request that is not its body.
 
@@ -156,6 +198,7 @@ class Envelope(msgspec.Struct, array_like=True):
     #: Only keep a slot: the replica answers CREDIT, and the content follows in one BODY frame,
     #: whose meta is the envelope of the request that takes the slot. CANCEL gives it back.
     hold: bool = False
+    grpc: GrpcHead | None = None
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):

@@ -1,0 +1,100 @@
+"""gRPC's own server on asyncio, with the user's services and the system's.
+
+Several proxies open the same port: the kernel spreads connections over them. A proxy that dies
+takes its connections with it; the channels of clients open new ones, to another proxy or to the
+successor, by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from remora.core.grpc_status import GrpcCode
+from remora.core.snapshot import Snapshot
+from remora.observe.access import AccessLog
+from remora.observe.counters import RequestCounters
+from remora.proxy.grpc.front import GrpcFront
+from remora.proxy.grpc.handlers import UserServices
+from remora.proxy.grpc.system import Health, add_system_services
+from remora.router.client import RoutingClient
+from remora.types import Seconds
+from remora.wire.grpc import GrpcSetup
+
+_log = logging.getLogger("remora.proxy")
+
+
+class GrpcServer:
+    """The gRPC front door of one proxy, on the running loop."""
+
+    def __init__(self, client: RoutingClient, setup: GrpcSetup, access: AccessLog) -> None:
+        self._client = client
+        self._setup = setup
+        self._counters = RequestCounters("grpc", lambda code: GrpcCode(code).name)
+        self._front = GrpcFront(client, setup, access, self._counters)
+        self._health = Health(client, (service.name for service in setup.services))
+        self._server: Any = None
+        self._updates: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        """Open the port and take requests; returns the port.
+
+        Raises:
+            RuntimeError: the port cannot be opened.
+            OSError: a file of the certificate cannot be read.
+        """
+        setup = self._setup
+        limit = setup.max_message_bytes
+        server = self._server = aio.server(
+            options=(
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.so_reuseport", 1),
+            )
+        )
+        server.add_generic_rpc_handlers((UserServices(self._front, setup.services),))
+        add_system_services(server, setup, self._health)
+        host = f"[{setup.host}]" if ":" in setup.host else setup.host
+        address = f"{host}:{setup.port}"
+        if setup.ssl_certfile:
+            port = server.add_secure_port(address, _credentials(setup))
+        else:
+            port = server.add_insecure_port(address)
+        await self._health.update()
+        self._client.on_change.append(self._on_change)
+        await server.start()
+        return int(port)
+
+    async def stop(self, grace_s: Seconds) -> None:
+        """Say so to whoever watches, take nothing new, and let what is under way end."""
+        await self._health.drain()
+        await self._server.stop(grace_s)
+
+    def render_metrics(self) -> str:
+        """Write what was counted in the text format of Prometheus."""
+        ongoing = (
+            "# TYPE serve_num_ongoing_grpc_requests gauge\n"
+            f"serve_num_ongoing_grpc_requests {self._front.num_ongoing}\n"
+        )
+        return self._counters.render() + ongoing
+
+    def _on_change(self, _: Snapshot) -> None:
+        task = asyncio.get_running_loop().create_task(self._health.update())
+        # A loop holds its tasks weakly.
+        self._updates.add(task)
+        task.add_done_callback(self._updates.discard)
+
+
+def _credentials(setup: GrpcSetup) -> Any:
+    key, certificate = Path(setup.ssl_keyfile), Path(setup.ssl_certfile)
+    authorities = Path(setup.ssl_ca_certs).read_bytes() if setup.ssl_ca_certs else None
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())],
+        root_certificates=authorities,
+        require_client_auth=authorities is not None,
+    )
