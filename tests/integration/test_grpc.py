@@ -507,7 +507,7 @@ async def test_a_client_that_cancels_its_stream_is_not_taken_for_one_that_ended_
     node = await rig.node(Kitchen)
     door = await rig.grpc_door(node)
     async with stub(door) as kitchen:
-        for _ in range(10):
+        for _ in range(50):
             call = kitchen.Sum()
             await call.write(order("", 1))
             await until(lambda: node.target.seen[-1:] == [1])

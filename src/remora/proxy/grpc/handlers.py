@@ -30,6 +30,8 @@ _START = int(FrameKind.START)
 _ITEM = int(FrameKind.ITEM)
 _ERROR = int(FrameKind.ERROR)
 _OK = GrpcEnd()
+#: From news of the library to the cancelled task: its own task, the request's, the upload's.
+_TURNS_TO_CANCEL = 4
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _COMPRESSIONS = {each.value: each for each in grpc.Compression}
 
@@ -187,9 +189,12 @@ async def _upload(call: PartsCall, context: Any) -> None:
         while (message := await context.read()) is not aio.EOF:
             if not await call.send(message):
                 return
-        # A client that leaves ends its stream as well. That it left is known a moment later, and
-        # a handler must not take what came until then for everything.
-        await asyncio.sleep(0)
+        # A client that leaves ends its stream as well, and a handler must not take what came until
+        # then for everything. That it left is the next thing that gRPC's library tells, before the
+        # answer to any later question; some turns of the loop after that this task is cancelled.
+        await context.read()
+        for _ in range(_TURNS_TO_CANCEL):
+            await asyncio.sleep(0)
         await call.end()
 
 
