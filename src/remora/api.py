@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from remora.build import build, check_route_prefix, check_target
-from remora.config import HTTPOptions, ProxyLocation, nearest, with_absolute_paths
+from remora.config import HTTPOptions, ProxyLocation, gRPCOptions, nearest, with_absolute_paths
+from remora.config import grpc_options as _grpc_options
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
@@ -266,7 +267,7 @@ def _delete(instance: Instance, names: list[str]) -> None:
 def start(
     proxy_location: ProxyLocation | str | None = None,
     http_options: HTTPOptions | dict[str, Any] | None = None,
-    grpc_options: Any = None,
+    grpc_options: gRPCOptions | dict[str, Any] | None = None,
     logging_config: Any = None,
     tracing_config: Any = None,
     controller_options: Any = None,
@@ -275,9 +276,9 @@ def start(
     """Start an instance with these options; on a running one, check that they are its own.
 
     Args:
-        proxy_location: `Disabled` means no HTTP; the others mean the same on one machine.
+        proxy_location: `Disabled` means no front door; the others mean the same on one machine.
         http_options: of the front door.
-        grpc_options: not supported yet.
+        grpc_options: of the one for gRPC; there is none when all have their defaults.
         logging_config: not supported yet.
         tracing_config: not supported yet.
         controller_options: not supported yet.
@@ -287,6 +288,7 @@ def start(
         ValueError: an option of old versions.
         TypeError: an unknown option.
         ConfigError: a value that cannot be right, or differs from the running instance's.
+        ModuleNotFoundError: a gRPC servicer function, or gRPC's libraries, cannot be imported.
         InstanceError: the instance cannot come up (port taken, folder not writable).
     """
     instance = begin_start(
@@ -305,6 +307,7 @@ def begin_start(
     home: Home | None = None,
     http_options: HTTPOptions | dict[str, Any] | None = None,
     proxy_location: ProxyLocation | str | None = None,
+    grpc_options: gRPCOptions | dict[str, Any] | None = None,
     **others: Any,
 ) -> Instance:
     """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
@@ -313,6 +316,7 @@ def begin_start(
         home: state folder; None: the usual one.
         http_options: of the front door.
         proxy_location: see `start`.
+        grpc_options: see `start`.
         others: as `start`.
 
     Raises:
@@ -332,12 +336,22 @@ def begin_start(
 
         # Here, so that a wrong file is told to whoever named it.
         server_context(http)
-    if _location(proxy_location) is ProxyLocation.Disabled:
+    disabled = _location(proxy_location) is ProxyLocation.Disabled
+    if disabled:
         import msgspec
 
         http = msgspec.structs.replace(http, host=None)
     asked = http_options is not None or proxy_location is not None
-    return begin(http if asked else None, home)
+    grpc = None
+    if grpc_options is not None:
+        from remora.grpc_services import grpc_setup
+
+        grpc = grpc_setup(_grpc_options(grpc_options), http.host)
+        if grpc is not None and disabled:
+            raise ConfigError(
+                "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
+            )
+    return begin(http if asked else None, home, grpc)
 
 
 def shutdown() -> None:

@@ -23,6 +23,7 @@ from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
 from remora.router.process import forget_instance, instance_home, use_instance
+from remora.wire.grpc import GrpcSetup, digest
 
 _T = TypeVar("_T")
 
@@ -64,7 +65,9 @@ def require_instance() -> Instance:
     return instance
 
 
-def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance:
+def begin(
+    http: HTTPOptions | None = None, home: Home | None = None, grpc: GrpcSetup | None = None
+) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
 
     Raises:
@@ -83,10 +86,12 @@ def begin(http: HTTPOptions | None = None, home: Home | None = None) -> Instance
     if found is not None and (home is None or found.home == home):
         if http is not None:
             refuse_other_options(found, http)
+        if grpc is not None:
+            refuse_other_grpc(found, grpc)
         return found
     with _lock:
         chosen = home or Home.locate()
-        _current = Instance.launch(chosen, http or HTTPOptions(), bound=True)
+        _current = Instance.launch(chosen, http or HTTPOptions(), bound=True, grpc=grpc)
         _use(chosen)
         return _current
 
@@ -138,6 +143,23 @@ def refuse_other_options(running: Instance, wanted: HTTPOptions) -> None:
         if name not in known or known[name] != wants:
             has = f"is {known[name]!r} and " if name in known else ""
             raise ConfigError(f"http_options[{name!r}]", wants, f"{has}{advice}")
+
+
+def refuse_other_grpc(running: Instance, wanted: GrpcSetup) -> None:
+    """Refuse a setup for gRPC that is not that of a running instance.
+
+    Raises:
+        ConfigError: it cannot be changed while the instance runs.
+    """
+    address = running.grpc_address
+    advice = f"the instance in {running.home.root} runs already; shut it down to change this"
+    if not address:
+        raise ConfigError("grpc_options", "…", f"there is no gRPC, and {advice}")
+    port = int(address.rpartition(":")[2])
+    if wanted.port not in (0, port):
+        raise ConfigError("grpc_options['port']", wanted.port, f"is {port} and {advice}")
+    if running.grpc_digest != digest(wanted):
+        raise ConfigError("grpc_options", "…", f"they are others, and {advice}")
 
 
 def end_current() -> bool:

@@ -97,7 +97,8 @@ def load(function: str | Callable[..., Any]) -> Callable[..., Any]:
         ) from None
     found = getattr(module, name, None)
     if not callable(found):
-        hint = nearest(name, [each for each in dir(module) if each.startswith("add_")])
+        there = [each for each in dir(module) if each.startswith("add_")]
+        hint = nearest(name, there) or f" It has {', '.join(there) or 'none'}."
         raise ConfigError(_FIELD, function, f"{module_name} has no such function.{hint}")
     return found  # type: ignore[no-any-return]
 

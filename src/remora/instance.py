@@ -23,6 +23,7 @@ from remora.engine.local import launch as local
 from remora.engine.local.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.wire.grpc import GrpcSetup, digest
 
 if TYPE_CHECKING:
     from remora.wire.control import (
@@ -56,6 +57,7 @@ class Instance:
         launched: Launch | None,
         owner: Owner | None,
         http: HTTPOptions | None = None,
+        grpc: GrpcSetup | None = None,
     ) -> None:
         """Take hold of an instance; `find` and `launch` are the usual ways.
 
@@ -64,9 +66,11 @@ class Instance:
             launched: the supervisor that this program started; None: somebody else did.
             owner: who holds the folder, if somebody else does.
             http: what it was launched with; None: that is not known.
+            grpc: what it was launched with for gRPC.
         """
         self.home = home
         self.http = http
+        self._grpc = grpc
         self._launched = launched
         self._owner = owner
         self._launcher_pid = os.getpid()
@@ -78,18 +82,21 @@ class Instance:
         return None if owner is None else cls(home, None, owner)
 
     @classmethod
-    def launch(cls, home: Home, http: HTTPOptions, *, bound: bool) -> Self:
+    def launch(
+        cls, home: Home, http: HTTPOptions, *, bound: bool, grpc: GrpcSetup | None = None
+    ) -> Self:
         """Launch one without waiting for it.
 
         Args:
             home: its state folder.
             http: the front door.
             bound: True: it ends with this process, however that ends.
+            grpc: the front door for gRPC; None: there is none.
 
         Raises:
             InstanceError: no process can be started here.
         """
-        return cls(home, local.launch(home, http, bound), None, http)
+        return cls(home, local.launch(home, http, bound, grpc=grpc), None, http, grpc)
 
     # ---------------------------------------------------------------------- its processes
 
@@ -117,6 +124,18 @@ class Instance:
         if self._launched is not None:
             return self._launched.wait_ready(START_LIMIT_S).http_url
         return self._known_owner.http_url
+
+    @property
+    def grpc_address(self) -> str:
+        """`host:port` where it serves gRPC, once it is ready; empty without."""
+        if self._launched is not None:
+            return self._launched.wait_ready(START_LIMIT_S).grpc_address
+        return self._known_owner.grpc_address
+
+    @property
+    def grpc_digest(self) -> str:
+        """Tells its gRPC setup from others; empty without gRPC."""
+        return digest(self._grpc) if self._launched is not None else self._known_owner.grpc_digest
 
     def is_alive(self) -> bool:
         """Its supervisor runs."""

@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.instances import REMORA, Command, Instance
 
 from remora.config import HTTPOptions
+from remora.wire.grpc import GrpcSetup
 
 
 def _folder() -> Path:
@@ -42,11 +43,11 @@ def start_instance() -> Iterator[StartInstance]:
     instances: list[Instance] = []
     folders: list[Path] = []
 
-    def start(home: Path | None = None, **http: Any) -> Instance:
+    def start(home: Path | None = None, grpc: GrpcSetup | None = None, **http: Any) -> Instance:
         if home is None:
             home = _folder()
             folders.append(home)
-        made = Instance(home, HTTPOptions(**{"port": 0, **http}))
+        made = Instance(home, HTTPOptions(**{"port": 0, **http}), grpc)
         instances.append(made)
         return made
 

@@ -24,6 +24,7 @@ from remora.handle import DeploymentHandle, forget_routers
 from remora.home import Home
 from remora.router.process import forget_instance, use_instance
 from remora.wire.control import ApplicationStatus, InstanceStatus
+from remora.wire.grpc import GrpcSetup
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REMORA = str(Path(sys.executable).parent / "remora")
@@ -37,13 +38,14 @@ Condition = Callable[[InstanceStatus], Any]
 class Instance:
     """One instance in a state folder of its own; it ends with the test, not with this process."""
 
-    def __init__(self, folder: Path, http: HTTPOptions) -> None:
+    def __init__(self, folder: Path, http: HTTPOptions, grpc: GrpcSetup | None = None) -> None:
         self.home = Home(folder)
         with marking() as self.mark:
-            self.launched: Launch = launch(self.home, http, bound=False)
+            self.launched: Launch = launch(self.home, http, bound=False, grpc=grpc)
         self._ended = False
         ready = self.launched.wait_ready(SETTLE_S)
         self.url = ready.http_url
+        self.grpc_address = ready.grpc_address
         self.pid = ready.pid
 
     # -- asking ------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class Knows:
         return pb2().Plate(dish=b",".join(identities).decode())
 
 
-def _pem(folder: Path, name: str, certificate: trustme.LeafCert) -> dict[str, str]:
+def _pem(folder: Path, name: str, certificate: trustme.LeafCert) -> dict[str, Any]:
     key, chain = folder / f"{name}.key", folder / f"{name}.pem"
     certificate.private_key_pem.write_to_path(key)
     certificate.cert_chain_pems[0].write_to_path(chain)

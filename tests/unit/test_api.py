@@ -69,8 +69,13 @@ def test_start_names_the_nearest_option() -> None:
         remora.start(**cast(Any, {"http_option": {}}))
     with pytest.raises(ValueError, match="proxy_location"):
         remora.start(proxy_location="Nowhere")
-    with pytest.raises(NotSupportedYetError, match="grpc_options"):
-        remora.start(grpc_options={"port": 1})
+    with pytest.raises(ConfigError, match="Did you mean 'enable_reflection'"):
+        remora.start(grpc_options={"enable_reflexion": True})
+
+
+def test_grpc_needs_proxies() -> None:
+    with pytest.raises(ConfigError, match="which proxies serve"):
+        remora.start(grpc_options={"port": 0}, proxy_location="Disabled")
 
 
 def test_without_an_instance_there_is_nothing_to_see_or_end(remora_home: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from remora.cli.errors import CommandError
-from remora.config import HTTPOptions
+from remora.config import HTTPOptions, gRPCOptions
 from remora.engine.local.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
+from remora.wire.grpc import GrpcSetup, digest
 
 #: Seconds that an instance without any use has to end, before it is killed.
 _ABANDON_LIMIT_S = 8.0
@@ -24,8 +26,33 @@ def http_options(host: str | None, port: int | None) -> HTTPOptions:
     )
 
 
+def grpc_setup(options: gRPCOptions, host: str | None, folder: Path) -> GrpcSetup | None:
+    """Turn the options for gRPC into what proxies are given; None: none was set.
+
+    Args:
+        options: from the command line.
+        host: where HTTP listens; None: the default.
+        folder: modules of servicer functions are looked for here first.
+
+    Raises:
+        CommandError: they cannot be right.
+    """
+    if options == gRPCOptions():
+        return None
+    from remora.grpc_services import grpc_setup as make
+
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        return make(options, http_options(host, None).host)
+    except ImportError as error:
+        raise CommandError(str(error)) from None
+
+
 @contextmanager
-def begun(host: str | None, port: int | None, *, bound: bool) -> Iterator[Instance]:
+def begun(
+    host: str | None, port: int | None, *, bound: bool, grpc: GrpcSetup | None = None
+) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
     Leaving the `with` block ends a bound instance, and one that was launched for a command that
@@ -35,6 +62,7 @@ def begun(host: str | None, port: int | None, *, bound: bool) -> Iterator[Instan
         host: address to listen on; None: the default.
         port: port to listen on; None: the default.
         bound: a launched instance ends with this process, however that ends.
+        grpc: the front door for gRPC; None: there is none.
 
     Raises:
         InstanceError: no process can be started here.
@@ -49,9 +77,15 @@ def begun(host: str | None, port: int | None, *, bound: bool) -> Iterator[Instan
                 f"{found.wait_ready() or 'no HTTP'}: host and port have no effect on it.",
                 file=sys.stderr,
             )
+        if grpc is not None and found.grpc_digest != digest(grpc):
+            print(
+                f"An instance runs in {home.root} already (pid {found.pid}) and serves "
+                f"{found.grpc_address or 'no'} gRPC: options for gRPC have no effect on it.",
+                file=sys.stderr,
+            )
         yield found
         return
-    launched = Instance.launch(home, http_options(host, port), bound=bound)
+    launched = Instance.launch(home, http_options(host, port), bound=bound, grpc=grpc)
     try:
         yield launched
     except BaseException:

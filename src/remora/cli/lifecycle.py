@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import click
 
-from remora.cli.instance import begun
+from remora.cli.instance import begun, grpc_setup
+from remora.config import gRPCOptions
 from remora.home import Home
 from remora.instance import Instance
 
 
-def start_instance(host: str | None, port: int | None) -> None:
+def start_instance(host: str | None, port: int | None, grpc_options: gRPCOptions) -> None:
     """Start an instance and leave it running; one that runs already stays as it is.
 
     Raises:
+        CommandError: the options for gRPC cannot be right.
         InstanceError: it cannot be started; says why and what to do.
     """
-    with begun(host, port, bound=False) as instance:
+    grpc = grpc_setup(grpc_options, host, Path.cwd())
+    with begun(host, port, bound=False, grpc=grpc) as instance:
         url = instance.wait_ready()
         # The sockets take connections; an answer shows that the controller works.
         asyncio.run(instance.status())
     if not instance.joined:
         click.echo(f"Remora runs in {instance.home.root} (pid {instance.pid}).")
-        click.echo(f"It serves {url or 'no HTTP'}. `remora shutdown -y` ends it.")
+        also = f" and gRPC at {instance.grpc_address}" if instance.grpc_address else ""
+        click.echo(f"It serves {url or 'no HTTP'}{also}. `remora shutdown -y` ends it.")
     else:
         click.echo(f"Remora runs in {instance.home.root} already (pid {instance.pid}), at {url}.")
 

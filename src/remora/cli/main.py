@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from remora import __version__
 from remora.cli.errors import FAILED_STATUS, INTERRUPTED_STATUS, CommandError
 from remora.errors import RemoraError
+
+if TYPE_CHECKING:
+    from remora.config import gRPCOptions
 
 if not {"-h", "--help"}.isdisjoint(sys.argv) or len(sys.argv) == 1:
     # Only help looks better for it, and it costs 20 ms in which nothing else happens.
@@ -24,6 +28,40 @@ if not {"-h", "--help"}.isdisjoint(sys.argv) or len(sys.argv) == 1:
     rich_click.patch.patch()
 
 _PORT = click.IntRange(0, 65535)
+
+
+def _grpc_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for gRPC to a command."""
+    for option in (
+        click.option(
+            "--grpc-enable-reflection/--grpc-disable-reflection",
+            default=True,
+            show_default=True,
+            help="Tell gRPC clients which services there are.",
+        ),
+        click.option(
+            "--grpc-servicer-functions",
+            multiple=True,
+            metavar="MODULE.FUNCTION",
+            help="Serve gRPC: import path of a generated add_…Servicer_to_server; may be repeated.",
+        ),
+        click.option(
+            "--grpc-port", type=_PORT, help="Port for gRPC; 0 takes a free one.  [default: 9000]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _grpc_options(port: int | None, functions: tuple[str, ...], reflection: bool) -> gRPCOptions:
+    from remora.config import gRPCOptions
+
+    defaults = gRPCOptions()
+    return gRPCOptions(
+        port=defaults.port if port is None else port,
+        grpc_servicer_functions=list(functions),
+        enable_reflection=reflection,
+    )
 
 
 @click.group(
@@ -58,6 +96,7 @@ def cli() -> None:
     show_default=True,
     help="Stay until Ctrl-C and then stop, or return when the application is ready and leave it running.",
 )
+@_grpc_flags
 def run(
     target: str,
     arguments: tuple[str, ...],
@@ -68,6 +107,9 @@ def run(
     route_prefix: str,
     reload: bool,
     blocking: bool,
+    grpc_port: int | None,
+    grpc_servicer_functions: tuple[str, ...],
+    grpc_enable_reflection: bool,
 ) -> None:
     """Serve one application.
 
@@ -86,6 +128,7 @@ def run(
             route_prefix=route_prefix,
             reload=reload,
             blocking=blocking,
+            grpc=_grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection),
         )
     )
 
@@ -93,11 +136,19 @@ def run(
 @cli.command()
 @click.option("--http-host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--http-port", type=_PORT, help="Port; 0 takes a free one.  [default: 8000]")
-def start(http_host: str | None, http_port: int | None) -> None:
+@_grpc_flags
+def start(
+    http_host: str | None,
+    http_port: int | None,
+    grpc_port: int | None,
+    grpc_servicer_functions: tuple[str, ...],
+    grpc_enable_reflection: bool,
+) -> None:
     """Start an empty instance in the background, and return when it is up."""
     from remora.cli.lifecycle import start_instance
 
-    start_instance(http_host, http_port)
+    grpc = _grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection)
+    start_instance(http_host, http_port, grpc)
 
 
 @cli.command()

@@ -73,6 +73,7 @@ def render(status: InstanceStatus) -> RenderableType:
     head = Text.assemble(
         ("Remora ", "bold"),
         status.http_url or "without HTTP",
+        f", gRPC {status.grpc_address}" if status.grpc_address else "",
         ("\nfolder ", "dim"),
         status.home,
         ("\npids   ", "dim"),

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.cli.errors import UsageError
-from remora.cli.instance import begun
+from remora.cli.instance import begun, grpc_setup
+from remora.config import gRPCOptions
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RunOptions:
     route_prefix: str
     reload: bool
     blocking: bool
+    grpc: gRPCOptions
 
 
 def _check_route_prefix(route_prefix: str) -> None:
@@ -64,7 +66,8 @@ def run_application(options: RunOptions) -> None:
         from remora.cli.reload import keep_no_bytecode
 
         keep_no_bytecode()
-    with begun(options.host, options.port, bound=options.blocking) as instance:
+    grpc = grpc_setup(options.grpc, options.host, options.app_dir)
+    with begun(options.host, options.port, bound=options.blocking, grpc=grpc) as instance:
         from remora.cli.serving import serve
 
         status = serve(options, target, arguments, instance)

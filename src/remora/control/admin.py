@@ -35,17 +35,21 @@ from remora.wire.control import (
 class Admin:
     """Answers for one controller."""
 
-    def __init__(self, controller: Controller, *, home: str, http_url: str = "") -> None:
+    def __init__(
+        self, controller: Controller, *, home: str, http_url: str = "", grpc_address: str = ""
+    ) -> None:
         """Make the methods.
 
         Args:
             controller: who decides.
             home: the instance's folder, for status.
             http_url: of the front door, for status; empty without one.
+            grpc_address: of the one for gRPC.
         """
         self._controller = controller
         self._home = home
         self._http_url = http_url
+        self._grpc_address = grpc_address
 
     @property
     def handlers(self) -> Mapping[str, ControlHandler]:
@@ -88,6 +92,7 @@ class Admin:
                 if each.name.startswith("proxy")
             ),
             applications=report(controller.state, controller.now()),
+            grpc_address=self._grpc_address,
         )
 
     async def _deploy(self, body: bytes) -> bytes:

@@ -38,6 +38,7 @@ async def _serve(context: ProcessContext) -> None:
         controller,
         home=str(context.home.root),
         http_url=str(context.args.get("http_url", "")),
+        grpc_address=str(context.args.get("grpc_address", "")),
     )
     server = await serve_control(context.sockets["control"], admin.handlers)
     running = asyncio.create_task(controller.run(), name="controller")

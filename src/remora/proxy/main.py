@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import uvloop
@@ -18,8 +20,12 @@ from remora.proxy.server import HttpServer
 from remora.router.client import RoutingClient
 from remora.router.process import adopt_client, use_instance
 from remora.transport.tls import ReloadingContext
+from remora.types import Seconds
+from remora.wire.grpc import GrpcSetup
 
 _log = logging.getLogger("remora.proxy")
+#: What is under way over gRPC has this long to end; the supervisor may have less patience.
+_GRPC_GRACE_S: Seconds = 60.0
 
 
 def main(context: ProcessContext) -> None:
@@ -44,10 +50,48 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     tls = ReloadingContext(options) if options.ssl_certfile else None
     watching = asyncio.create_task(tls.watch()) if tls else None
     server = HttpServer(front, tls.context if tls else None)
+    grpc = context.args.get("grpc")
     try:
-        await server.serve(sockets=[context.sockets["http"]])
+        async with _serving_grpc(grpc, client, access, front, server.stopping):
+            if "http" in context.sockets:
+                await server.serve(sockets=[context.sockets["http"]])
+            else:
+                with server.capture_signals():
+                    await server.stopping.wait()
     finally:
         if watching is not None:
             watching.cancel()
         access.close()
         await client.close()
+
+
+@asynccontextmanager
+async def _serving_grpc(
+    setup: object,
+    client: RoutingClient,
+    access: AccessLog,
+    front: Front,
+    stopping: asyncio.Event,
+) -> AsyncIterator[None]:
+    """Serve gRPC as well, if that is asked for, until `stopping` and what is under way has ended."""
+    if setup is None:
+        yield
+        return
+    # Only here: those who use no gRPC need none of its libraries, and no time to import them.
+    from remora.proxy.grpc.server import GrpcServer
+
+    # Bytes among it are written as JSON writes them.
+    server = GrpcServer(client, msgspec.convert(setup, GrpcSetup), access)
+    front.other_metrics.append(server.render_metrics)
+    await server.start()
+
+    async def stop() -> None:
+        await stopping.wait()
+        await server.stop(_GRPC_GRACE_S)
+
+    ending = asyncio.create_task(stop())
+    try:
+        yield
+    finally:
+        stopping.set()
+        await ending

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import ssl
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -43,6 +44,8 @@ class HttpServer(uvicorn.Server):
         self.config.load()
         # uvicorn makes its own of file names, and would never read the files again.
         self.config.ssl = tls
+        #: Set when the server is told to stop.
+        self.stopping = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,3 +58,8 @@ class HttpServer(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop: finish what is under way, and let others of this process know."""
+        super().handle_exit(sig, frame)
+        self.stopping.set()

@@ -184,6 +184,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_pid: int
     proxies: tuple[ProcessView, ...]
     applications: dict[str, ApplicationStatus]
+    #: `host:port` of gRPC; empty without.
+    grpc_address: str = ""
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):

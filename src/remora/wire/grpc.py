@@ -5,6 +5,8 @@ Made by the program that starts the instance, which has imported the user's gene
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 
@@ -45,3 +47,11 @@ class GrpcSetup(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[GrpcService, ...] = ()
     #: Serialized `FileDescriptorProto`s for reflection, each after those that it imports.
     files: tuple[bytes, ...] = ()
+
+
+def digest(setup: GrpcSetup | None) -> str:
+    """Tell setups apart in a few characters, the port left aside; empty: no gRPC. Pure."""
+    if setup is None:
+        return ""
+    data = msgspec.json.encode(msgspec.structs.replace(setup, port=0))
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from remora.engine.local import linux
 from remora.errors import InstanceError
@@ -46,6 +46,8 @@ class Owner:
         http_url: of its front door; empty without HTTP.
         bound: True: ends with the program that started it.
         ending: True: it takes nothing new and lets go of the folder soon.
+        grpc_address: `host:port` where it serves gRPC; empty without.
+        grpc_digest: tells its gRPC setup from others.
     """
 
     pid: int
@@ -53,6 +55,8 @@ class Owner:
     http_url: str = ""
     bound: bool = False
     ending: bool = False
+    grpc_address: str = ""
+    grpc_digest: str = ""
 
 
 class Claim:
@@ -162,7 +166,8 @@ def _read_owner(fd: int) -> Owner | None:
     try:
         value = json.loads(os.pread(fd, 4096, 0))
         pid, token, ending = int(value["pid"]), str(value["token"]), bool(value.get("ending"))
-        return Owner(pid, token, value["http_url"], value["bound"], ending)
+        grpc = str(value.get("grpc_address", "")), str(value.get("grpc_digest", ""))
+        return Owner(pid, token, value["http_url"], value["bound"], ending, *grpc)
     except (OSError, ValueError, KeyError, TypeError):
         # Empty after an orderly end; half a line after a full disk.
         return None
@@ -229,7 +234,19 @@ def listen_unix(path: Path, backlog: int = BACKLOG) -> socket.socket:
     return listener
 
 
-def listen_http(host: str, port: int) -> socket.socket:
+class _Door(NamedTuple):
+    """How a user sets where a front door listens."""
+
+    host: str
+    port: str
+    options: str
+
+
+_HTTP = _Door("--host", "--port", "http_options")
+_GRPC = _Door("--grpc-host", "--grpc-port", "grpc_options")
+
+
+def listen_http(host: str, port: int, door: _Door = _HTTP) -> socket.socket:
     """Listen for HTTP.
 
     Raises:
@@ -240,11 +257,11 @@ def listen_http(host: str, port: int) -> socket.socket:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError, OverflowError) as error:
-        raise _host_error(host, port, error) from None
+        raise _host_error(host, port, error, door) from None
     try:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _host_error(host, port, error) from None
+        raise _host_error(host, port, error, door) from None
     try:
         # A port that an earlier instance has just left is usable at once.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -252,34 +269,72 @@ def listen_http(host: str, port: int) -> socket.socket:
         listener.listen(_HTTP_BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _address_error(host, port, error) from None
+        raise _address_error(host, port, error, door) from None
     return listener
 
 
-def _host_error(host: str, port: int, error: Exception) -> InstanceError:
+def reserve_grpc(host: str, port: int) -> socket.socket:
+    """Keep a port for the proxies, which open it themselves: gRPC's library takes no socket.
+
+    The socket is bound and does not listen. Those of the proxies share its port (`SO_REUSEPORT`);
+    what shares no port finds it taken, also while the proxies restart.
+
+    Raises:
+        InstanceError: the address cannot be listened on; says why and what to do.
+    """
+    # One that shares nothing finds out whether the port is taken, by another instance as well.
+    probe = listen_http(host, port, _GRPC)
+    where = probe.getsockname()
+    probe.close()
+    reserved = socket.socket(probe.family)
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            reserved.bind(where)
+        except OSError:
+            # Connections of an earlier server still fade out there.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(where)
+    except OSError as error:
+        reserved.close()
+        raise _address_error(host, where[1], error, _GRPC) from None
+    return reserved
+
+
+def address_of(sock: socket.socket | None) -> str:
+    """`host:port` that reaches a socket from this machine; empty without one."""
+    if sock is None:
+        return ""
+    name: Any = sock.getsockname()
+    host, port = str(name[0]), int(name[1])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _host_error(host: str, port: int, error: Exception, door: _Door) -> InstanceError:
     return InstanceError(
-        f"Cannot listen on {host}:{port}: {error}. Name an address of this machine with --host "
-        "(http_options host=...): 127.0.0.1 for this machine alone, 0.0.0.0 for every network."
+        f"Cannot listen on {host}:{port}: {error}. Name an address of this machine with "
+        f"{door.host} ({door.options} host=...): 127.0.0.1 for this machine alone, 0.0.0.0 for every network."
     )
 
 
-def _address_error(host: str, port: int, error: Exception) -> InstanceError:
+def _address_error(host: str, port: int, error: Exception, door: _Door = _HTTP) -> InstanceError:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         owner = linux.listener_on(port)
         return InstanceError(
             f"Cannot listen on {host}:{port}: the port is in use{f' by {owner}' if owner else ''}. "
-            "Choose another one with --port (http_options port=...; 0 picks a free one), "
+            f"Choose another one with {door.port} ({door.options} port=...; 0 picks a free one), "
             "or stop that process."
         )
     if number in (errno.EACCES, errno.EPERM):
         return InstanceError(
             f"Cannot listen on {host}:{port}: this user may not use that port. Choose one of "
-            "1024 or higher with --port (http_options port=...)."
+            f"1024 or higher with {door.port} ({door.options} port=...)."
         )
     if isinstance(error, OverflowError):
         return InstanceError(f"Cannot listen on {host}:{port}: a port is a number from 0 to 65535.")
-    return _host_error(host, port, error)
+    return _host_error(host, port, error, door)
 
 
 def http_url(listener: socket.socket | None, http: Mapping[str, Any]) -> str:
@@ -294,7 +349,4 @@ def http_url(listener: socket.socket | None, http: Mapping[str, Any]) -> str:
     if http.get("root_url"):
         return str(http["root_url"]).rstrip("/")
     scheme = "https" if http.get("ssl_certfile") else "http"
-    name: Any = listener.getsockname()
-    host, port = str(name[0]), int(name[1])
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{address_of(listener)}"

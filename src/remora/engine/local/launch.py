@@ -15,6 +15,7 @@ import os
 import secrets
 import select
 import signal
+import socket
 import sys
 import time
 import weakref
@@ -28,6 +29,7 @@ from remora.engine.local import linux
 from remora.engine.local.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.wire.grpc import GrpcSetup, digest
 
 __all__ = [
     "EntryPoints",
@@ -45,6 +47,9 @@ __all__ = [
 LOG_NAME = "instance.log"
 #: A log of this size is put aside when the next instance starts, and the one before it deleted.
 _FULL_LOG_BYTES = 10 * 1024 * 1024
+
+#: Between two looks at whether a proxy listens for gRPC.
+_LOOK_EVERY_S = 0.01
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 
@@ -64,10 +69,12 @@ class Ready:
     Attributes:
         pid: of its supervisor.
         http_url: of its front door; empty without HTTP.
+        grpc_address: `host:port` where it serves gRPC; empty without.
     """
 
     pid: int
     http_url: str
+    grpc_address: str = ""
 
 
 class Launch:
@@ -91,7 +98,10 @@ class Launch:
             InstanceError: it cannot be; says why and what to do.
         """
         if self._result is None:
+            deadline = time.monotonic() + timeout_s
             self._result = self._read_result(timeout_s)
+            if isinstance(self._result, Ready) and self._result.grpc_address:
+                self._wait_grpc(self._result.grpc_address, deadline)
         if isinstance(self._result, InstanceError):
             raise self._result
         return self._result
@@ -117,7 +127,26 @@ class Launch:
         message = json.loads(line)
         if "error" in message:
             return InstanceError(message["error"])
-        return Ready(self.pid, message["ready"])
+        return Ready(self.pid, message["ready"], message.get("grpc", ""))
+
+    def _wait_grpc(self, address: str, deadline: float) -> None:
+        """Wait until a proxy listens for gRPC: no kernel queues connections before that."""
+        host, _, port = address.rpartition(":")
+        while True:
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+                return
+            except OSError as error:
+                last = error
+            if self.wait_gone(_LOOK_EVERY_S):
+                return  # Whoever works with it next hears that it has ended.
+            if time.monotonic() >= deadline:
+                self._result = InstanceError(
+                    f"The instance in {self.home.root} (pid {self.pid}) does not serve gRPC at "
+                    f"{address}: {last}. What its proxies printed is above, or in "
+                    f"{self.home.logs / LOG_NAME}."
+                )
+                return
 
     def end(self, timeout_s: float = 10.0) -> None:
         """Ask the instance to end in good order, and wait for it; kill it after `timeout_s`."""
@@ -171,6 +200,7 @@ def launch(
     http: HTTPOptions,
     bound: bool,
     *,
+    grpc: GrpcSetup | None = None,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -181,6 +211,7 @@ def launch(
         http: the front door; with `host=None` there is none.
         bound: True: the instance ends with this program, and its output is this program's.
             False: it stays, and its output goes to `logs/instance.log`.
+        grpc: the front door for gRPC; None: there is none.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -199,7 +230,9 @@ def launch(
         actions += _to_log(home)
     ready_read, ready_write = os.pipe()
     owner_read, owner_write = os.pipe() if bound else (None, None)
-    for fd in (ready_write, owner_read):
+    # In memory: descriptions of services may be larger than what fits on a command line.
+    grpc_fd = _in_memory(msgspec.json.encode(grpc)) if grpc is not None else None
+    for fd in (ready_write, owner_read, grpc_fd):
         if fd is not None:
             # Onto itself: that is how a descriptor is handed on without a moment in which a
             # child of another thread could get it as well.
@@ -212,6 +245,8 @@ def launch(
         "grace_s": grace_s,
         "owner_fd": owner_read,
         "ready_fd": ready_write,
+        "grpc_fd": grpc_fd,
+        "grpc_digest": digest(grpc),
     }
     try:
         pid = os.posix_spawn(
@@ -231,10 +266,16 @@ def launch(
             f"Cannot start a process with {sys.executable}: {error.strerror}."
         ) from None
     finally:
-        for fd in (ready_write, owner_read):
+        for fd in (ready_write, owner_read, grpc_fd):
             if fd is not None:
                 os.close(fd)
     return Launch(home, pid, ready_read, owner_write)
+
+
+def _in_memory(data: bytes) -> int:
+    fd = os.memfd_create("remora-grpc")
+    os.write(fd, data)
+    return fd
 
 
 def _boot() -> str:

@@ -34,11 +34,13 @@ from remora.engine.local import linux
 from remora.engine.local.claim import (
     Claim,
     Owner,
+    address_of,
     folder_error,
     http_url,
     listen_http,
     listen_unix,
     remove_sockets,
+    reserve_grpc,
 )
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
 from remora.engine.local.loop import Loop
@@ -64,6 +66,10 @@ from remora.home import Home
 OWNER_GRACE_S = 1.0
 
 
+#: Sockets that no other process gets.
+_OWN = ("supervisor", "grpc")
+
+
 @dataclass(frozen=True)
 class Options:
     """How an instance is to be.
@@ -76,6 +82,8 @@ class Options:
         grace_s: from being asked to end until what still runs is killed.
         owner_fd: reading end of a pipe; its end means that the owning program is gone.
         ready_fd: writing end of a pipe; gets one line when the instance is up or cannot be.
+        grpc_fd: a file in memory with the gRPC setup as JSON; None: no gRPC.
+        grpc_digest: tells that setup from others.
     """
 
     home: str
@@ -85,6 +93,8 @@ class Options:
     grace_s: float
     owner_fd: int | None = None
     ready_fd: int | None = None
+    grpc_fd: int | None = None
+    grpc_digest: str = ""
 
 
 class Supervisor:
@@ -96,8 +106,10 @@ class Supervisor:
         claim: Claim,
         sockets: dict[str, socket.socket],
         token: str,
+        grpc: Mapping[str, Any] | None = None,
     ) -> None:
         self._options = options
+        self._grpc = grpc
         self._claim = claim
         self._sockets = sockets
         self._token = token
@@ -114,7 +126,7 @@ class Supervisor:
             close_in_child=self._close_in_template,
             log=log,
         )
-        inherited = {name: sock for name, sock in sockets.items() if name != "supervisor"}
+        inherited = {name: sock for name, sock in sockets.items() if name not in _OWN}
         self._keeper = TemplateKeeper(self._loop, claim.home, token, inherited, calls)
         self._commands = CommandServer(
             self._loop,
@@ -149,6 +161,8 @@ class Supervisor:
             bound=self._options.owner_fd is not None,
             controller=self._options.controller,
             proxy=self._options.proxy,
+            grpc=self._grpc,
+            grpc_address=address_of(self._sockets.get("grpc")),
         ):
             self._permanent[request["id"]] = PermanentProcess(request)
             self._do(self._table.add(request, system=True))
@@ -157,7 +171,8 @@ class Supervisor:
         # The template lives on in this very frame: nothing here is ever finalised there, so a
         # descriptor that is closed now is not closed again under its next owner.
         self._loop.close_in_fork()
-        for sock in (self._sockets["supervisor"], self._wake_write, self._wake_read):
+        own = (self._sockets[name] for name in _OWN if name in self._sockets)
+        for sock in (*own, self._wake_write, self._wake_read):
             sock.close()
         for fd in (self._claim.fd, self._options.owner_fd):
             if fd is not None:
@@ -331,7 +346,7 @@ def log(text: str) -> None:
             pass
 
 
-def _open(options: Options, token: str) -> tuple[Supervisor, str]:
+def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
     """Claim the folder and open the sockets.
 
     Raises:
@@ -349,14 +364,36 @@ def _open(options: Options, token: str) -> tuple[Supervisor, str]:
     host = options.http.get("host")
     if host is not None:
         sockets["http"] = listen_http(str(host), int(options.http["port"]))
+    grpc = _read_grpc(options.grpc_fd)
+    if grpc is not None:
+        sockets["grpc"] = reserve_grpc(grpc["host"], grpc["port"])
+        # What was found: every proxy opens the same.
+        grpc["host"], grpc["port"] = sockets["grpc"].getsockname()[:2]
     try:
         sockets["control"] = listen_unix(home.controller_socket)
         sockets["supervisor"] = listen_unix(home.supervisor_socket)
     except OSError as error:
         raise folder_error(home, error) from None
     url = http_url(sockets.get("http"), options.http)
-    claim.write_owner(Owner(os.getpid(), token, url, bound))
-    return Supervisor(options, claim, sockets, token), url
+    owner = Owner(
+        os.getpid(),
+        token,
+        url,
+        bound,
+        grpc_address=address_of(sockets.get("grpc")),
+        grpc_digest=options.grpc_digest,
+    )
+    claim.write_owner(owner)
+    return Supervisor(options, claim, sockets, token, grpc), owner
+
+
+def _read_grpc(fd: int | None) -> dict[str, Any] | None:
+    if fd is None:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        setup: dict[str, Any] = json.load(file)
+    return setup
 
 
 def _close_strangers(keep: set[int]) -> None:
@@ -383,7 +420,8 @@ def _answer(fd: int | None, message: Message) -> None:
 def main() -> None:
     """Run a supervisor with the options in the first argument."""
     options = Options(**json.loads(sys.argv[1]))
-    _close_strangers({fd for fd in (options.owner_fd, options.ready_fd) if fd is not None})
+    given = (options.owner_fd, options.ready_fd, options.grpc_fd)
+    _close_strangers({fd for fd in given if fd is not None})
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Inherited by every process: what users print is seen when they print it.
         sys.stdout.reconfigure(line_buffering=True)
@@ -391,11 +429,11 @@ def main() -> None:
     linux.adopt_orphans()
     linux.raise_fd_limit()
     try:
-        supervisor, url = _open(options, token)
+        supervisor, owner = _open(options, token)
     except InstanceError as error:
         _answer(options.ready_fd, {"error": str(error)})
         sys.exit(1)
-    _answer(options.ready_fd, {"ready": url})
+    _answer(options.ready_fd, {"ready": owner.http_url, "grpc": owner.grpc_address})
     # The collector would write to pages that are shared with every process from here on.
     gc.freeze()
     supervisor.start()

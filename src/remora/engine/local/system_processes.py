@@ -55,10 +55,22 @@ def system_requests(
     bound: bool,
     controller: str,
     proxy: str,
+    grpc: Mapping[str, Any] | None = None,
+    grpc_address: str = "",
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
 
     The controller comes first: the first application waits for it before it needs a proxy.
+
+    Args:
+        home: state folder.
+        http: the user's `HTTPOptions` as a dict.
+        http_url: of the front door; empty without HTTP.
+        bound: the instance ends with the program that started it.
+        controller: entry point of the controller.
+        proxy: entry point of a proxy.
+        grpc: the setup for gRPC as JSON knows it; None: no gRPC.
+        grpc_address: where gRPC is served.
     """
     requests: list[Message] = [
         {
@@ -68,10 +80,15 @@ def system_requests(
             "title": "remora: controller",
             "sockets": ["control"],
             "address": f"unix:{home.controller_socket}",
-            "args": {"engine": "local", "http_url": http_url, "bound": bound},
+            "args": {
+                "engine": "local",
+                "http_url": http_url,
+                "bound": bound,
+                "grpc_address": grpc_address,
+            },
         }
     ]
-    if not http_url:
+    if not http_url and grpc is None:
         return requests
     return requests + [
         {
@@ -79,9 +96,14 @@ def system_requests(
             "id": f"{_PROXY}{number}",
             "entrypoint": proxy,
             "title": "remora: proxy",
-            "sockets": ["http"],
-            "address": http_url,
-            "args": {"http": dict(http), "http_url": http_url, "name": f"{_PROXY}{number}"},
+            "sockets": ["http"] if http_url else [],
+            "address": http_url or grpc_address,
+            "args": {
+                "http": dict(http),
+                "http_url": http_url,
+                "name": f"{_PROXY}{number}",
+                "grpc": grpc,
+            },
         }
         for number in range(1, int(http.get("num_proxies", 1)) + 1)
     ]

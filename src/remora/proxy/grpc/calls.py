@@ -19,7 +19,7 @@ class WholeCall(UnaryCall):
 
     __slots__ = ()
 
-    async def frame(self) -> RawFrame:
+    async def answer(self) -> RawFrame:
         """Wait for the answer; an ERROR frame is returned like a RESPONSE.
 
         Raises:
@@ -27,13 +27,13 @@ class WholeCall(UnaryCall):
             asyncio.CancelledError: the client has left; the call was given up.
         """
         try:
-            answer = await self._future
+            found = await self._future
         except asyncio.CancelledError:
             self.cancel()
             raise
-        if isinstance(answer, tuple):
-            return answer
-        raise answer
+        if isinstance(found, tuple):
+            return found
+        raise found
 
 
 class PartsCall(StreamCall):

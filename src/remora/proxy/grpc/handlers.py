@@ -80,7 +80,7 @@ class _Method:
         call = WholeCall(rpc.router, rpc.envelope, request)
         try:
             rpc.router.submit(call)
-            frame = await call.frame()
+            frame = await call.answer()
         except asyncio.CancelledError:
             self._left(rpc, call.deadline)
             raise
