@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,27 @@ def setup(port: int = 0, **options: Any) -> GrpcSetup:
     return made
 
 
-@pytest.fixture
-def instance(start_instance: StartInstance) -> Instance:
-    return start_instance(grpc=setup(), num_proxies=2)
+class Chef:
+    """Lets another deployment cook."""
+
+    def __init__(self, cook: Any) -> None:
+        self.cook = cook
+
+    async def Cook(self, order: Any) -> Any:
+        plate = await self.cook.Cook.remote(order)
+        return pb2().Plate(dish=f"chef's {plate.dish}")
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    """One with two proxies for the tests below; each leaves no application behind."""
+    root = Path(tempfile.mkdtemp(prefix="remora-e-"))
+    made = Instance(root, HTTPOptions(port=0, num_proxies=2), setup())
+    try:
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def app(name: str, **options: Any) -> Any:
@@ -80,17 +100,23 @@ async def test_applications_are_served_side_by_side_also_without_a_route(
     instance: Instance,
 ) -> None:
     address = instance.grpc_address
-    assert not is_serving(address)
     await instance.run(app("a"), "a", routed=False)
-    assert await until_true(lambda: is_serving(address), "both proxies know")
     assert cook(address) == "a rice"
     await instance.run(app("b"), "b")
-    await until_true(lambda: cook(address, application="b") == "b rice", "b is routed to")
+    assert cook(address, application="b") == "b rice"
     assert cook(address, application="a") == "a rice"
     with pytest.raises(grpc.RpcError) as caught:
         cook(address)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert instance.grpc_address == (await instance.status()).grpc_address
+    await instance.delete("a")
+    await instance.delete("b")
+
+
+async def test_a_handler_calls_other_deployments(instance: Instance) -> None:
+    chef = serve.deployment(Chef).bind(app("a"))
+    async with instance.running(chef, "chef"):
+        assert cook(instance.grpc_address) == "chef's a rice"
 
 
 async def test_a_proxy_that_dies_takes_its_own_connections_only(instance: Instance) -> None:
@@ -117,6 +143,7 @@ async def test_a_proxy_that_dies_takes_its_own_connections_only(instance: Instan
         lambda s: len({p.pid for p in s.proxies if p.pid} - before) == 2, "both are back"
     )
     assert [cook(address, wait_for_ready=True) for _ in range(8)] == ["a rice"] * 8
+    await instance.delete("a")
 
 
 async def test_several_proxies_share_the_connections(instance: Instance) -> None:
@@ -129,6 +156,7 @@ async def test_several_proxies_share_the_connections(instance: Instance) -> None
         return all(log.exists() and "GRPC" in log.read_text() for log in logs)
 
     await until_true(both_have_served, "the kernel has sent connections to both proxies")
+    await instance.delete("a")
 
 
 async def test_what_is_under_way_ends_before_a_shutdown(start_instance: StartInstance) -> None:
@@ -165,6 +193,7 @@ def test_two_instances_do_not_share_a_port(start_instance: StartInstance) -> Non
 async def test_grpc_is_served_without_http(start_instance: StartInstance) -> None:
     instance = start_instance(grpc=setup(), host=None)
     assert instance.url == ""
+    assert not is_serving(instance.grpc_address)
     await instance.run(app("a"), "a")
     await until_true(lambda: is_serving(instance.grpc_address), "the proxy knows")
     assert cook(instance.grpc_address) == "a rice"

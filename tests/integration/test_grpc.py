@@ -14,8 +14,12 @@ from grpc import aio
 from tests.integration.rig import GrpcDoor, Rig, until
 from tests.kitchen import pb2, pb2_grpc
 
+import remora as serve
 from remora.errors import BackPressureError, gRPCStatusError
 from remora.grpc_util import RayServegRPCContext, gRPCInputStream
+
+#: No script runs a gRPC front door.
+pytestmark = pytest.mark.one_loop
 
 
 class Kitchen:
@@ -66,6 +70,9 @@ class Kitchen:
 
     async def _wrong(self, order: Any, context: RayServegRPCContext) -> Any:
         return pb2().Bill(total=1)
+
+    async def _model(self, order: Any, context: RayServegRPCContext) -> Any:
+        return pb2().Plate(dish=serve.get_multiplexed_model_id())
 
     async def _big(self, order: Any, context: RayServegRPCContext) -> Any:
         return pb2().Plate(note=b"x" * order.count)
@@ -309,6 +316,13 @@ async def test_the_context_knows_the_request_and_shapes_the_answer(rig: Rig) -> 
     assert context.peer().startswith("ipv4:127.0.0.1:")
     assert context.auth_context() == {}
     assert context.peer_identities() is None
+
+
+async def test_metadata_name_the_model(rig: Rig) -> None:
+    door = await rig.grpc_door(await rig.node(Kitchen))
+    async with stub(door) as kitchen:
+        metadata = (("multiplexed_model_id", "m1"),)
+        assert (await kitchen.Cook(order("model"), metadata=metadata)).dish == "m1"
 
 
 async def test_a_request_without_an_id_gets_one(rig: Rig) -> None:
@@ -609,7 +623,8 @@ async def test_requests_are_logged_and_counted(rig: Rig) -> None:
         await kitchen.Cook(order(), metadata=(("request_id", "r-1"),))
         await failure(kitchen.Cook(order("status_error"), metadata=(("request_id", "r-2"),)))
     text = door.server.render_metrics()
-    labels = 'application="default",method="/kitchen.v1.Kitchen/Cook",status_code='
+    labels = 'application="default",method="/kitchen.v1.Kitchen/Cook",'
+    labels += 'route="/kitchen.v1.Kitchen/Cook",status_code='
     assert f'serve_num_grpc_requests_total{{{labels}"OK"}} 1' in text
     assert f'serve_num_grpc_error_requests_total{{{labels}"FAILED_PRECONDITION"}} 1' in text
     assert f'serve_num_grpc_error_requests_total{{{labels}"OK"}}' not in text

@@ -21,6 +21,7 @@ from remora.core.snapshot import AppRoute, Snapshot
 from remora.grpc_util import RayServegRPCContext
 from remora.proxy.grpc.system import APIS, HEALTH, REFLECTIONS
 
+pytestmark = pytest.mark.one_loop
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -118,7 +118,7 @@ class _Run:
 
     async def _first_deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
         status = await self._deploy(spec)
-        print(ready_line(status, self._url), flush=True)
+        print(ready_line(status, self._url, self._instance.grpc_address), flush=True)
         return status
 
     async def _deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
@@ -202,7 +202,8 @@ class _Run:
                     say("The edited version serves.")
 
 
-def ready_line(status: ApplicationStatus, url: str) -> str:
+def ready_line(status: ApplicationStatus, url: str, grpc_address: str = "") -> str:
     """Say where the application is. Pure."""
-    where = address(url, status.route_prefix)
+    places = [address(url, status.route_prefix), grpc_address and f"gRPC {grpc_address}"]
+    where = " and ".join(place for place in places if place)
     return f"Application {status.name!r} is ready{f' at {where}' if where else '.'}"

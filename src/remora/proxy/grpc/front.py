@@ -180,7 +180,7 @@ class GrpcFront:
         took_s = time.perf_counter() - began
         head = envelope.grpc
         peer = head.peer if head is not None else ""
-        self._counters.count(envelope.application, path, code, took_s)
+        self._counters.count(envelope.application, path, code, took_s, path)
         self._access.add_line(
             _host(peer),
             "GRPC",
@@ -189,6 +189,7 @@ class GrpcFront:
             took_s,
             envelope.request_id,
             envelope.application,
+            path,
         )
 
     def _left_s(self, context: Any) -> float | None:
