@@ -22,6 +22,7 @@ from remora.replica.user_code import MethodKind, UserMethod, user_traceback
 from remora.replica.work import Work
 from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind, GrpcEnd, GrpcHead
+from remora.wire.parcel import raw
 
 if TYPE_CHECKING:
     from remora.replica.replica import Replica
@@ -106,7 +107,7 @@ def _argument(work: Work, head: GrpcHead, method: UserMethod) -> Any:
     parse = parser(head.request_type, head.request_module)
     if not head.request_streaming:
         body, work.body = work.body, b""
-        return parse(bytes(body))
+        return parse(bytes(raw(body)))
     if method.kind in (MethodKind.SYNC, MethodKind.GENERATOR):
         raise TypeError(
             f"{method.name} must be an `async def`: {head.service} says that it takes a stream of "

@@ -23,6 +23,7 @@ from remora.wire.codec import decode_credit, decode_error, decode_grpc_end
 from remora.wire.framing import RawFrame
 from remora.wire.grpc import GrpcMethod, GrpcService
 from remora.wire.messages import FrameKind, GrpcEnd
+from remora.wire.parcel import raw
 
 _log = logging.getLogger("remora.proxy")
 _RESPONSE = int(FrameKind.RESPONSE)
@@ -142,7 +143,7 @@ class _Method:
         end = decode_grpc_end(frame[4]) if frame[4] else _OK
         if end.code:
             return await self._fail(rpc, context, end.code, end.details, end)
-        body = frame[5]
+        body = raw(frame[5])
         if len(body) > self._limit:
             return await self._fail(rpc, context, *_too_large(len(body), self._limit))
         context.set_trailing_metadata(_trailing(rpc, end))
@@ -172,7 +173,7 @@ async def _write_items(call: PartsCall, context: Any, limit: int) -> RawFrame:
         frame = await call.next_frame()
         kind = frame[0]
         if kind == _ITEM:
-            body = frame[5]
+            body = raw(frame[5])
             if len(body) > limit:
                 code, details = _too_large(len(body), limit)
                 raise gRPCStatusError(None, code, details)
