@@ -225,6 +225,17 @@ def test_items_of_different_keys_never_share_a_batch_and_the_oldest_goes_first()
     run(main())
 
 
+def test_of_two_batches_that_could_start_the_one_that_has_waited_longest_does() -> None:
+    async def main() -> None:
+        model = Model()
+        work = batched(model, key_fn=len)
+        items = ["-", "bb", "a", "dd", "c"]
+        await together(*(after(0.1 * i, work, item) for i, item in enumerate(items)))
+        assert model.batches == [["-"], ["bb", "dd"], ["a", "c"]]
+
+    run(main())
+
+
 def test_a_batch_is_closed_before_it_gets_too_large_and_what_is_deferred_is_next() -> None:
     async def main() -> None:
         model = Model()

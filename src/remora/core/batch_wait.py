@@ -91,17 +91,18 @@ class Returns:
         self._mean_s = 0.0
         self._deviation_s = 0.0
         self._run_s: Seconds | None = None
-        # [when they were answered, how many were, how many of them have not come back].
+        # [when they were answered, how many were, how many of them have not come back: >= 1].
         self._generations: deque[list[float]] = deque()
 
     def on_arrival(self, now: Seconds) -> None:
         """An item has come: it counts as the return of the caller answered longest ago."""
         self._forget_old(now)
-        for generation in self._generations:
-            if generation[2] > 0:
-                generation[2] -= 1
-                self._learn_delay(now - generation[0])
-                return
+        if self._generations:
+            oldest = self._generations[0]
+            oldest[2] -= 1
+            self._learn_delay(now - oldest[0])
+            if oldest[2] == 0:
+                self._settle(self._generations.popleft())
 
     def on_answered(self, num: int, run_s: Seconds, now: Seconds) -> None:
         """A batch has ended: `num` callers have their answers after `run_s`."""
@@ -119,7 +120,7 @@ class Returns:
         patience_s = min(self.window_s, self._mean_s + _DEVIATIONS * self._deviation_s)
         expected, until = 0.0, now
         for answered_at, _, missing in self._generations:
-            if missing > 0 and answered_at + patience_s > now:
+            if answered_at + patience_s > now:
                 expected += missing * self.share
                 until = answered_at + patience_s
         return Outlook(expected, until, self._run_s or 0.0)
