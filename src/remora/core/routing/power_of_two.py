@@ -46,8 +46,11 @@ class PowerOfTwo:
             return self._choose_from_few(request.multiplexed_model_id, candidates, rng)
         if count == 1:
             return candidates[0]
-        first = int(rng.random() * count)
-        second = int(rng.random() * (count - 1))
+        # One random number for both: it is a place among all pairs.
+        rest = count - 1
+        pair = int(rng.random() * (count * rest))
+        first = pair // rest
+        second = pair % rest
         if second >= first:
             second += 1
         one, other = candidates[first], candidates[second]
