@@ -356,3 +356,25 @@ async def test_a_slot_that_is_reserved_for_later_has_no_arguments_yet(rig: Rig) 
         assert selection.replica_id == "default/App#r0"
     assert spy(router).seen == [((), {})]
     assert router._custom.errors == {}
+
+
+async def test_a_long_queue_of_one_session_holds_up_no_other(rig: Rig) -> None:
+    nodes = [await rig.node(App, max_ongoing=1) for _ in range(2)]
+    for number, node in enumerate(nodes):
+        node.target.name = f"r{number}"
+    setup = PolicySetup("consistent_hash", {"num_fallback_replicas": 0})
+    router = await rig.routed(*nodes, policy=setup)
+    homes = {str(n): await call(router, "which", session_id=str(n)) for n in range(20)}
+    hot = next(session for session, home in homes.items() if home == "r0")
+    cold = next(session for session, home in homes.items() if home == "r1")
+    held = [call(router, "hold", session_id=session) for session in (hot, cold)]
+    await until(lambda: all(node.replica.ongoing for node in nodes))
+    queue = [call(router, "which", session_id=hot) for _ in range(1000)]
+    last = call(router, "which", session_id=cold)
+    nodes[1].target.gate.set()
+    # Far behind in the queue, but its replica is free.
+    assert await last == "r1"
+    assert router.num_waiting == 1000
+    nodes[0].target.gate.set()
+    assert {await waiting for waiting in queue} == {"r0"}
+    assert [await one for one in held] == ["r0", "r1"]

@@ -44,6 +44,10 @@ _log = logging.getLogger("remora.router")
 
 #: A request that has killed this many replicas is not given another.
 MAX_ATTEMPTS = 3
+#: Calls that a pump passes over, where each may wait for a replica of its own.
+_MAX_PASSED_OVER = 256
+#: The whole of a longer queue is looked through this often at most.
+_FULL_PUMP_S: Seconds = 0.05
 #: How long a call to a deployment that no snapshot has named yet waits for one.
 UNKNOWN_WAIT_S: Seconds = 5.0
 #: A free slot is offered to requests for so many models that wait for others; then it stays free
@@ -78,6 +82,7 @@ class Router:
         self._links: dict[ReplicaID, ReplicaLink] = {}
         self._open: list[ReplicaLink] = []
         self._waiting: deque[Call] = deque()
+        self._full_pump: asyncio.TimerHandle | None = None
         self._num_waiting = 0
         self.backlog = Backlog(self.loop)
         self._sequence = 0
@@ -419,7 +424,7 @@ class Router:
             if call.state is CallState.QUEUED:
                 self._send(call, link)
 
-    def _pump(self) -> None:
+    def _pump(self, everything: bool = False) -> None:
         waiting = self._waiting
         before = self._num_waiting
         #: Those that rather wait; others behind them need not.
@@ -427,7 +432,7 @@ class Router:
         #: Their models, where only the model counts: nobody need ask for the next of them.
         models: set[str] = set()
         waits_by_model = self._policy.waits_by_model
-        most = len(waiting) if self._custom is None else self._custom.num_asked
+        most = len(waiting) if everything else self._most_passed_over()
         while waiting and self._open and len(passed_over) <= most and len(models) < _MAX_MODELS:
             call = waiting.popleft()
             if call.state is not CallState.QUEUED:
@@ -443,11 +448,28 @@ class Router:
                 continue
             self._num_waiting -= 1
             self._send(call, link)
+        if len(passed_over) > most and self._custom is None and self._full_pump is None:
+            self._full_pump = self.loop.call_later(_FULL_PUMP_S, self._pump_all)
         waiting.extendleft(reversed(passed_over))
         if self._num_waiting < before:
             self.backlog.on_sent(before - self._num_waiting, self._num_waiting)
         if not self._num_waiting:
             waiting.clear()
+
+    def _most_passed_over(self) -> int:
+        """How many waiting calls may decline what is open before a pump ends.
+
+        Where each of a long queue waits for some replica of its own, looking through all of it
+        whenever a slot is free costs more than it brings.
+        """
+        if self._custom is not None:
+            return self._custom.num_asked
+        return len(self._waiting) if self._policy.waits_by_model else _MAX_PASSED_OVER
+
+    def _pump_all(self) -> None:
+        """Look through the whole queue, for the sake of those that a short look never reaches."""
+        self._full_pump = None
+        self._pump(everything=True)
 
     def _reconsider(self, link: ReplicaLink) -> None:
         """Put a link into the open list, or take it out, as its state says."""

@@ -15,12 +15,16 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from typing import ClassVar
 
 from remora.config import require_number
 from remora.core.routing import C, Candidate
 from remora.types import ReplicaID
 from remora.wire.messages import Envelope
+
+#: Keys whose replicas are remembered.
+_MAX_ORDERS = 4096
 
 
 def place_of(key: str) -> int:
@@ -66,7 +70,7 @@ class ConsistentHash:
     too, it waits for one of them. One to which the first connection is being made is waited for.
     """
 
-    __slots__ = ("_fallbacks", "_load_factor", "_members", "_num_virtual_nodes", "_ring")
+    __slots__ = ("_fallbacks", "_load_factor", "_members", "_num_virtual_nodes", "_orders", "_ring")
 
     waits_by_model: ClassVar[bool] = False
 
@@ -96,24 +100,25 @@ class ConsistentHash:
         self._load_factor = load_factor
         self._members: dict[ReplicaID, Candidate] = {}
         self._ring = Ring((), num_virtual_nodes)
+        #: What the ring says of keys that were asked for; requests that wait ask often.
+        self._orders: dict[str, tuple[ReplicaID, ...]] = {}
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
         """Pick the first replica behind the key that may take it; `rng` is not needed."""
-        able = {c.replica_id: c for c in candidates}
         key = request.session_id or request.request_id
-        bound = self._bound()
+        order = self._orders.get(key) or self._order(key)
+        bound = None if self._load_factor is None else self._bound(self._load_factor)
         overloaded: C | None = None
-        for number, replica_id in enumerate(self._ring.order(key)):
-            if bound is None and number > self._fallbacks:
-                break
-            found = able.get(replica_id)
-            if found is None:
+        for replica_id in order:
+            for candidate in candidates:
+                if candidate.replica_id == replica_id:
+                    if bound is None or candidate.load < bound:
+                        return candidate
+                    overloaded = overloaded or candidate
+                    break
+            else:
                 if self._members[replica_id].is_coming:
                     return None
-                continue
-            if bound is None or found.load < bound:
-                return found
-            overloaded = overloaded or found
         return overloaded
 
     def keep(self, members: Sequence[Candidate]) -> None:
@@ -121,10 +126,18 @@ class ConsistentHash:
         known, self._members = self._members, {m.replica_id: m for m in members}
         if known.keys() != self._members.keys():
             self._ring = Ring(self._members, self._num_virtual_nodes)
+            self._orders.clear()
 
-    def _bound(self) -> int | None:
+    def _order(self, key: str) -> tuple[ReplicaID, ...]:
+        """Replicas that a key may go to, in order."""
+        order = self._ring.order(key)
+        allowed = order if self._load_factor is not None else islice(order, 1 + self._fallbacks)
+        if len(self._orders) >= _MAX_ORDERS:
+            self._orders.clear()
+        found = self._orders[key] = tuple(allowed)
+        return found
+
+    def _bound(self, load_factor: float) -> int:
         """Load below which a replica takes one more request."""
-        if self._load_factor is None or not self._members:
-            return None
         total = sum(m.load for m in self._members.values()) + 1
-        return math.ceil(self._load_factor * total / len(self._members))
+        return math.ceil(load_factor * total / max(1, len(self._members)))
