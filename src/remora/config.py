@@ -265,8 +265,9 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     request_timeout_s: float | None = None
     #: Seconds that an idle connection is kept.
     keep_alive_timeout_s: float = 90.0
-    #: Proxy processes on the one listening socket.
-    num_proxies: int = 1
+    #: Proxy processes on the one listening socket, >= 1; None: one for every four cores, four at
+    #: most.
+    num_proxies: int | None = None
     #: Bytes of request head (request line and headers) that are accepted.
     max_head_bytes: int = 64 * 1024
     #: Bytes of request body that are accepted; None: no limit (bodies are streamed).
@@ -290,7 +291,8 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.request_timeout_s is not None:
             require_number("request_timeout_s", self.request_timeout_s, above=0)
         require_number("keep_alive_timeout_s", self.keep_alive_timeout_s, low=0)
-        require_number("num_proxies", self.num_proxies, low=1, whole=True)
+        if self.num_proxies is not None:
+            require_number("num_proxies", self.num_proxies, low=1, whole=True)
         require_number("max_head_bytes", self.max_head_bytes, low=1, whole=True)
         if self.max_body_bytes is not None:
             require_number("max_body_bytes", self.max_body_bytes, low=0, whole=True)

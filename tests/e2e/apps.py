@@ -276,6 +276,22 @@ class EndlessCode:
         return self.num_parts
 
 
+class HeldCode:
+    """Answers nobody before a file is there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    async def __call__(self, request: Request) -> str:
+        return await self.held()
+
+    async def held(self) -> str:
+        while not self.path.exists():
+            await asyncio.sleep(0.01)
+        return "held"
+
+
+Held = serve.deployment(name="Held")(HeldCode)
 Endless = serve.deployment(name="Endless", max_ongoing_requests=100)(EndlessCode)
 BadManners = serve.deployment(name="BadManners", num_replicas=2)(BadMannersCode)
 BadMannersInThread = serve.deployment(name="BadManners", num_replicas=2)(BadMannersInThreadCode)

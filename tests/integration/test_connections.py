@@ -13,6 +13,7 @@ from tests.integration.http_client import ask, read_answer, request
 from tests.integration.rig import Door, Node, Rig, until
 
 from remora.config import HTTPOptions
+from remora.proxy.accept import Tally
 from remora.proxy.connection import ClientConnection
 from remora.proxy.exchange import Exchange
 from remora.proxy.server import HttpServer
@@ -290,7 +291,7 @@ async def test_the_server_ends_by_a_signal_and_its_process_goes_on(rig: Rig) -> 
     door = await rig.door(await rig.node(App))
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
-    server = HttpServer(door.front)
+    server = HttpServer(door.front, Tally(bytearray(4), 0, 1))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     await until(lambda: server.started)
     loop = asyncio.get_running_loop()

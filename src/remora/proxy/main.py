@@ -15,6 +15,7 @@ from remora.engine.base import ProcessContext
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.observe.logs import configure_logging
+from remora.proxy.accept import Tally
 from remora.proxy.front import Front
 from remora.proxy.server import HttpServer
 from remora.router.client import RoutingClient
@@ -49,8 +50,13 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     await client.wait_synced()
     tls = ReloadingContext(options) if options.ssl_certfile else None
     watching = asyncio.create_task(tls.watch()) if tls else None
-    server = HttpServer(front, tls.context if tls else None)
     grpc = context.args.get("grpc")
+    tally = Tally.in_file(
+        context.home.sockets / "proxies",
+        int(context.args.get("index", 0)),
+        int(context.args.get("num_proxies", 1)),
+    )
+    server = HttpServer(front, tally, tls.context if tls else None)
     try:
         async with _serving_grpc(grpc, client, access, front, server.stopping):
             if "http" in context.sockets:

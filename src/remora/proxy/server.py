@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import ssl
 from collections.abc import Iterator
 from types import FrameType
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 
+from remora.proxy.accept import Acceptor, Connections, Tally
 from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
 
@@ -19,11 +21,12 @@ from remora.proxy.front import Front
 class HttpServer(uvicorn.Server):
     """A server that stops by a signal and leaves the end of the process to its caller."""
 
-    def __init__(self, front: Front, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, front: Front, tally: Tally, tls: ssl.SSLContext | None = None) -> None:
         """Make a server.
 
         Args:
             front: decides where requests go.
+            tally: what the proxies on one socket know of each other.
             tls: for HTTPS; None: plain HTTP.
         """
         super().__init__(
@@ -46,6 +49,24 @@ class HttpServer(uvicorn.Server):
         self.config.ssl = tls
         #: Set when the server is told to stop.
         self.stopping = asyncio.Event()
+        self._tally = tally
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept on sockets that other proxies may accept on as well."""
+        connections = Connections()
+        self.server_state.connections = connections
+        self.servers = []
+
+        def make() -> asyncio.Protocol:
+            return ClientConnection(self.config, self.server_state, {})
+
+        for sock in sockets or ():
+            acceptor = Acceptor(sock, make, self._tally, lambda: len(connections), self.config.ssl)
+            connections.on_left = acceptor.tell
+            acceptor.start()
+            # uvicorn asks nothing of a server but to close, and waits until it has.
+            self.servers.append(cast(Any, acceptor))
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

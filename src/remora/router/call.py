@@ -61,7 +61,6 @@ class Call:
         "sequence",
         "state",
         "upload",
-        "was_queued",
     )
 
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
@@ -73,8 +72,6 @@ class Call:
         self.number = 0
         #: Place in the order of arrival at its router; kept when it has to be sent again.
         self.sequence = 0
-        #: It has, or had, a place in the queue: it is not refused any more.
-        self.was_queued = False
         #: Part of the answer has arrived, or part of the body was taken: no second try any more.
         self.answered = False
         #: The streams among its arguments.

@@ -127,7 +127,6 @@ class Router:
             call.fail(self.backlog.refuse(route, self._num_waiting))
             return
         call.state = CallState.QUEUED
-        call.was_queued = True
         self._waiting.append(call)
         self._num_waiting += 1
         self.backlog.on_joined(self._num_waiting)
@@ -229,12 +228,8 @@ class Router:
         held = self.backlog.share
         is_first = held.share is None
         held.share, held.version = share, version
-        route = self._route
-        while is_first and route is not None and self._num_waiting > share:
-            call = self._waiting.pop()
-            if call.state is CallState.QUEUED:
-                self._num_waiting -= 1
-                call.fail(self.backlog.refuse(route, self._num_waiting))
+        while is_first and self._route is not None and self._num_waiting > share:
+            self._refuse_last()
 
     def close(self, reason: str) -> None:
         """The deployment is gone, or this router is: fail what waits, finish what is sent."""
@@ -300,18 +295,12 @@ class Router:
         if self._custom is not None:
             self._custom.on_ended(call, link)
         link.close_if_idle()
-        route = self._route
-        if (
-            not call.was_queued
-            and not self._open
-            and route is not None
-            and call.state is CallState.SENT
-            and not self.backlog.share.may_join(self._num_waiting)
-        ):
-            # It would have been refused when it came, had we known how busy the replicas are.
-            call.fail(self.backlog.refuse(route, self._num_waiting))
-            return
         self._requeue(call)
+        if call.state is CallState.QUEUED and not self.backlog.share.may_join(
+            self._num_waiting - 1
+        ):
+            # It has its old place; had it never left that, the last one would not have come in.
+            self._refuse_last()
 
     def on_call_lost(self, call: Call, error: ConnectionLostError, never_started: bool) -> None:
         """A replica went away before it finished a call."""
@@ -470,6 +459,15 @@ class Router:
         """Look through the whole queue, for the sake of those that a short look never reaches."""
         self._full_pump = None
         self._pump(everything=True)
+
+    def _refuse_last(self) -> None:
+        """Refuse the call that came last of those that wait."""
+        assert self._route is not None
+        while (call := self._waiting.pop()).state is not CallState.QUEUED:
+            pass
+        self._num_waiting -= 1
+        call.fail(self.backlog.refuse(self._route, self._num_waiting))
+        self.backlog.on_left(self._num_waiting)
 
     def _reconsider(self, link: ReplicaLink) -> None:
         """Put a link into the open list, or take it out, as its state says."""

@@ -163,6 +163,7 @@ class Supervisor:
             proxy=self._options.proxy,
             grpc=self._grpc,
             grpc_address=address_of(self._sockets.get("grpc")),
+            cores=len(os.sched_getaffinity(0)),
         ):
             self._permanent[request["id"]] = PermanentProcess(request)
             self._do(self._table.add(request, system=True))

@@ -47,6 +47,16 @@ def is_proxy(process_id: str) -> bool:
     return process_id.startswith(_PROXY) and "/" not in process_id
 
 
+def default_num_proxies(cores: int) -> int:
+    """Say how many proxies a machine gets that nobody has chosen a number for. Pure.
+
+    One proxy serves tens of thousands of requests per second, about as many as one replica can
+    answer that does nothing; whatever does more needs several cores of replicas for each proxy.
+    An idle proxy costs 8 MB, which is why there are never more than four of them unasked.
+    """
+    return max(1, min(4, cores // 4))
+
+
 def system_requests(
     home: Home,
     http: Mapping[str, Any],
@@ -57,6 +67,7 @@ def system_requests(
     proxy: str,
     grpc: Mapping[str, Any] | None = None,
     grpc_address: str = "",
+    cores: int = 1,
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
 
@@ -71,6 +82,7 @@ def system_requests(
         proxy: entry point of a proxy.
         grpc: the setup for gRPC as JSON knows it; None: no gRPC.
         grpc_address: where gRPC is served.
+        cores: of this machine.
     """
     requests: list[Message] = [
         {
@@ -90,6 +102,7 @@ def system_requests(
     ]
     if not http_url and grpc is None:
         return requests
+    num_proxies = int(http.get("num_proxies") or default_num_proxies(cores))
     return requests + [
         {
             "op": "fork",
@@ -103,7 +116,9 @@ def system_requests(
                 "http_url": http_url,
                 "name": f"{_PROXY}{number}",
                 "grpc": grpc,
+                "index": number - 1,
+                "num_proxies": num_proxies,
             },
         }
-        for number in range(1, int(http.get("num_proxies", 1)) + 1)
+        for number in range(1, num_proxies + 1)
     ]

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from remora.engine.local.processes import Process
-from remora.engine.local.system_processes import PermanentProcess, is_proxy, system_requests
+from remora.engine.local.system_processes import (
+    PermanentProcess,
+    default_num_proxies,
+    is_proxy,
+    system_requests,
+)
 from remora.home import Home
 
 
@@ -21,6 +26,12 @@ def names(http: dict[str, object], http_url: str = "http://127.0.0.1:8000") -> l
 
 def test_the_controller_comes_first_then_as_many_proxies_as_asked_for() -> None:
     assert names({"num_proxies": 2}) == ["controller", "proxy-1", "proxy-2"]
+
+
+def test_nobody_needs_to_choose_how_many_proxies_there_are() -> None:
+    assert names({"num_proxies": None}) == names({}) == ["controller", "proxy-1"]
+    chosen = {cores: default_num_proxies(cores) for cores in (1, 2, 4, 8, 16, 128)}
+    assert chosen == {1: 1, 2: 1, 4: 1, 8: 2, 16: 4, 128: 4}
 
 
 def test_without_a_front_door_there_is_no_proxy() -> None:
