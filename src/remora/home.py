@@ -59,6 +59,11 @@ class Home:
         return self.sockets / "supervisor.sock"
 
     @property
+    def tally_file(self) -> Path:
+        """Where the proxies tell each other how many connections they have."""
+        return self.sockets / "proxies"
+
+    @property
     def lock_file(self) -> Path:
         """Locked by the supervisor for as long as the instance lives."""
         return self.root / "instance.lock"

@@ -51,7 +51,7 @@ async def both_up(pair: Instance, *, without: int = 0) -> tuple[int, int]:
 
 def connections(pair: Instance) -> tuple[int, ...]:
     """How many each proxy has, as they tell each other."""
-    return struct.unpack("=2I", (pair.home.sockets / "proxies").read_bytes())
+    return struct.unpack("=2I", pair.home.tally_file.read_bytes())
 
 
 async def test_connections_are_spread_over_both(pair: Instance) -> None:

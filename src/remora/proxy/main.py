@@ -52,7 +52,7 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     watching = asyncio.create_task(tls.watch()) if tls else None
     grpc = context.args.get("grpc")
     tally = Tally.in_file(
-        context.home.sockets / "proxies",
+        context.home.tally_file,
         int(context.args.get("index", 0)),
         int(context.args.get("num_proxies", 1)),
     )

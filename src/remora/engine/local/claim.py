@@ -157,7 +157,8 @@ def _lock(fd: int) -> None:
 
 
 def remove_sockets(home: Home) -> None:
-    """Remove every socket file of an instance that is not running."""
+    """Remove every socket file of an instance that is not running, and what lies beside them."""
+    home.tally_file.unlink(missing_ok=True)
     for path in home.sockets.glob("*.sock"):
         path.unlink(missing_ok=True)
 
