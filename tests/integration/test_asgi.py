@@ -10,6 +10,7 @@ import pytest
 from tests.integration.http_client import ask, read_answer, request
 from tests.integration.rig import Rig, until
 
+from remora.replica.work import Work
 from remora.wire.window import WINDOW_BYTES
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -20,6 +21,7 @@ class App:
 
     def __init__(self) -> None:
         self.events: list[Any] = []
+        self.gate = asyncio.Event()
 
     def __remora_asgi_app__(self) -> Any:
         return self.app
@@ -51,6 +53,23 @@ class App:
         await send({"type": "http.response.body", "body": body, "more_body": more})
         if more:
             await send({"type": "http.response.body"})
+
+    async def small_parts(self, receive: Any, send: Any) -> None:
+        """Parts of many sizes, some of them in one turn of the loop, and then a wait."""
+        await send(START)
+        for number in range(3000):
+            body = b"%d" % (number % 10) * (number % 300 + (5000 if number % 100 == 50 else 0))
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        await self.gate.wait()
+        await send({"type": "http.response.body"})
+
+    async def burst_that_fails(self, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise RuntimeError("on purpose")
 
     async def reads_on(self, receive: Any, send: Any) -> None:
         await receive()
@@ -130,3 +149,36 @@ async def test_no_sender_of_several_waits_for_ever(rig: Rig) -> None:
     door = await rig.door(node)
     assert len((await ask(door, "/two_senders")).body) == 24 * (WINDOW_BYTES // 2)
     await until(lambda: node.replica.ongoing == 0)
+
+
+async def test_small_parts_are_joined_in_order_and_both_sides_count_alike(rig: Rig) -> None:
+    node = await rig.node(App)
+    door = await rig.door(node)
+    reader, writer = await door.connect()
+    writer.write(request("/small_parts"))
+    await reader.readuntil(b"\r\n\r\n")
+    expected = b"".join(
+        b"%d" % (number % 10) * (number % 300 + (5000 if number % 100 == 50 else 0))
+        for number in range(3000)
+    )
+    got, num_chunks = b"", 0
+    while len(got) < len(expected):
+        size = int(await asyncio.wait_for(reader.readline(), 5), 16)
+        got += (await reader.readexactly(size + 2))[:-2]
+        num_chunks += 1
+    assert got == expected
+    assert num_chunks < 1000
+    (work,) = [work for one in node.replica._connections for work in one._work.values()]
+    (exchange,) = [one._active for one in door.state.connections]  # type: ignore[attr-defined]
+    assert isinstance(work, Work)
+    # What was sent and not given back yet is what the reader has counted since its last grant.
+    await until(lambda: work._window + exchange._consumed == WINDOW_BYTES)
+    node.target.gate.set()
+    assert await asyncio.wait_for(reader.readexactly(5), 5) == b"0\r\n\r\n"
+    writer.close()
+
+
+async def test_what_was_sent_in_the_turn_of_a_failure_still_leaves_before_it(rig: Rig) -> None:
+    door = await rig.door(await rig.node(App))
+    data = await door.raw(request("/burst_that_fails"))
+    assert data.endswith(b"3\r\nxxx\r\n")

@@ -26,7 +26,7 @@ from remora.wire.codec import decode_credit, decode_error, decode_http_start, pa
 from remora.wire.framing import RawFrame
 from remora.wire.messages import FrameKind
 from remora.wire.parcel import raw
-from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
+from remora.wire.window import FRAME_COST_BYTES, WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.proxy.connection import ClientConnection
@@ -176,7 +176,12 @@ class Exchange(Call):
 
     def on_frame(self, frame: RawFrame) -> None:
         """Take a frame; CREDIT is room for the request's body."""
-        if frame[0] == _CREDIT:
+        kind = frame[0]
+        if kind == _ITEM and self._chunked and self.state is CallState.SENT:
+            # The short way for the many: a stream of text is one small part after the other.
+            self._write_chunk(raw(frame[5]))
+            return
+        if kind == _CREDIT:
             self.answered = True
             self._upload_room += decode_credit(frame[4])
             self._pump_upload()
@@ -293,17 +298,24 @@ class Exchange(Call):
             self.keep_alive = False
         self.head_sent = True
 
+    def _write_chunk(self, body: bytes | memoryview) -> None:
+        size = len(body)
+        self._consumed += size + FRAME_COST_BYTES
+        if is_grant_due(self._consumed):
+            self.grant()
+        if size > SMALL_BODY_BYTES:
+            self.connection.write(b"%x\r\n" % size)
+            self.connection.write(body)
+            self.connection.write(b"\r\n")
+        elif size:
+            self.connection.write(b"%x\r\n%b\r\n" % (size, body))
+
     def _write_part(self, body: bytes | memoryview) -> None:
         size = len(body)
         if self.state is CallState.SENT:
             self._consumed += cost(size)
             self.grant()
         if size == 0 or not heads.has_body(self.request.method, self.status):
-            return
-        if self._chunked:
-            self.connection.write(b"%x\r\n" % size)
-            self.connection.write(body)
-            self.connection.write(b"\r\n")
             return
         if self._left is not None:
             self._left -= size

@@ -38,6 +38,8 @@ class ReplicaConnection(ServerConnection):
         self._replica = replica
         self._work: dict[int, Work | HeldSlot | asyncio.Task[None]] = {}
         self._last_number = 0
+        #: Requests with parts to be sent at the end of this turn.
+        self._held: list[Work] = []
         #: A request was turned away since this caller was last told of room.
         self.was_rejected = False
 
@@ -89,6 +91,20 @@ class ReplicaConnection(ServerConnection):
         """Tell open WebSockets that this replica goes; returns what their handlers run in."""
         open_ones = [w for w in self._work.values() if isinstance(w, WebSocketWork)]
         return [w.task for w in open_ones if w.task is not None and w.restart()]
+
+    def hold(self, work: Work) -> None:
+        """Let a request's small parts leave at the end of this turn of the loop."""
+        held = self._held
+        if not held:
+            self._replica.loop.call_soon(self._release)
+        held.append(work)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for work in held:
+            work.release()
+        # Not a turn later.
+        self.flush()
 
     def say_bye(self) -> None:
         """Tell the caller that nothing after the last request was or will be begun."""

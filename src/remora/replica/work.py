@@ -17,7 +17,7 @@ from remora.wire.codec import pack
 from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
 from remora.wire.parcel import Body, raw
-from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
+from remora.wire.window import FRAME_COST_BYTES, WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _UNBOUNDED = 1 << 62
 #: A generator that never waits for anything is made to let others run after this many items.
 ITEMS_PER_TURN = 64
+#: Parts up to this size are joined when several are sent in one turn of the loop.
+SMALL_PART_BYTES = 4096
 
 Message = Any
 
@@ -45,6 +47,7 @@ class Work:
 
     __slots__ = (
         "_disconnected",
+        "_held",
         "_in_turn",
         "_parts",
         "_room",
@@ -87,6 +90,8 @@ class Work:
         self._window = envelope.credit_bytes
         self._room: asyncio.Future[None] | None = None
         self._in_turn = 0
+        #: Parts of an HTTP body that were sent in this turn of the loop.
+        self._held: list[bytes | memoryview] = []
         self._start: HttpStart | None = None
         self._started = False
         self._disconnected = False
@@ -144,6 +149,7 @@ class Work:
     def finish(self, kind: FrameKind, meta: bytes = b"", body: Body = b"") -> None:
         """Send the final frame, once."""
         if not self.finished:
+            self.release()
             # In this order: an answer that cannot be sent (too large) has not been sent.
             self.connection.finish(self.number, kind, meta, body)
             self.finished = True
@@ -200,11 +206,13 @@ class Work:
             return
         if kind != "http.response.body":
             raise RuntimeError(f"The ASGI app sent {kind!r}, which this server does not know")
-        if self._start is None:
-            raise RuntimeError("The ASGI app sent a body before `http.response.start`")
-        body = octets(message.get("body", b""))
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = octets(body)
         more = message.get("more_body", False)
         if not self._started:
+            if self._start is None:
+                raise RuntimeError("The ASGI app sent a body before `http.response.start`")
             meta = pack(self._start)
             if not more:
                 self.finish(FrameKind.RESPONSE, meta, body)
@@ -212,9 +220,39 @@ class Work:
             self._started = True
             self.connection.write(FrameKind.START, self.number, meta)
         if body:
-            await self.send_item(b"", body)
+            await self._send_part(body)
         if not more:
             self.finish(FrameKind.END)
+
+    async def _send_part(self, body: bytes | memoryview) -> None:
+        """Send a part of an HTTP body; small ones that are made in one turn leave as one frame."""
+        size = len(body)
+        if size > SMALL_PART_BYTES:
+            self.release()
+            await self.send_item(b"", body)
+            return
+        if self._window <= 0:
+            await self._wait_room()
+        self._window -= size
+        held = self._held
+        if held:
+            held.append(body)
+        elif not self.finished:
+            held.append(body)
+            self.connection.hold(self)
+        self._in_turn += 1
+        if self._in_turn >= ITEMS_PER_TURN:
+            self._in_turn = 0
+            await asyncio.sleep(0)
+
+    def release(self) -> None:
+        """Write what is held back for the end of this turn."""
+        held = self._held
+        if held:
+            body = held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
+            self._window -= FRAME_COST_BYTES
+            self.connection.write(FrameKind.ITEM, self.number, b"", body)
 
     def route(self) -> str:
         """Template of the route that the app has chosen; empty: none, or no app with routes."""

@@ -132,6 +132,11 @@ class ServerConnection(asyncio.Protocol):
             if self._is_calm:
                 self._spinner.begin()
 
+    def flush(self) -> None:
+        """Let what was written leave now, and not at the end of the turn."""
+        if self.is_open:
+            self._outbox.flush()
+
     async def wait_writable(self) -> None:
         """Wait until the peer has taken most of what was sent."""
         if self._room is not None:
