@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.integration.http_client import ask, read_answer, request
@@ -169,7 +169,8 @@ async def test_small_parts_are_joined_in_order_and_both_sides_count_alike(rig: R
     assert got == expected
     assert num_chunks < 1000
     (work,) = [work for one in node.replica._connections for work in one._work.values()]
-    (exchange,) = [one._active for one in door.state.connections]  # type: ignore[attr-defined]
+    (client,) = door.state.connections
+    exchange = cast(Any, client)._active
     assert isinstance(work, Work)
     # What was sent and not given back yet is what the reader has counted since its last grant.
     await until(lambda: work._window + exchange._consumed == WINDOW_BYTES)

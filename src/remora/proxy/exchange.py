@@ -308,7 +308,7 @@ class Exchange(Call):
             self.connection.write(body)
             self.connection.write(b"\r\n")
         elif size:
-            self.connection.write(b"%x\r\n%b\r\n" % (size, body))
+            self.connection.write(b"%x\r\n%b\r\n" % (size, bytes(body)))
 
     def _write_part(self, body: bytes | memoryview) -> None:
         size = len(body)
