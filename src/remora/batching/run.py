@@ -10,13 +10,13 @@ import contextvars
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, cast
 
-from remora.batch_reply import Answer, Items
+from remora.batching.reply import Answer, Items
 from remora.core.batcher import Entry
 from remora.errors import RemoraError
 from remora.request_context import RequestContext, current
 
 if TYPE_CHECKING:
-    from remora.batch_queue import BatchQueue
+    from remora.batching.queue import BatchQueue
 
 #: What user code may raise without ending the replica.
 USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)

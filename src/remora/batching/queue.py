@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
 from typing import Any, cast
 
-from remora.batch_options import BatchOptions
-from remora.batch_reply import Answer, Items
-from remora.batch_run import USER_ERRORS, Batch, Call, answer, stream
+from remora.batching.options import BatchOptions
+from remora.batching.reply import Answer, Items
+from remora.batching.run import USER_ERRORS, Batch, Call, answer, stream
 from remora.context import ReplicaContext, replica_context_or_none
 from remora.core.batch_wait import Outlook, Returns
 from remora.core.batcher import Batcher, TooLargeError

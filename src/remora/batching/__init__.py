@@ -2,7 +2,7 @@
 
 The decorator makes a `Batched` of a coroutine function, or a `BatchedStream` of an async generator
 function. Called, each hands its arguments to the queue of the object that it belongs to
-(`batch_queue`), which is made at the first call.
+(`queue`), which is made at the first call.
 
 Types: a function of one list, and a method of one list, are typed as what they are for callers: one
 value in, one value out. What takes more than one list is typed by its result alone, because Python
@@ -20,10 +20,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import replace
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from remora.batch_options import BatchOptions, WaitPolicy
-from remora.batch_queue import BatchQueue
-from remora.batch_reply import Answer, Items
-from remora.batch_run import Call
+from remora.batching.options import BatchOptions, WaitPolicy
+from remora.batching.queue import BatchQueue
+from remora.batching.reply import Answer, Items
+from remora.batching.run import Call
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
