@@ -29,6 +29,7 @@ MIB = 1024 * 1024
 class App:
     def __init__(self) -> None:
         self.kept: list[Any] = []
+        self.made = 0
 
     async def echo(self, value: Any) -> Any:
         return value
@@ -58,7 +59,11 @@ class App:
 
     def plain_gen(self, number: int, size: int) -> Any:
         for n in range(number):
+            self.made = n + 1
             yield np.full(size, n, np.uint8)
+
+    def plain_total(self, value: Any) -> int:
+        return int(value.sum())
 
     async def facts(self, value: Any) -> Any:
         return type(value).__name__, len(value), bytes(value[:3])
@@ -250,6 +255,40 @@ async def test_a_slow_reader_of_arrays_holds_the_generator_back(rig: Rig) -> Non
     assert len(connection._lend()._lent) <= 3
     assert (first == 0).all()
     items.cancel()
+
+
+async def test_a_plain_generator_gets_only_a_few_arrays_ahead(rig: Rig) -> None:
+    node, router = await rig.pair(App)
+    items = stream(router, "plain_gen", 200, MIB)
+    for _ in range(20):
+        await anext(items)
+    assert node.target.made < 20 + 10
+    items.cancel()
+
+
+async def test_what_dies_in_another_thread_is_released(rig: Rig) -> None:
+    _, router = await rig.pair(App)
+    found = await warm(router)
+    for number in range(30):
+        assert await call(router, "plain_total", array(value=number)) == number * MIB
+    await until(lambda: not found._lent)
+
+
+async def test_memory_goes_back_while_the_connection_stays(
+    rig: Rig, own_arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena_module, "TIDY_S", 0.02)
+    _, router = await rig.pair(App)
+    await warm(router)
+    answer = await call(router, "echo", array(value=3))
+    segment = own_arena._segment
+    assert segment is not None
+    await until(lambda: os.fstat(segment.fd).st_blocks * 512 <= MIB + 2 * mmap.PAGESIZE)
+    assert (answer == 3).all()
+    # And what is used anew is new, also for a reader that had it mapped.
+    for number in range(5):
+        assert await call(router, "total", array(value=number)) == number * MIB
+    assert own_arena._segment is segment
 
 
 @pytest.mark.parametrize("kind", (bytes, bytearray))

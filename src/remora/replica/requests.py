@@ -136,7 +136,7 @@ class RequestRunner:
                 await items.aclose()
             return
         encode = partial(_encode_value, wanted=wanted)
-        encoded = iterate_in_thread(self._replica.threads, items, encode)
+        encoded = iterate_in_thread(self._replica.threads, items, encode, _weight)
         try:
             async for meta, data in encoded:
                 await work.send_item(meta, data)
@@ -247,6 +247,10 @@ def _run_plain(
 def _arguments(envelope: Envelope, body: Body, inbound: Inbound | None) -> Any:
     found = values.loads(body, envelope.request_serialization)
     return found if inbound is None else inbound.put_into(*found)
+
+
+def _weight(encoded: tuple[bytes, Body]) -> int:
+    return len(encoded[1])
 
 
 def _encode_value(value: Any, wanted: str = "") -> tuple[bytes, Body]:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: Items that the thread may be ahead of its reader.
 READ_AHEAD_ITEMS = 256
+#: As long as they are not larger than this together.
+READ_AHEAD_BYTES = 1024 * 1024
 
 
 class _Pipe:
@@ -29,6 +31,8 @@ class _Pipe:
         self.loop = loop
         self.lock = threading.Condition()
         self.items: deque[Any] = deque()
+        #: What they weigh together, in bytes.
+        self.weight = 0
         self.stopped = False
         self.ended = False
         self.failure: BaseException | None = None
@@ -45,7 +49,8 @@ class _Pipe:
         return self.stopped
 
     def _has_room(self) -> bool:
-        return self.stopped or len(self.items) < READ_AHEAD_ITEMS
+        is_light = len(self.items) < READ_AHEAD_ITEMS and self.weight < READ_AHEAD_BYTES
+        return self.stopped or is_light
 
     def notify(self) -> None:
         """In the thread, with the lock held: one wake-up for everything until it is seen."""
@@ -53,12 +58,17 @@ class _Pipe:
             self.notified = True
             self.loop.call_soon_threadsafe(self.wake)
 
-    def run(self, items: Generator[Any, Any, Any], convert: Callable[[Any], Any]) -> None:
+    def run(
+        self,
+        items: Generator[Any, Any, Any],
+        convert: Callable[[Any], Any],
+        weigh: Callable[[Any], int],
+    ) -> None:
         """In the thread: iterate until the end, an error, or a stop."""
         failure: BaseException | None = None
         try:
             try:
-                self._iterate(items, convert)
+                self._iterate(items, convert, weigh)
             finally:
                 items.close()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
@@ -71,7 +81,12 @@ class _Pipe:
             self.ended = True
             self.notify()
 
-    def _iterate(self, items: Generator[Any, Any, Any], convert: Callable[[Any], Any]) -> None:
+    def _iterate(
+        self,
+        items: Generator[Any, Any, Any],
+        convert: Callable[[Any], Any],
+        weigh: Callable[[Any], int],
+    ) -> None:
         if self._is_stopped():
             return
         for item in items:
@@ -81,11 +96,15 @@ class _Pipe:
                 if self._is_stopped():
                     return
                 self.items.append(made)
+                self.weight += weigh(made)
                 self.notify()
 
 
 async def iterate_in_thread(
-    threads: ThreadPoolExecutor, items: Generator[Any, Any, Any], convert: Callable[[Any], T]
+    threads: ThreadPoolExecutor,
+    items: Generator[Any, Any, Any],
+    convert: Callable[[Any], T],
+    weigh: Callable[[T], int] = lambda _: 0,
 ) -> AsyncGenerator[T, None]:
     """Iterate over `items` in a thread.
 
@@ -93,18 +112,20 @@ async def iterate_in_thread(
         threads: where.
         items: a plain generator.
         convert: applied to each item, in the thread as well.
+        weigh: how many bytes of memory the result takes; the thread gets only so far ahead.
 
     Cancellation: closes the generator after the item it is at, and waits for that.
     """
     loop = asyncio.get_running_loop()
     pipe = _Pipe(loop)
     context = contextvars.copy_context()
-    thread = loop.run_in_executor(threads, context.run, pipe.run, items, convert)
+    thread = loop.run_in_executor(threads, context.run, pipe.run, items, convert, weigh)
     try:
         while True:
             with pipe.lock:
                 ready = list(pipe.items)
                 pipe.items.clear()
+                pipe.weight = 0
                 ended = pipe.ended
                 pipe.lock.notify()
             for item in ready:
