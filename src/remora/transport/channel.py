@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
-from remora.transport.lending import Lending
+from remora.transport.lending import Lending, count_others
 from remora.transport.outbox import Outbox
 from remora.transport.spin import Spinner
 from remora.wire import framing
@@ -187,9 +187,11 @@ class Channel(asyncio.Protocol):
         except ProtocolError as error:
             self._break(error)
             return
-        self._spinner.end()
-        # Answers that come in bunches are the sign of a busy time, even when none is left.
-        self._is_calm = len(frames) < 2
+        num_others = count_others(frames)
+        if num_others or not frames:
+            self._spinner.end()
+            # Answers that come in bunches are the sign of a busy time, even when none is left.
+            self._is_calm = num_others < 2
         try:
             self._take(frames)
         except ProtocolError as error:

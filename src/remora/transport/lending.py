@@ -57,6 +57,14 @@ FRAME_ROOM_BYTES = 1024 * 1024
 Send = Callable[[int, bytes], None]
 
 
+def count_others(frames: list[RawFrame]) -> int:
+    """How many frames are about something else than memory; more than two count as all."""
+    number = len(frames)
+    if number == 1:  # on the path of every call
+        return int(frames[0][0] < _SEGMENT)
+    return sum([frame[0] < _SEGMENT for frame in frames]) if number == 2 else number
+
+
 class Lending:
     """What one connection lends and borrows. Made by its first large buffer."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import cast
 
 from remora.errors import ProtocolError
-from remora.transport.lending import Lending
+from remora.transport.lending import Lending, count_others
 from remora.transport.outbox import Outbox
 from remora.transport.spin import Spinner
 from remora.wire import framing
@@ -90,8 +90,10 @@ class ServerConnection(asyncio.Protocol):
         except ProtocolError as error:
             self._refuse(str(error))
             return
-        self._spinner.end()
-        self._is_calm = len(frames) < 2
+        num_others = count_others(frames)
+        if num_others or not frames:
+            self._spinner.end()
+            self._is_calm = num_others < 2
         try:
             for frame in frames:
                 if frame[1] & LENT:

@@ -56,10 +56,10 @@ def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], wanted: str = "") -
 
     Concurrency: in any thread.
     """
-    if wanted in values.PLAIN_FORMATS:
+    if wanted and wanted in values.PLAIN_FORMATS:
         return wanted, values.encode_plain((args, kwargs), wanted)
     for value in args:
-        if type(value) in _RAW:
+        if type(value) in _RAW and len(value) >= LEND_BYTES:
             args = tuple(map(_beside, args))
             break
     if kwargs:
@@ -69,7 +69,7 @@ def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], wanted: str = "") -
 
 def pack_value(value: Any, wanted: str = "") -> tuple[str, Body]:
     """Make the body of an answer, or of an item of a stream; as `pack_call`."""
-    if wanted in values.PLAIN_FORMATS:
+    if wanted and wanted in values.PLAIN_FORMATS:
         return wanted, values.encode_plain(value, wanted)
     return "", _pack(_beside(value), wanted)
 

@@ -21,7 +21,7 @@ from remora.errors import ProtocolError
 
 _HEAD = struct.Struct("<BI")
 _ENTRY = struct.Struct("<QQIB")
-#: The first byte of a body with buffers.
+#: The first byte of a body with buffers, which no pickle begins with.
 WITH_BUFFERS = 0
 #: The reader may write to its view: what it writes is seen by nobody else.
 WRITABLE = 1
@@ -100,11 +100,6 @@ def join(data: bytes, buffers: list[memoryview], flags: list[int]) -> bytes:
     """Put a pickle and its buffers into one body, copying them."""
     entries = [Entry(view.nbytes, flags=flag) for view, flag in zip(buffers, flags, strict=True)]
     return b"".join((encode_table(entries), data, *buffers))
-
-
-def has_buffers(body: bytes | memoryview) -> bool:
-    """Whether a body is more than a pickle."""
-    return len(body) > 0 and body[0] == WITH_BUFFERS
 
 
 def split(

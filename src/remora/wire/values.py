@@ -134,7 +134,7 @@ def loads(body: Body, how: str = "") -> Any:
         return msgspec.msgpack.decode(body) if how == "msgpack" else msgspec.json.decode(body)
     if isinstance(body, Parcel):
         return pickle.loads(body.data, buffers=body.views())
-    if not parcel.has_buffers(body):
+    if not body or body[0] != parcel.WITH_BUFFERS:
         return pickle.loads(body)
     _, data, buffers = parcel.split(body)
     return pickle.loads(data, buffers=buffers)
