@@ -92,13 +92,12 @@ class Composed:
         """
         wanted = self._envelope.request_serialization
         is_pickled = wanted not in ("msgpack", "orjson")
-        # Shielded: giving up this call must not cancel one that others may be waiting for.
-        answers = await asyncio.gather(
-            *(
-                asyncio.shield(asyncio.ensure_future(r._unopened() if is_pickled else r._wait()))
-                for r in self._responses.values()
-            )
-        )
+        # Giving up this call must not cancel one that others may be waiting for.
+        waits = [
+            r._unopened() if is_pickled else asyncio.shield(asyncio.ensure_future(r._wait()))
+            for r in self._responses.values()
+        ]
+        answers = [await waits[0]] if len(waits) == 1 else await asyncio.gather(*waits)
         for place, answer in zip(self._responses, answers, strict=True):
             self._put(place, answer)
         envelope = self._envelope

@@ -165,12 +165,21 @@ class DeploymentResponse(_Response, Generic[_T]):
         return await self
 
     async def _unopened(self) -> values.Unopened:
-        """Wait for the answer as the bytes that it came in. Raises like `await`."""
+        """Wait for the answer as the bytes that it came in. Raises like `await`.
+
+        Cancellation: ends the wait and nothing else.
+        """
+        call = self._call
+        if type(call) is UnaryCall and call.router.loop is _get_running_loop():
+            return await call.unopened()
+        return await asyncio.shield(asyncio.ensure_future(self._unopened_anywhere()))
+
+    async def _unopened_anywhere(self) -> values.Unopened:
         call = self._call
         loop = loop_of(call)
         if loop is None or type(call) is ThreadCall or loop is _get_running_loop():
             return unopened(await FrameOf(call))
-        there = asyncio.run_coroutine_threadsafe(self._unopened(), loop)
+        there = asyncio.run_coroutine_threadsafe(self._unopened_anywhere(), loop)
         return await asyncio.wrap_future(there)
 
     async def _wait_elsewhere(self, loop: asyncio.AbstractEventLoop) -> _T:

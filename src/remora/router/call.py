@@ -223,6 +223,26 @@ class UnaryCall(Call):
                 raise answer
         raise RequestCancelledError(self.envelope.request_id)
 
+    async def unopened(self) -> values.Unopened:
+        """Wait for the answer without opening it. Raises like `await`.
+
+        Cancellation: ends this wait and not the call, for which others may be waiting.
+        """
+        future = self._future
+        if not future.cancelled():
+            try:
+                answer = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Another task that awaited the call was cancelled, and the call with it.
+            else:
+                if isinstance(answer, tuple):
+                    return unopened(answer)
+                raise answer
+        raise RequestCancelledError(self.envelope.request_id)
+
     def done(self) -> bool:
         """The answer or an error is there."""
         return self._future.done()

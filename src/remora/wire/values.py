@@ -29,6 +29,8 @@ from remora.wire.parcel import Body, Parcel, raw
 _MAIN = b"__main__"
 #: Formats that a call may ask for. The first is what travels anyway.
 FORMATS = ("cloudpickle", "pickle", "msgpack", "orjson")
+#: A small answer that is passed on is copied into the pickle: a buffer beside it costs more.
+_IN_BAND_BYTES = 4096
 #: Those that carry plain data only.
 PLAIN_FORMATS = ("msgpack", "orjson")
 _KeepBuffer = Callable[[pickle.PickleBuffer], object]
@@ -115,6 +117,8 @@ class Unopened:
         if isinstance(body, Parcel):
             parts: list[Any] = [body.data, *body.views()]
             return _open, tuple(map(pickle.PickleBuffer, parts))
+        if len(body) < _IN_BAND_BYTES:
+            return loads, (bytes(body), self._how)
         return loads, (pickle.PickleBuffer(body), self._how)
 
 
