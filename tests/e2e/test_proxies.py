@@ -132,8 +132,10 @@ async def test_refusals_come_at_once_and_say_when_to_come_back(
                 assert 1 <= int(answer.headers["retry-after"]) <= 60
             refused = await ask(session, url)
             took.append(refused.ended - refused.began)
+        metrics = await ask(session, f"{pair.url}/-/metrics")
         opened.touch()
         await asyncio.gather(*waiting)
+    assert b'serve_num_refused_requests_total{application="refuse"' in metrics.body
     took.sort()
     # Half of them: what a busy machine does to the others is not ours.
     assert took[len(took) // 2] < 0.005, took[:: math.ceil(len(took) / 10)]

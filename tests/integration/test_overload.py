@@ -36,6 +36,7 @@ async def test_a_queue_that_drains_is_worth_coming_back_to_soon(rig: Rig) -> Non
     with pytest.raises(BackPressureError, match="Try again in 1 s") as error:
         await refused[0]
     assert error.value.retry_after_s == 1
+    assert (router.num_requests, router.counts.refused["queue_full"]) == (60, 9)
     await asyncio.gather(*(pending for pending in calls if pending not in refused))
 
 

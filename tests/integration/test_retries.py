@@ -92,6 +92,7 @@ async def test_a_marked_method_is_called_again_and_another_is_not(rig: Rig) -> N
     with pytest.raises(ReplicaDiedError, match=r"@method\(idempotent=True\)"):
         await once
     assert heir.target.begun == 2
+    assert router.counts.retried == {"replica_died": 2, "never_started": 0, "turned_away": 0}
 
 
 async def test_a_marked_route_is_asked_again_and_the_answer_says_so(rig: Rig) -> None:
@@ -125,6 +126,7 @@ async def test_an_upload_that_was_never_begun_goes_elsewhere_whole(
     answer = await upload
     assert (answer.status, answer.body) == (200, f"heir {LARGE}".encode())
     assert dying.target.begun == 0
+    assert door.router.counts.retried["never_started"] == 1
 
 
 async def test_an_upload_that_was_turned_away_goes_elsewhere_whole(rig: Rig) -> None:

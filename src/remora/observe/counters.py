@@ -60,8 +60,8 @@ class RequestCounters:
         for application, method, status, route, count, total_s in sorted(self.rows()):
             row = self._rows[application, method, status, route]
             labels = (
-                f'application="{_escaped(application)}",method="{_escaped(method)}",'
-                f'route="{_escaped(route)}",status_code="{self._status_name(status)}"'
+                f'application="{escaped(application)}",method="{escaped(method)}",'
+                f'route="{escaped(route)}",status_code="{self._status_name(status)}"'
             )
             requests.append(f"serve_num_{of}_requests_total{{{labels}}} {count}")
             if status >= self._first_error and status not in CLOSED_WELL:
@@ -78,6 +78,6 @@ class RequestCounters:
         return "\n".join((*requests, *errors, *latency, ""))
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
     """A label's value: a client may send any method, an application may have any name."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -45,6 +45,7 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     client.start()
     access = AccessLog(context.home.logs / f"access-{name}.log")
     front = Front(client, options, access, RequestCounters())
+    front.other_metrics.append(client.render_metrics)
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.
     await client.wait_synced()

@@ -14,6 +14,7 @@ from remora.core.drain_rate import DrainRate
 from remora.core.queue_shares import HeldShare
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import BackPressureError
+from remora.observe.routing_counts import RoutingCounts
 
 
 def _nobody() -> None:
@@ -29,10 +30,11 @@ class Backlog:
             because it is called often.
     """
 
-    __slots__ = ("_loop", "_rate", "share", "tell")
+    __slots__ = ("_counts", "_loop", "_rate", "share", "tell")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, counts: RoutingCounts) -> None:
         self._loop = loop
+        self._counts = counts
         self._rate = DrainRate()
         self.share = HeldShare()
         self.tell: Callable[[], None] = _nobody
@@ -64,6 +66,7 @@ class Backlog:
 
     def refuse(self, route: DeploymentRoute, num_waiting: int) -> BackPressureError:
         """Make the refusal of one that may not wait: what the user set as its time wins."""
+        self._counts.refused["queue_full"] += 1
         if self.share.on_refused():
             self.tell()
         retry_after_s = route.backpressure_retry_after_s

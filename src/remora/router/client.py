@@ -18,6 +18,7 @@ from remora.core.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDiff, patch
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
+from remora.observe.routing_counts import RoutingRow, render
 from remora.router.router import Router
 from remora.router.shares import ShareKeeper
 from remora.transport.channel import Channel, connect
@@ -94,6 +95,13 @@ class RoutingClient:
 
     def _all_routers(self) -> tuple[Router, ...]:
         return (*self._routers.values(), *self._others.values())
+
+    def render_metrics(self) -> str:
+        """Write what the routers count in the text format of Prometheus."""
+        return render(
+            RoutingRow(each.deployment, each.num_requests, each.num_waiting, each.counts)
+            for each in self._all_routers()
+        )
 
     async def close(self) -> None:
         """Stop following and drop all connections."""

@@ -29,6 +29,7 @@ from remora.errors import (
     ReplicaDiedError,
     ReplicaUnavailableError,
 )
+from remora.observe.routing_counts import RoutingCounts
 from remora.router.backlog import Backlog
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.custom import CustomPolicy
@@ -84,7 +85,8 @@ class Router:
         self._waiting: deque[Call] = deque()
         self._full_pump: asyncio.TimerHandle | None = None
         self._num_waiting = 0
-        self.backlog = Backlog(self.loop)
+        self.counts = RoutingCounts()
+        self.backlog = Backlog(self.loop, self.counts)
         self._sequence = 0
         #: Calls that wait for a first snapshot, each with the moment its patience ends.
         self._unknown: deque[tuple[float, Call]] = deque()
@@ -121,6 +123,7 @@ class Router:
         if route is None:
             self._await_route(call)
         elif route.unavailable and not self._links:
+            self.counts.refused["unavailable"] += 1
             call.fail(DeploymentUnavailableError(self.deployment, route.unavailable))
             return
         elif not self.backlog.share.may_join(self._num_waiting):
@@ -177,6 +180,11 @@ class Router:
     def pump(self) -> None:
         """Offer waiting calls to the policy again."""
         self._pump()
+
+    @property
+    def num_requests(self) -> int:
+        """Calls that this router was ever given."""
+        return self._sequence
 
     @property
     def num_replicas(self) -> int:
@@ -295,6 +303,7 @@ class Router:
         if self._custom is not None:
             self._custom.on_ended(call, link)
         link.close_if_idle()
+        self.counts.retried["turned_away"] += 1
         self._requeue(call)
         if call.state is CallState.QUEUED and not self.backlog.share.may_join(
             self._num_waiting - 1
@@ -313,6 +322,7 @@ class Router:
             return
         envelope = call.envelope
         if never_started:
+            self.counts.retried["never_started"] += 1
             self._requeue(call)
         elif (
             not call.answered
@@ -321,6 +331,7 @@ class Router:
             and self.budget.withdraw()
         ):
             envelope.attempt += 1
+            self.counts.retried["replica_died"] += 1
             self._requeue(call)
         else:
             call.fail(ReplicaDiedError(link.replica_id, envelope.request_id, str(error)))

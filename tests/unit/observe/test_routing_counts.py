@@ -1,0 +1,31 @@
+"""What routers count, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from remora.observe.routing_counts import RoutingCounts, RoutingRow, render
+from remora.types import DeploymentID
+
+
+def test_each_router_has_its_numbers_under_its_labels() -> None:
+    busy, calm = RoutingCounts(), RoutingCounts()
+    busy.refused["queue_full"] = 3
+    busy.retried["replica_died"] = 2
+    text = render(
+        (
+            RoutingRow(DeploymentID("B", 'an "app"'), 10, 4, busy),
+            RoutingRow(DeploymentID("A", "app"), 1, 0, calm),
+        )
+    )
+    lines = text.splitlines()
+    labels = 'application="an \\"app\\"",deployment="B"'
+    assert f"serve_num_router_requests_total{{{labels}}} 10" in lines
+    assert f"serve_deployment_queued_queries{{{labels}}} 4" in lines
+    assert f'serve_num_refused_requests_total{{{labels},reason="queue_full"}} 3' in lines
+    assert f'serve_num_retried_requests_total{{{labels},reason="replica_died"}} 2' in lines
+    calm_ones = [line for line in lines if 'deployment="A"' in line and "reason" in line]
+    assert len(calm_ones) == 5
+    assert all(line.endswith(" 0") for line in calm_ones)
+
+
+def test_without_routers_there_is_nothing_but_headings() -> None:
+    assert all(line.startswith("#") for line in render(()).splitlines())
