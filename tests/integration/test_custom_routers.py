@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import random
 import time
 from typing import Any
 
@@ -134,12 +135,16 @@ class Bad(RequestRouter):
             time.sleep(0.3)  # noqa: ASYNC251 - what this test is about
         if how == "nonsense":
             return "r1"
+        if how == "stops":
+            asyncio.get_running_loop().stop()
         if how == "cancels":
             raise asyncio.CancelledError
         return [candidate_replicas]
 
 
-@pytest.mark.parametrize("how", ["raises", "exits", "hangs", "blocks", "nonsense", "cancels"])
+@pytest.mark.parametrize(
+    "how", ["raises", "exits", "hangs", "blocks", "nonsense", "cancels", "stops"]
+)
 async def test_whatever_a_router_does_wrong_its_requests_are_answered(
     rig: Rig, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -378,3 +383,95 @@ async def test_a_long_queue_of_one_session_holds_up_no_other(rig: Rig) -> None:
     nodes[0].target.gate.set()
     assert {await waiting for waiting in queue} == {"r0"}
     assert [await one for one in held] == ["r0", "r1"]
+
+
+class InOrder(RequestRouter):
+    """Has no answer for the first request before there is one for the second."""
+
+    def initialize_state(self) -> None:
+        self.gate = asyncio.Event()
+        self.routed: list[str] = []
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        assert pending_request is not None
+        if pending_request.metadata.session_id == "first" and not self.routed:
+            await self.gate.wait()
+        return [candidate_replicas]
+
+    def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
+        self.routed.append(pending_request.metadata.session_id)
+        self.gate.set()
+
+
+class FirstCome(FIFOMixin, InOrder):
+    """The same, where an answer is for whoever has waited longest."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "order"), [(InOrder, ["second", "first"]), (FirstCome, ["first", "second"])]
+)
+async def test_an_answer_is_for_its_request_or_for_the_first_in_the_queue(
+    rig: Rig, cls: type, order: list[str]
+) -> None:
+    _, router = await routed(rig, cls, 1)
+    await asyncio.gather(*(call(router, "which", session_id=s) for s in ("first", "second")))
+    user = spy(router)
+    await until(lambda: len(user.routed) == 2)
+    assert user.routed == order
+
+
+class Anywhere(RequestRouter):
+    """Takes its time, and then any replica, gone ones as well."""
+
+    def initialize_state(self) -> None:
+        self.known: dict[str, RunningReplica] = {}
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        self.known.update((r.replica_id, r) for r in candidate_replicas)
+        await asyncio.sleep(random.random() / 500)
+        return [[replica] for replica in random.sample(list(self.known.values()), len(self.known))]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        setup_of(Anywhere),
+        PolicySetup("consistent_hash"),
+        PolicySetup("consistent_hash", {"num_fallback_replicas": 0}),
+        PolicySetup("consistent_hash", {"load_factor": 1.2}),
+        PolicySetup("round_robin"),
+        PolicySetup("capacity_queue"),
+    ],
+    ids=["custom", "hash", "strict", "bounded", "round_robin", "capacity"],
+)
+async def test_every_request_is_answered_while_replicas_come_and_go(
+    rig: Rig, policy: PolicySetup
+) -> None:
+    nodes = [await rig.node(App, max_ongoing=2) for _ in range(4)]
+    for node in nodes:
+        node.target.name = node.replica.replica_id
+    router = await rig.routed(*nodes[:3], policy=policy)
+    calls = []
+    for number in range(300):
+        calls.append(call(router, "which", session_id=str(number % 17), idempotent=True))
+        if number == 100:
+            nodes[0].die()
+        if number == 150:
+            router.update(rig.route(*nodes[1:], policy=policy))
+        if number == 200:
+            router.update(rig.route(nodes[3], policy=policy))
+        if number % 5 == 0:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        answers = [await one for one in calls]
+    assert set(answers) <= {node.replica.replica_id for node in nodes}
+    assert router.num_waiting == 0
+    assert all(link.outstanding == 0 for link in router._links.values())

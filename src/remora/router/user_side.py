@@ -64,6 +64,7 @@ class UserSide:
         self._failure: BaseException | None = None
         self._replicas: list[RunningReplica] = []
         self._num_hooks = 0
+        self._is_stopping = False
         #: Hooks that the class really has; none before it is there.
         self.hooks: frozenset[str] = frozenset()
         self._loop = asyncio.new_event_loop()
@@ -76,7 +77,14 @@ class UserSide:
 
     def ask(self, pending: PendingRequest) -> Future[Ranks | BaseException]:
         """Ask which replicas a request should go to; errors are results."""
-        return asyncio.run_coroutine_threadsafe(self._choose(pending), self._loop)
+        question = self._choose(pending)
+        try:
+            return asyncio.run_coroutine_threadsafe(question, self._loop)
+        except RuntimeError as error:
+            question.close()
+            nobody: Future[Ranks | BaseException] = Future()
+            nobody.set_result(error)
+            return nobody
 
     def update(self, replicas: list[RunningReplica]) -> None:
         """Tell which replicas there are."""
@@ -90,6 +98,7 @@ class UserSide:
 
     def stop(self) -> None:
         """End the thread, once what it does now is done; nobody waits for that."""
+        self._is_stopping = True
         self._post(self._loop.stop)
 
     def _post(self, function: Callable[..., object], *args: Any) -> None:
@@ -105,6 +114,8 @@ class UserSide:
         self._open()
         try:
             self._loop.run_forever()
+            if not self._is_stopping:
+                self._on_error("its loop", RuntimeError("it stopped the loop that it lives on"))
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -164,8 +175,8 @@ class UserSide:
 
     @property
     def has_failed(self) -> bool:
-        """The object could not be made, and never will be."""
-        return self._failure is not None
+        """The object could not be made, or its thread has ended, and it never will answer."""
+        return self._failure is not None or not self._thread.is_alive()
 
     @property
     def is_first_come(self) -> bool:
