@@ -36,7 +36,7 @@ CHOOSE_LIMIT_S: Seconds = 5.0
 #: How long nobody asks it after that.
 BYPASS_S: Seconds = 10.0
 #: Requests that are asked about at the same time, at least.
-_MIN_ASKED = 8
+_MIN_ASKED = 32
 
 
 class Queue(Protocol):
@@ -94,6 +94,7 @@ class CustomPolicy:
         #: By the identity of the envelope, which the question's call keeps alive.
         self._questions: dict[int, _Question] = {}
         self._is_waking = False
+        self._is_offering = False
         self._is_closed = False
         self._bypass_until: Seconds = 0.0
         #: How often the user's code failed, by what failed and how.
@@ -247,7 +248,15 @@ class CustomPolicy:
             next(waiting, question).ranks = answer
         else:
             question.ranks = answer
-        self._queue.pump()
+        # Answers come in bunches, and each offer goes over all that were asked about.
+        if not self._is_offering:
+            self._is_offering = True
+            self._queue.loop.call_soon(self._offer)
+
+    def _offer(self) -> None:
+        self._is_offering = False
+        if not self._is_closed:
+            self._queue.pump()
 
     def _settle(self, question: _Question, chosen: ReplicaLink) -> None:
         """A request has its replica."""
