@@ -12,6 +12,7 @@ from tests.integration.rig import call, open_rig, until
 from remora.wire.codec import pack
 from remora.wire.framing import encode
 from remora.wire.messages import WIRE_VERSION, CallKind, Envelope, FrameKind, Hello
+from remora.wire.parcel import Entry, encode_table
 
 #: What is not junk at all: a method that a replica obeys, and calls of the user's code.
 _KINDS = [kind for kind in CallKind if kind is not CallKind.CONTROL]
@@ -25,14 +26,24 @@ envelopes = st.builds(
     st.none() | st.floats(0, 2),
     body_follows=st.booleans(),
     credit_bytes=st.integers(-5, 2**40),
-    buffer_sizes=st.lists(st.integers(-9, 2**40), max_size=2),
 ).map(pack)
+entries = st.builds(
+    Entry,
+    st.integers(0, 40) | st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2),
+    st.integers(0, 255),
+)
+# No pickles: they would run.
+no_pickles = st.binary(max_size=40).map(lambda body: b"\xff" + body)
+tables = st.builds(
+    lambda found, rest: encode_table(found) + rest, st.lists(entries, min_size=1), no_pickles
+)
 frames = st.tuples(
     st.sampled_from([int(kind) for kind in FrameKind if kind is not FrameKind.HELLO]),
     st.integers(0, 3),
     envelopes | st.binary(max_size=40) | st.integers(-(2**40), 2**40).map(pack),
-    # No pickles: they would run.
-    st.binary(max_size=40).map(lambda body: b"\xff" + body),
+    no_pickles | tables,
     st.integers(0, 255),
 )
 
