@@ -113,3 +113,8 @@ async def test_a_router_that_raises_takes_nothing_down(shared: Instance) -> None
         assert set(await answers(url, 6)) <= await shared.pids("raises")
         log = "".join(p.read_text(errors="replace") for p in shared.home.logs.iterdir())
         assert log.count("ValueError: lost its map") == 1
+        metrics = (await get(f"{shared.url}/-/metrics")).body.decode()
+        assert (
+            "serve_num_request_router_errors_total{"
+            'application="raises",deployment="Who",reason="choose_replicas: ValueError"} 6'
+        ) in metrics

@@ -21,6 +21,7 @@ from typing import ClassVar, Protocol
 
 from remora.config import PolicySetup
 from remora.core.routing.power_of_two import PowerOfTwo
+from remora.observe.routing_counts import RoutingCounts
 from remora.observe.tracebacks import user_traceback
 from remora.router.call import Call, CallState
 from remora.router.link import ReplicaLink
@@ -45,6 +46,7 @@ class Queue(Protocol):
     loop: asyncio.AbstractEventLoop
     deployment: DeploymentID
     name: str
+    counts: RoutingCounts
 
     @property
     def num_waiting(self) -> int:
@@ -280,6 +282,7 @@ class CustomPolicy:
         """Count an error of the user's code, and log the first of its kind. From any thread."""
         kind = f"{where}: {type(error).__name__}"
         self.errors[kind] += 1
+        self._queue.counts.router_errors[kind] += 1
         if self.errors[kind] == 1:
             text = user_traceback(error).rstrip()
             _log.error(

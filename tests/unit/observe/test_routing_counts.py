@@ -10,6 +10,7 @@ def test_each_router_has_its_numbers_under_its_labels() -> None:
     busy, calm = RoutingCounts(), RoutingCounts()
     busy.refused["queue_full"] = 3
     busy.retried["replica_died"] = 2
+    busy.router_errors["choose_replicas: KeyError"] = 7
     text = render(
         (
             RoutingRow(DeploymentID("B", 'an "app"'), 10, 4, busy),
@@ -22,6 +23,8 @@ def test_each_router_has_its_numbers_under_its_labels() -> None:
     assert f"serve_deployment_queued_queries{{{labels}}} 4" in lines
     assert f'serve_num_refused_requests_total{{{labels},reason="queue_full"}} 3' in lines
     assert f'serve_num_retried_requests_total{{{labels},reason="replica_died"}} 2' in lines
+    reason = 'reason="choose_replicas: KeyError"'
+    assert f"serve_num_request_router_errors_total{{{labels},{reason}}} 7" in lines
     calm_ones = [line for line in lines if 'deployment="A"' in line and "reason" in line]
     assert len(calm_ones) == 5
     assert all(line.endswith(" 0") for line in calm_ones)
