@@ -24,6 +24,8 @@ from remora.transport.packing import pack_call, pack_value
 from remora.wire.messages import Envelope
 from remora.wire.parcel import Body
 
+#: Looking for an attribute that a type does not have takes 0.3 µs; the usual ones have none.
+_PLAIN = frozenset((int, str, float, bytes, bool, type(None), dict, list, tuple))
 #: Position or name of an argument.
 Place = int | str
 
@@ -39,6 +41,8 @@ def is_composed(args: Iterable[Any]) -> bool:
     """Whether something among the arguments is no value yet. On the path of every call."""
     for value in args:
         kind = value.__class__
+        if kind in _PLAIN:
+            continue
         if kind is DeploymentResponse or kind is GeneratorType or hasattr(kind, "__aiter__"):
             return True
     return False

@@ -108,7 +108,8 @@ class DeploymentHandle(Generic[_T]):
         self._session_id = session_id
         self._stream = stream
         self._timeout_s = timeout_s
-        self._formats = (request_serialization, response_serialization)
+        formats = (request_serialization, response_serialization)
+        self._formats = _PICKLE if formats == _PICKLE else formats
         self._kind = CallKind.STREAM if stream else CallKind.UNARY
         self._loop: AbstractEventLoop | None = None
         self._router: Router | None = None
@@ -374,7 +375,7 @@ class DeploymentHandle(Generic[_T]):
             self._session_id,
             trace,
         )
-        if self._formats != _PICKLE:
+        if self._formats is not _PICKLE:
             envelope.request_serialization, envelope.response_serialization = self._formats
         return envelope
 
