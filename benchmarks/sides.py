@@ -113,6 +113,19 @@ def _batch_driver(*words: str) -> MakeTarget:
     return lambda scratch: DriverTarget("batch-driver", launch, scratch, ready_timeout_s=60.0)
 
 
+def _grpc_driver(serve: str) -> MakeTarget:
+    """The same client on gRPC's own server, or on Remora."""
+
+    def launch(descriptor: int, folder: Path) -> Launch:
+        argv = [sys.executable, "-m", "benchmarks.drivers.grpc", "--orders", str(descriptor)]
+        return Launch(
+            [*argv, "--serve", serve, "--port", str(free_port())],
+            {"REMORA_HOME": str(folder / "home")},
+        )
+
+    return lambda scratch: DriverTarget(f"grpc-{serve}", launch, scratch)
+
+
 LIMIT_SIDE = Side(
     LIMIT,
     {
@@ -120,6 +133,7 @@ LIMIT_SIDE = Side(
         "fastapi": _bare_uvicorn("api"),
         "sse": _bare_uvicorn("sse"),
         "handle": _limit_driver,
+        "grpc": _grpc_driver("bare"),
         "batch": _batch_driver("--best"),
     },
 )
@@ -132,6 +146,7 @@ REMORA_SIDE = Side(
         "sse": _remora_run("remora_sse"),
         "models": _models_driver,
         "handle": handle_driver(sys.executable, "remora", "benchmarks.apps.remora_echo:app", 30.0),
+        "grpc": _grpc_driver("remora"),
         "batch": _batch_driver(),
     },
 )

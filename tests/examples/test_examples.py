@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -27,6 +28,16 @@ def get(url: str) -> Any:
 )
 def test_client_prints_what_the_readme_promises(serve_example: Serve, name: str) -> None:
     with serve_example(name, "server:app") as example:
+        assert example.client() == example.expected()
+
+
+def test_grpc_prints_what_its_readme_promises(serve_example: Serve) -> None:
+    flags = ("--grpc-port", "0", "--grpc-servicer-functions")
+    function = "fish_pb2_grpc.add_HarbourServicer_to_server"
+    with serve_example("grpc", *flags, function, "server:app") as example:
+        address = re.search(r"gRPC (127\.0\.0\.1:\d+)", "".join(example.output))
+        assert address is not None
+        example.url = address[1]
         assert example.client() == example.expected()
 
 

@@ -186,7 +186,7 @@ async def _write_items(call: PartsCall, context: Any, limit: int) -> RawFrame:
 
 async def _upload(call: PartsCall, context: Any) -> None:
     """Pass on what the client sends, as fast as the replica takes it."""
-    with contextlib.suppress(aio.UsageError):  # The request is over: nobody reads any more.
+    with contextlib.suppress(aio.BaseError):  # The request is over: nobody reads any more.
         while (message := await context.read()) is not aio.EOF:
             if not await call.send(message):
                 return
