@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from remora.types import Seconds
 from remora.wire.grpc import GrpcSetup
 
 _log = logging.getLogger("remora.proxy")
+#: New objects until the collector looks at them, where gRPC is served.
+_GC_THRESHOLD = 10_000
 #: What is under way over gRPC has this long to end; the supervisor may have less patience.
 _GRPC_GRACE_S: Seconds = 60.0
 
@@ -87,10 +90,15 @@ async def _serving_grpc(
     # Only here: those who use no gRPC need none of its libraries, and no time to import them.
     from remora.proxy.grpc.server import GrpcServer
 
-    # Bytes among it are written as JSON writes them.
+    # Bytes in it are written as JSON writes them, which `convert` knows.
     server = GrpcServer(client, msgspec.convert(setup, GrpcSetup), access)
     front.other_metrics.append(server.render_metrics)
     await server.start()
+    # gRPC's server makes many objects for each request, and its libraries are many for a collector to
+    # look through: without this it takes a tenth of the processor.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
 
     async def stop() -> None:
         await stopping.wait()
