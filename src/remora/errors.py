@@ -102,11 +102,17 @@ class AppLoadError(DeployError):
 class CodeNotPicklableError(DeployError, TypeError):
     """Code or constructor arguments cannot be sent to a replica."""
 
-    def __init__(self, where: str, reason: str) -> None:
+    def __init__(
+        self,
+        where: str,
+        reason: str,
+        receiver: str = "a replica",
+        instead: str = "in the constructor of your class (it runs in the replica)",
+    ) -> None:
         self.where = where
         super().__init__(
-            f"{where} cannot be pickled and so cannot be sent to a replica: {reason}. Create it "
-            "in the constructor of your class (it runs in the replica) instead of outside."
+            f"{where} cannot be pickled and so cannot be sent to {receiver}: {reason}. Create it "
+            f"{instead} instead of outside."
         )
 
 

@@ -89,7 +89,12 @@ def dumps_by_value(value: object, what: str) -> bytes:
     except Exception as error:
         culprit = _culprit(value, lambda app: app, 0)
         path, reason = culprit if culprit is not None else ((), error)
-        raise CodeNotPicklableError(" -> ".join((what, *path)), str(reason)) from error
+        raise CodeNotPicklableError(
+            " -> ".join((what, *path)),
+            str(reason),
+            "other processes",
+            "in a method that runs there",
+        ) from error
 
 
 def _dumps(value: object, replace: Replace, by_value: bool = False) -> bytes:

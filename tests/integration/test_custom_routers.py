@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 import random
+import threading
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from remora.request_router import (
     RequestRouter,
     RunningReplica,
 )
-from remora.router import custom
+from remora.router import custom, user_side
 from remora.router.router import Router
 from remora.selection import reserved
 from remora.wire import values
@@ -247,6 +248,9 @@ class Noted(FIFOMixin, LocalityMixin, MultiplexMixin, RequestRouter):
     def on_replica_actor_died(self, replica_id: Any) -> None:
         self.log.append(("died", replica_id))
 
+    def on_replica_actor_unavailable(self, replica_id: Any) -> None:
+        self.log.append(("unavailable", replica_id))
+
 
 def spy(router: Router) -> Any:
     assert router._custom is not None
@@ -274,6 +278,35 @@ async def test_a_router_is_told_what_becomes_of_its_requests(rig: Rig) -> None:
     await until(lambda: len(router._open) == 1)
     router.update(rig.route(nodes[1], policy=setup))
     await until(lambda: ("died", nodes[0].replica.replica_id) in user.log)
+    assert user.log[7] == ("unavailable", nodes[0].replica.replica_id)
+
+
+async def test_a_replica_that_leaves_in_order_has_not_died(rig: Rig) -> None:
+    nodes, router = await routed(rig, Noted, 2, greeting="hello")
+    user = spy(router)
+    router.update(rig.route(nodes[1], policy=router._route.policy))
+    await until(lambda: len(user.curr_replicas) == 1)
+    await until(lambda: len(nodes[0].replica._connections) == 0)
+    assert user.log == ["hello"]
+
+
+async def test_a_router_that_blocks_is_told_no_more_than_it_can_hear(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_side, "MAX_WAITING_HOOKS", 3)
+    _, router = await routed(rig, Noted, 1, greeting="hello")
+    user = router._custom._user
+    await call(router, "which")
+    await until(lambda: len(spy(router).log) == 3)
+    gate = threading.Event()
+    user._post(gate.wait, 5)
+    for _ in range(10):
+        user.tell("on_replica_actor_died", "nobody")
+    gate.set()
+    await until(lambda: len(spy(router).log) == 6)
+    user.tell("on_replica_actor_died", "somebody")
+    await until(lambda: ("died", "somebody") in spy(router).log)
+    assert len(spy(router).log) == 7
 
 
 @pytest.mark.parametrize(

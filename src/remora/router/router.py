@@ -267,7 +267,7 @@ class Router:
     def on_link_unready(self, link: ReplicaLink) -> None:
         """No requests can be sent to this replica for now."""
         self._shut(link)
-        if self._custom is not None and not link.leaving:
+        if self._custom is not None and not link.leaving and not link.gone:
             self._custom.on_interrupted(link)
         if self._num_waiting:
             # Some of them may have waited for this one.

@@ -63,7 +63,9 @@ class UserSide:
         #: Why there is no object; asked requests get it.
         self._failure: BaseException | None = None
         self._replicas: list[RunningReplica] = []
-        self._num_hooks = 0
+        #: Hooks that were posted and that were called; each is written by one thread alone.
+        self._num_posted = 0
+        self._num_called = 0
         self._is_stopping = False
         #: Hooks that the class really has; none before it is there.
         self.hooks: frozenset[str] = frozenset()
@@ -92,8 +94,8 @@ class UserSide:
 
     def tell(self, hook: str, *args: Any) -> None:
         """Call a hook, if the class has it and is not far behind."""
-        if hook in self.hooks and self._num_hooks < MAX_WAITING_HOOKS:
-            self._num_hooks += 1
+        if hook in self.hooks and self._num_posted - self._num_called < MAX_WAITING_HOOKS:
+            self._num_posted += 1
             self._post(self._tell, hook, *args)
 
     def stop(self) -> None:
@@ -163,7 +165,7 @@ class UserSide:
             self._on_error("update_replicas", error)
 
     def _tell(self, hook: str, *args: Any) -> None:
-        self._num_hooks -= 1
+        self._num_called += 1
         if self._router is None:
             return
         try:
