@@ -14,6 +14,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ class Composed:
         if self._streams:
             envelope.streams = list(self._streams)
             envelope.body_follows = True
-            sources = [_source(value) for value in self._streams.values()]
+            sources = [_source(value, is_pickled) for value in self._streams.values()]
             upload = Upload(sources, lambda item: pack_value(item, wanted), self._context)
         return Content(plain_body(tuple(self._args), self._kwargs, envelope), upload)
 
@@ -137,7 +138,19 @@ async def _from_thread(items: Iterator[Any]) -> AsyncGenerator[Any, None]:
         threads.shutdown(wait=False)
 
 
-def _source(value: Any) -> AsyncGenerator[Any, None]:
+async def _passed_on(answers: DeploymentResponseGenerator[Any]) -> AsyncGenerator[Any, None]:
+    """The items of another call, unopened."""
+    try:
+        async with aclosing(answers._unopened_items()) as items:
+            async for item in items:
+                yield item
+    finally:
+        answers.cancel()
+
+
+def _source(value: Any, is_pickled: bool) -> AsyncGenerator[Any, None]:
+    if is_pickled and isinstance(value, DeploymentResponseGenerator):
+        return _passed_on(value)
     if isinstance(value, AsyncGeneratorType):
         return value
     if isinstance(value, GeneratorType):

@@ -70,6 +70,9 @@ class PendingStream(PendingCall, Protocol):
     def __anext__(self) -> Awaitable[Any]:
         """Wait for the next answer."""
 
+    def next_unopened(self) -> Awaitable[Any]:
+        """Wait for the next answer as the bytes that it came in."""
+
     def has_next(self) -> bool:
         """The next `anext` does not wait."""
 
@@ -172,6 +175,8 @@ class FailedCall:
     async def __anext__(self) -> Any:
         raise self.error
 
+    next_unopened = __anext__
+
     def has_next(self) -> bool:
         """Say that nothing waits here."""
         return True
@@ -270,6 +275,12 @@ class ChainedCall:
         assert not isinstance(call, UnaryCall)
         return await call.__anext__()
 
+    async def next_unopened(self) -> Any:
+        """The next item as the bytes that it came in."""
+        call = await self._submitted()
+        assert not isinstance(call, UnaryCall)
+        return await call.next_unopened()
+
     def has_next(self) -> bool:
         """The next `anext` does not wait."""
         call = self._call
@@ -365,6 +376,13 @@ class ThreadCall:
             self.answer.result()  # raises why it was never made
         assert self._call is not None
         return await self._call.__anext__()
+
+    async def next_unopened(self) -> Any:
+        """The next item as the bytes that it came in. Runs on the background loop."""
+        if self._call is None:
+            self.answer.result()  # raises why it was never made
+        assert self._call is not None
+        return await self._call.next_unopened()
 
     def has_next(self) -> bool:
         """The next `anext` does not wait."""

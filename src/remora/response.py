@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 from asyncio.events import _get_running_loop
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from remora.errors import RemoraError, RequestCancelledError
@@ -279,6 +279,19 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         except BaseException:
             self._finished = True
             raise
+
+    async def _unopened_items(self) -> AsyncGenerator[Any, None]:
+        """The items as the bytes that they came in; opened only if they cross loops anyway."""
+        call = self._call
+        if self._taken or loop_of(call) is not _get_running_loop():
+            async for item in self:
+                yield item
+            return
+        try:
+            while True:
+                yield await call.next_unopened()
+        except StopAsyncIteration:
+            self._finished = True
 
     def __iter__(self) -> Iterator[_T]:
         return self

@@ -49,6 +49,15 @@ class App:
     async def traced(self, value: int) -> Traced:
         return Traced(value)
 
+    async def many_traced(self, n: int, fail_at: int = -1) -> AsyncIterator[Traced]:
+        for i in range(n):
+            if i == fail_at:
+                raise ZeroDivisionError(f"at {i}")
+            yield Traced(i)
+
+    async def sum_of(self, items: Any) -> int:
+        return sum([x.value async for x in items])
+
     async def value_of(self, traced: Traced) -> int:
         return traced.value
 
@@ -94,6 +103,18 @@ async def test_an_answer_goes_on_without_being_opened_by_the_caller(rig: Rig) ->
     assert await handle.value_of.remote(handle.traced.remote(7)) == 7
     # Caller and callee share this process: one opening is the callee's.
     assert Traced.opened - before == 1
+
+
+async def test_streamed_answers_go_on_unopened_too(rig: Rig) -> None:
+    _, handle = await served(rig, App)
+    streaming = handle.options(stream=True)
+    before = Traced.opened
+    assert await handle.sum_of.remote(streaming.many_traced.remote(5)) == 10
+    assert Traced.opened - before == 5
+    packed = handle.options(request_serialization="msgpack")
+    assert await packed.read.remote(streaming.items.remote(3)) == 3
+    with pytest.raises(ZeroDivisionError, match="at 2"):
+        await handle.sum_of.remote(streaming.many_traced.remote(5, fail_at=2))
 
 
 async def test_large_answers_go_on_with_their_buffers(rig: Rig) -> None:

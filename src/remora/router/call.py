@@ -304,14 +304,22 @@ class StreamCall(Call):
     async def __anext__(self) -> Any:
         """The next value of a generator."""
         frame = await self.next_frame()
-        if frame[0] == _END:
-            # Stay at the end: the next `anext` ends as well.
-            self._frames.append(frame)
-            raise StopAsyncIteration
-        if frame[0] == _ERROR:
-            # A generator that raised is at its end.
-            self._frames.append((_END, 0, 0, self.number, b"", b""))
+        if frame[0] != _ITEM:
+            self._end(frame)
         return decode_value(frame)
+
+    async def next_unopened(self) -> values.Unopened:
+        """The next value of a generator as the bytes that it came in; ends as `anext` does."""
+        frame = await self.next_frame()
+        if frame[0] != _ITEM:
+            self._end(frame)
+        return unopened(frame)
+
+    def _end(self, frame: RawFrame) -> None:
+        # Stay at the end, also behind an error: the next `anext` ends as well.
+        self._frames.append((_END, 0, 0, self.number, b"", b""))
+        if frame[0] == _END:
+            raise StopAsyncIteration
 
     def _grant(self) -> None:
         if self.link is not None and self.link.channel is not None:
