@@ -11,6 +11,7 @@ from remora.errors import (
     ReplicaUnavailableError,
     RequestCancelledError,
     RequestTimeoutError,
+    gRPCStatusError,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "ReplicaUnavailableError",
     "RequestCancelledError",
     "RequestTimeoutError",
+    "gRPCStatusError",
 ]

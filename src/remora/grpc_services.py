@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import ssl
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from remora.config import gRPCOptions, nearest
+from remora.config import HTTPOptions, gRPCOptions, nearest
 from remora.errors import ConfigError, MissingExtraError
+from remora.transport.tls import server_context
 from remora.wire.grpc import GrpcMethod, GrpcService, GrpcSetup
 
 _FIELD = "grpc_options['grpc_servicer_functions']"
@@ -41,12 +41,17 @@ def grpc_setup(options: gRPCOptions, http_host: str | None) -> GrpcSetup | None:
     if options == gRPCOptions():
         return None
     _require_libraries()
-    services, files = record(load(each) for each in options.grpc_servicer_functions)
+    services, described = record(load(each) for each in options.grpc_servicer_functions)
     key, certificate, authorities = (
         str(Path(path).absolute()) if path else ""
         for path in (options.ssl_keyfile, options.ssl_certfile, options.ssl_ca_certs)
     )
-    _check_certificate(key, certificate, authorities)
+    if certificate:
+        files = HTTPOptions(
+            ssl_keyfile=key, ssl_certfile=certificate, ssl_ca_certs=authorities or None
+        )
+        # Now, and not in every proxy.
+        server_context(files, "grpc_options")
     return GrpcSetup(
         host=options.host or http_host or "127.0.0.1",
         port=options.port,
@@ -57,7 +62,7 @@ def grpc_setup(options: gRPCOptions, http_host: str | None) -> GrpcSetup | None:
         ssl_certfile=certificate,
         ssl_ca_certs=authorities,
         services=tuple(services),
-        files=tuple(files),
+        files=tuple(described),
     )
 
 
@@ -184,19 +189,3 @@ def _collect(file: Any, files: dict[str, bytes]) -> None:
         for needed in file.dependencies:
             _collect(needed, files)
         files[file.name] = file.serialized_pb
-
-
-def _check_certificate(key: str, certificate: str, authorities: str) -> None:
-    """See now, and not in every proxy, that the files are what they should be."""
-    if not certificate:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certificate, key)
-        if authorities:
-            context.load_verify_locations(authorities)
-    except OSError as error:  # ssl.SSLError is one
-        given = ", ".join(path for path in (certificate, key, authorities) if path)
-        raise ConfigError(
-            "grpc_options['ssl_certfile']", certificate, f"{given}: {error.strerror or error}"
-        ) from None

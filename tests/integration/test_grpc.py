@@ -548,6 +548,29 @@ async def test_a_full_queue_is_resource_exhausted(rig: Rig) -> None:
         await second
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_replica_that_dies_is_made_up_for_where_that_is_safe(
+    rig: Rig, idempotent: bool
+) -> None:
+    first, second = await rig.node(Kitchen), await rig.node(Kitchen)
+    door = await rig.grpc_door(first, second)
+    router = next(iter(door.client._routers.values()))
+    router.update(rig.route(first, second, idempotent=idempotent))
+    async with stub(door) as kitchen:
+        call = kitchen.Cook(order("waits"))
+        await until(lambda: first.target.seen or second.target.seen)
+        victim, other = (first, second) if first.target.seen else (second, first)
+        other.target.go_on.set()
+        victim.die()
+        if idempotent:
+            assert (await call).dish == "waited"
+            assert dict(await call.trailing_metadata())["x-remora-attempts"] == "2"
+        else:
+            error = await failure(call)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert "died while it worked on request" in (error.details() or "")
+
+
 async def test_a_deployment_that_failed_is_unavailable(rig: Rig) -> None:
     door = await rig.grpc_door()
     router = next(iter(door.client._routers.values()))

@@ -176,6 +176,19 @@ async def test_with_a_certificate_the_port_speaks_tls_only(rig: Rig, tmp_path: P
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_renewed_certificate_is_taken_in_place(rig: Rig, tmp_path: Path) -> None:
+    old, new = trustme.CA(), trustme.CA()
+    files = _pem(tmp_path, "server", old.issue_cert("127.0.0.1"))
+    door = await rig.grpc_door(await rig.node(Knows), **files)
+    await _cook(door, grpc.ssl_channel_credentials(old.cert_pem.bytes()))
+    renewed = new.issue_cert("127.0.0.1")
+    renewed.cert_chain_pems[0].write_to_path(files["ssl_certfile"])
+    # Half of a pair: the old certificate stays.
+    await _cook(door, grpc.ssl_channel_credentials(old.cert_pem.bytes()))
+    renewed.private_key_pem.write_to_path(files["ssl_keyfile"])
+    await _cook(door, grpc.ssl_channel_credentials(new.cert_pem.bytes()))
+
+
 async def test_with_authorities_clients_must_show_a_certificate(rig: Rig, tmp_path: Path) -> None:
     ca = trustme.CA()
     files = _pem(tmp_path, "server", ca.issue_cert("127.0.0.1"))

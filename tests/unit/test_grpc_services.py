@@ -130,11 +130,13 @@ def test_without_the_libraries_the_error_names_the_extra(monkeypatch: pytest.Mon
 
 
 def test_a_certificate_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(
+        ConfigError, match=r"grpc_options\['ssl_certfile'\].*cannot be read: No such file"
+    ):
         _setup(ssl_keyfile="no.key", ssl_certfile="no.pem")
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("nonsense")
-    with pytest.raises(ConfigError, match="ssl_certfile"):
+    with pytest.raises(ConfigError, match=r"grpc_options\['ssl_keyfile'\]"):
         _setup(ssl_keyfile=str(wrong), ssl_certfile=str(wrong))
 
 

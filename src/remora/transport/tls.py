@@ -21,10 +21,14 @@ _log = logging.getLogger("remora.tls")
 LOOK_EVERY_S: Seconds = 2.0
 
 
-def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
+def server_context(options: HTTPOptions, whose: str = "http_options") -> ssl.SSLContext | None:
     """Make the context that these options describe; None: they ask for no TLS.
 
     With `ssl_ca_certs` only clients with a certificate from one of those authorities get in.
+
+    Args:
+        options: name the files.
+        whose: what the user calls these options.
 
     Raises:
         ConfigError: a file is missing, unreadable or not what it should be; says which.
@@ -34,11 +38,11 @@ def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    _load(context, options)
+    _load(context, options, whose)
     return context
 
 
-def _load(context: ssl.SSLContext, options: HTTPOptions) -> None:
+def _load(context: ssl.SSLContext, options: HTTPOptions, whose: str = "http_options") -> None:
     """Put the files' present content into a context."""
     assert options.ssl_certfile is not None
     for field in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
@@ -48,13 +52,14 @@ def _load(context: ssl.SSLContext, options: HTTPOptions) -> None:
         try:
             Path(path).read_bytes()
         except OSError as error:
-            raise _refused(field, path, f"it cannot be read: {error.strerror}") from None
+            raise _refused(whose, field, path, f"it cannot be read: {error.strerror}") from None
     # With a function OpenSSL never asks on the terminal.
     password = options.ssl_keyfile_password or ""
     try:
         context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, lambda: password)
     except (ssl.SSLError, ValueError, OSError) as error:
         raise _refused(
+            whose,
             "ssl_keyfile",
             options.ssl_keyfile,
             f"certificate and key in PEM format that belong together, with the right "
@@ -66,13 +71,13 @@ def _load(context: ssl.SSLContext, options: HTTPOptions) -> None:
             context.load_verify_locations(options.ssl_ca_certs)
         except (ssl.SSLError, OSError) as error:
             raise _refused(
-                "ssl_ca_certs", options.ssl_ca_certs, f"a PEM file ({_reason(error)})"
+                whose, "ssl_ca_certs", options.ssl_ca_certs, f"a PEM file ({_reason(error)})"
             ) from None
         context.verify_mode = ssl.CERT_REQUIRED
 
 
-def _refused(field: str, value: object, reason: str) -> ConfigError:
-    return ConfigError(f"http_options[{field!r}]", value, reason)
+def _refused(whose: str, field: str, value: object, reason: str) -> ConfigError:
+    return ConfigError(f"{whose}[{field!r}]", value, reason)
 
 
 def _reason(error: Exception) -> str:
@@ -89,7 +94,7 @@ class ReloadingContext:
             ConfigError: they cannot be used.
         """
         self._options = options
-        self._seen = self._stamps()
+        self._seen: tuple[tuple[int, int, int], ...] | None = self._stamps()
         self.context = server_context(options)
 
     async def watch(self) -> None:
@@ -119,16 +124,20 @@ class ReloadingContext:
         self._seen = stamps
         _log.info("New connections get the new certificate of %s", self._options.ssl_certfile)
 
-    def _stamps(self) -> tuple[tuple[int, int, int], ...] | None:
-        options = self._options
-        stamps = []
-        for path in (options.ssl_certfile, options.ssl_keyfile, options.ssl_ca_certs):
-            if path is None:
-                continue
-            try:
-                found = Path(path).stat()
-            except OSError:
-                stamps.append((0, 0, 0))
-            else:
-                stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
-        return tuple(stamps)
+    def _stamps(self) -> tuple[tuple[int, int, int], ...]:
+        return stamps_of(self._options)
+
+
+def stamps_of(options: HTTPOptions) -> tuple[tuple[int, int, int], ...]:
+    """What changes when one of the files does."""
+    stamps = []
+    for path in (options.ssl_certfile, options.ssl_keyfile, options.ssl_ca_certs):
+        if path is None:
+            continue
+        try:
+            found = Path(path).stat()
+        except OSError:
+            stamps.append((0, 0, 0))
+        else:
+            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(stamps)

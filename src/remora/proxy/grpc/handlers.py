@@ -212,7 +212,11 @@ def _status_of(error: Exception, rpc: Rpc) -> tuple[int, str]:
 
 
 def _trailing(rpc: Rpc, end: GrpcEnd) -> tuple[tuple[str, str | bytes], ...]:
-    return (("request_id", _ascii(rpc.envelope.request_id)), *end.trailing)
+    envelope = rpc.envelope
+    request_id = ("request_id", _ascii(envelope.request_id))
+    if envelope.attempt:
+        return (request_id, ("x-remora-attempts", str(envelope.attempt + 1)), *end.trailing)
+    return (request_id, *end.trailing)
 
 
 def _ascii(text: str) -> str:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Any
 
-import grpc
 from grpc import aio
 
 from remora.core.grpc_status import GrpcCode
@@ -22,6 +20,7 @@ from remora.observe.counters import RequestCounters
 from remora.proxy.grpc.front import GrpcFront
 from remora.proxy.grpc.handlers import UserServices
 from remora.proxy.grpc.system import Health, add_system_services
+from remora.proxy.grpc.tls import Certificate
 from remora.router.client import RoutingClient
 from remora.types import Seconds
 from remora.wire.grpc import GrpcSetup
@@ -62,7 +61,7 @@ class GrpcServer:
         host = f"[{setup.host}]" if ":" in setup.host else setup.host
         address = f"{host}:{setup.port}"
         if setup.ssl_certfile:
-            port = server.add_secure_port(address, _credentials(setup))
+            port = server.add_secure_port(address, Certificate(setup).credentials())
         else:
             port = server.add_insecure_port(address)
         await self._health.update()
@@ -88,13 +87,3 @@ class GrpcServer:
         # A loop holds its tasks weakly.
         self._updates.add(task)
         task.add_done_callback(self._updates.discard)
-
-
-def _credentials(setup: GrpcSetup) -> Any:
-    key, certificate = Path(setup.ssl_keyfile), Path(setup.ssl_certfile)
-    authorities = Path(setup.ssl_ca_certs).read_bytes() if setup.ssl_ca_certs else None
-    return grpc.ssl_server_credentials(
-        [(key.read_bytes(), certificate.read_bytes())],
-        root_certificates=authorities,
-        require_client_auth=authorities is not None,
-    )
