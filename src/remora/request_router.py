@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from remora.router.request_router import (
+from remora.router.mixins import (
     FIFOMixin,
     LocalityMixin,
     MultiplexMixin,
-    PendingRequest,
     PowerOfTwoChoicesRequestRouter,
-    ReplicaID,
-    RequestRouter,
-    RunningReplica,
 )
+from remora.router.request_router import RequestRouter
+from remora.router.seen import PendingRequest, ReplicaID, RunningReplica
 
 __all__ = [
     "FIFOMixin",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from remora.router.request_router import (
-    FIFOMixin,
-    PendingRequest,
-    RequestRouter,
-    RunningReplica,
-)
+from remora.router.mixins import FIFOMixin
+from remora.router.request_router import RequestRouter
+from remora.router.seen import PendingRequest, RunningReplica
 
 __all__ = ["CapacityQueueRouter"]
 

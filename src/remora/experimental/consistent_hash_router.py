@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from remora.core.routing.consistent_hash import Ring
-from remora.router.request_router import PendingRequest, RequestRouter, RunningReplica
+from remora.router.request_router import RequestRouter
+from remora.router.seen import PendingRequest, RunningReplica
 from remora.types import ReplicaID as _PlainID
 
 __all__ = ["ConsistentHashRouter"]

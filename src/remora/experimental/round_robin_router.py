@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from remora.router.request_router import (
-    FIFOMixin,
-    MultiplexMixin,
-    PendingRequest,
-    ReplicaID,
-    RequestRouter,
-    RunningReplica,
-)
+from remora.router.mixins import FIFOMixin, MultiplexMixin
+from remora.router.request_router import RequestRouter
+from remora.router.seen import PendingRequest, ReplicaID, RunningReplica
 
 __all__ = ["RoundRobinRouter"]
 

@@ -25,7 +25,7 @@ from remora.observe.routing_counts import RoutingCounts
 from remora.observe.tracebacks import user_traceback
 from remora.router.call import Call, CallState
 from remora.router.link import ReplicaLink
-from remora.router.request_router import PendingRequest, ReplicaID, RunningReplica, internal_id
+from remora.router.seen import PendingRequest, ReplicaID, RunningReplica, internal_id
 from remora.router.user_side import Ranks, UserSide
 from remora.types import LOCAL_NODE, DeploymentID, Seconds
 from remora.types import ReplicaID as PlainID

@@ -17,11 +17,8 @@ from typing import Any
 
 import cloudpickle
 
-from remora.router.request_router import (
-    PendingRequest,
-    RequestRouter,
-    RunningReplica,
-)
+from remora.router.request_router import RequestRouter
+from remora.router.seen import PendingRequest, RunningReplica
 
 #: What user code may raise without ending the thread.
 _USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
