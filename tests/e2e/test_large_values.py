@@ -126,14 +126,20 @@ asyncio.run(main())
         await until_true(lambda: not theirs & mapped_files(pid), "the replica freed it all")
 
 
-async def test_a_caller_that_ends_while_it_holds_answers_says_nothing(shared: Instance) -> None:
+async def test_a_caller_that_ends_with_calls_and_answers_in_its_hands_says_nothing(
+    shared: Instance,
+) -> None:
     body = """
 import threading
 async def main():
     global answers
     answers = [await handle.make.remote(1 << 20, n) for n in range(4)]
+    kept = [handle.keep.remote(answers[n]) for n in range(4)]
+    answers.append([kept, await asyncio.gather(*kept)])
     answers.append(answers)
 asyncio.run(main())
+handle.keep.remote(answers[0]).result()
+under_way = handle.hold.remote(answers[0])
 held = [handle.make.remote(1 << 20, n).result() for n in range(4)]
 print(int(held[3][0]), int(answers[3][0]))
 """
