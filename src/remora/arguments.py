@@ -49,6 +49,17 @@ def is_composed(args: Iterable[Any]) -> bool:
     return False
 
 
+def values_among(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with None in place of what is no value yet."""
+
+    def known(value: Any) -> Any:
+        return None if is_composed((value,)) else value
+
+    return tuple(map(known, args)), {name: known(value) for name, value in kwargs.items()}
+
+
 def plain_body(args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope) -> Body:
     """Make the body of arguments that are all values; says in the envelope how to open it.
 

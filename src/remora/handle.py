@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, overload
 
-from remora.arguments import Composed, Content, is_composed, plain_body
+from remora.arguments import Composed, Content, is_composed, plain_body, values_among
 from remora.broadcast import DeploymentBroadcastResponse, send_to_all
 from remora.config import UNSET, nearest, require_number
 from remora.errors import ConfigError, RemoraError
@@ -277,8 +277,8 @@ class DeploymentHandle(Generic[_T]):
         back at the end of the block, unless `dispatch` has used it.
 
         Args:
-            args: those of the call, for a router that looks at them. None of the present ones
-                does; they do not travel.
+            args: those of the call, for a request router that looks at them; they do not travel.
+                Responses and streams among them, which are no values yet, are None for it.
             kwargs: the same.
 
         Raises:
@@ -286,7 +286,11 @@ class DeploymentHandle(Generic[_T]):
         """
         context = current.get()
         router = self._find_router(asyncio.get_running_loop())
-        async with reserved(router, self._envelope(context), context) as selection:
+        envelope = self._envelope(context)
+        body: Body = b""
+        if args or kwargs:
+            body = plain_body(*values_among(args, kwargs), envelope)
+        async with reserved(router, envelope, context, body) as selection:
             yield selection
 
     def dispatch(self, selection: ReplicaSelection, *args: Any, **kwargs: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
     from remora.router.router import Router
     from remora.wire.messages import Envelope
+    from remora.wire.parcel import Body
 
 
 class ReplicaSelection:
@@ -95,14 +96,20 @@ class ReplicaSelection:
 
 @asynccontextmanager
 async def reserved(
-    router: Router, envelope: Envelope, context: RequestContext | None
+    router: Router, envelope: Envelope, context: RequestContext | None, body: Body = b""
 ) -> AsyncIterator[ReplicaSelection]:
     """Reserve a slot; give it back at the end, unless it was used.
+
+    Args:
+        router: of the deployment.
+        envelope: of the call that is going to be made.
+        context: the request that it is made for.
+        body: its arguments, for policies that look at them.
 
     Raises:
         RequestError: no replica has room in time.
     """
-    slot = HeldSlot(router, envelope)
+    slot = HeldSlot(router, envelope, body)
     if context is not None:
         children = context.add_child(slot)
         slot.on_close = lambda: children.discard(slot)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.handles import handle_to, served
 from tests.integration.rig import Node, Rig, until
+from tests.integration.test_custom_routers import ByArgument, setup_of
 
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
@@ -85,6 +86,16 @@ async def test_a_selection_says_which_replica_it_is(rig: Rig) -> None:
             "availability_zone": None,
             "replica_metadata": {},
         }
+
+
+async def test_a_request_router_sees_what_is_going_to_be_dispatched(rig: Rig) -> None:
+    nodes = [await rig.node(App, name) for name in "abc"]
+    handle = await handle_to(rig, *nodes, policy=setup_of(ByArgument))
+    for name in ("r1", "r2", "r0"):
+        later = handle.held.remote("r0")
+        async with handle.choose_replica(name, later, x=later) as selection:
+            assert selection.replica_id == f"default/App#{name}"
+        later.cancel()
 
 
 async def test_a_slot_is_kept_on_that_replica_alone_and_given_back(rig: Rig) -> None:

@@ -33,10 +33,17 @@ class HeldSlot(Call):
 
     __slots__ = ("_accepted", "_error")
 
-    def __init__(self, router: Router, envelope: Envelope) -> None:
+    def __init__(self, router: Router, envelope: Envelope, body: Body = b"") -> None:
+        """Prepare a call that only holds a slot; the router is still to be asked.
+
+        Args:
+            router: of the deployment.
+            envelope: of the call that is going to be made.
+            body: its arguments, for policies that look at them; they do not travel.
+        """
         envelope.hold = True
         envelope.caller = router.name
-        super().__init__(router, envelope, b"")
+        super().__init__(router, envelope, body)
         self._error: Exception | None = None
         self._accepted: asyncio.Future[None] = router.loop.create_future()
 

@@ -369,7 +369,9 @@ class Router:
             flags = 0
             if link.limit < self.max_ongoing and link.outstanding + 1 >= link.limit:
                 flags = WANTS_ROOM
-            call.number = channel.request(call, pack(envelope), call.body, flags)
+            # What a slot is reserved for is the policy's to look at, and goes out with the dispatch.
+            body = b"" if envelope.hold else call.body
+            call.number = channel.request(call, pack(envelope), body, flags)
         except ConnectionLostError:
             self._shut(link)
             self._requeue(call)
