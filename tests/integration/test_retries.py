@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
 from tests.integration.http_client import ask, read_answer, request
-from tests.integration.rig import Node, Rig, call, stream, until
+from tests.integration.rig import Door, Node, Rig, call, stream, until
 
 from remora.errors import ReplicaDiedError
 from remora.method import method
+from remora.proxy.connection import ClientConnection
 from remora.replica.connection import ReplicaConnection
 from remora.replica.work import Work
 from remora.wire.framing import RawFrame
@@ -190,7 +191,7 @@ async def test_a_replica_that_dies_between_leave_and_body_ends_the_upload_once(
     reader, writer = await door.connect()
     writer.write(request("/greedy", "POST", content_length=str(LARGE)))
     await granted.wait()
-    await until(lambda: any(c._active and c._active.answered for c in door.state.connections))
+    await until(lambda: any(_is_begun(each) for each in door.state.connections))
     dying.die()
     door.router.update(rig.route(heir))
     assert (await read_answer(reader)).status == 500
@@ -216,3 +217,58 @@ async def test_promises_of_a_replica_are_kept_when_it_is_gone(rig: Rig) -> None:
     node.die()
     await until(lambda: link.channel is None)
     assert link.promises.methods == ["items", "twice"]
+
+
+def _is_begun(connection: Any) -> bool:
+    return connection._active is not None and connection._active.answered
+
+
+def is_any_paused(door: Door) -> bool:
+    return any(cast(ClientConnection, each).is_read_paused for each in door.state.connections)
+
+
+@pytest.mark.parametrize("leave", ("close", "abort"))
+async def test_an_upload_whose_client_leaves_while_it_waits_never_starts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, leave: str
+) -> None:
+    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.02)
+    node = await rig.node(Careless, max_ongoing=1)
+    door = await rig.door(node)
+    running = asyncio.create_task(ask(door))
+    await until(lambda: node.target.begun == 1)
+    _, writer = await door.connect()
+    # All of it fits into the buffers of the sockets, so that closing sends the end at once.
+    writer.write(request("/", "POST", bytes(100_000)))
+    await writer.drain()
+    await until(lambda: is_any_paused(door))
+    assert door.router.num_waiting == 1
+    getattr(writer.transport, leave)()
+    await until(lambda: door.router.num_waiting == 0)
+    node.target.gate.set()
+    assert (await running).status == 200
+    assert node.target.begun == 1
+
+
+async def test_an_upload_that_waits_for_long_is_taken_whole(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.001)
+    node = await rig.node(Careless, max_ongoing=1)
+    door = await rig.door(node)
+    running = asyncio.create_task(ask(door))
+    await until(lambda: node.target.begun == 1)
+    upload = asyncio.create_task(ask(door, "/", "POST", bytes(LARGE)))
+    await until(lambda: is_any_paused(door))
+    looks = 0
+    watch = ClientConnection._watch
+
+    def counted(connection: ClientConnection) -> None:
+        nonlocal looks
+        looks += 1
+        watch(connection)
+
+    monkeypatch.setattr(ClientConnection, "_watch", counted)
+    await until(lambda: looks > 3)
+    node.target.gate.set()
+    assert (await running).status == 200
+    assert (await upload).body == f" {LARGE}".encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import deque
 from typing import Any, cast
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from remora.proxy import respond
 from remora.proxy.exchange import Exchange
 from remora.proxy.front import BrokenBodyError, Front
 from remora.proxy.websocket import WebSocketExchange
+from remora.router.call import CallState
 from remora.transport.outbox import Outbox
 from remora.types import Seconds
 from remora.wire.framing import LARGE_BODY_BYTES
@@ -32,6 +34,10 @@ _log = logging.getLogger("remora.proxy")
 HEAD_TIMEOUT_S: Seconds = 30.0
 #: A client that sends no byte of a body that is expected is given up after this long.
 BODY_TIMEOUT_S: Seconds = 60.0
+#: How often a client is looked for that does not get to send its upload.
+WATCH_EVERY_S: Seconds = 0.5
+#: States of a TCP connection whose other side sends no more.
+_LEFT = (7, 8)  # TCP_CLOSE, TCP_CLOSE_WAIT
 #: How often a connection is looked at, at most.
 _LOOK_EVERY_S: Seconds = 0.05
 #: After a refused head or upload the client's bytes are read and dropped for this long, so that it sees
@@ -46,6 +52,7 @@ class ClientConnection(asyncio.Protocol):
 
     head_timeout_s: Seconds = HEAD_TIMEOUT_S
     body_timeout_s: Seconds = BODY_TIMEOUT_S
+    watch_every_s: Seconds = WATCH_EVERY_S
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class ClientConnection(asyncio.Protocol):
         self._server: tuple[str, int] | None = None
         self._scheme = "http"
         self.is_read_paused = False
+        self._is_watched = False
         self.is_write_paused = False
         self.is_gone = False
 
@@ -303,6 +311,9 @@ class ClientConnection(asyncio.Protocol):
         if not self.is_read_paused and not self.is_gone:
             self.is_read_paused = True
             self._transport.pause_reading()
+            if not self._is_watched:
+                self._is_watched = True
+                self._loop.call_later(self.watch_every_s, self._watch)
 
     def resume_reading(self) -> None:
         """Take more from the client."""
@@ -377,6 +388,22 @@ class ClientConnection(asyncio.Protocol):
                 return
         self._look_again(now)
 
+    def _watch(self) -> None:
+        """See whether a client of which nothing is read has left while its upload waits.
+
+        The loop does not notice that, and the request would hold its place in the queue, and be
+        begun, for nobody.
+        """
+        self._is_watched = False
+        active = self._active
+        if self.is_gone or not self.is_read_paused or active is None:
+            return
+        if active.state is CallState.QUEUED and _has_left(self._transport):
+            self.abort()
+        else:
+            self._is_watched = True
+            self._loop.call_later(self.watch_every_s, self._watch)
+
     def _look_again(self, now: Seconds) -> None:
         soonest = min(self.head_timeout_s, self.body_timeout_s, self._keep_alive_s)
         due = max(self._since + soonest, now + max(soonest / 4, _LOOK_EVERY_S))
@@ -447,6 +474,14 @@ def _shown(address: tuple[str, int] | None) -> str:
         return "a Unix socket"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Whether the client has closed its side, also when what it sent before is not read yet."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:
