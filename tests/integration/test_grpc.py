@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -603,6 +604,65 @@ async def test_messages_of_megabytes_pass(rig: Rig) -> None:
         assert [len(plate.note) async for plate in kitchen.Serve(order("", 2, note))] == [
             8_000_000
         ] * 2
+
+
+class Moody:
+    """Takes its time, fails, or streams, as each order says."""
+
+    async def Cook(self, order: Any) -> Any:
+        await asyncio.sleep(order.count / 1000)
+        if order.dish == "raises":
+            raise ValueError(order.dish)
+        return pb2().Plate(dish=order.dish)
+
+    async def Serve(self, order: Any) -> AsyncIterator[Any]:
+        for number in range(order.count):
+            await asyncio.sleep(0.001)
+            yield pb2().Plate(count=number, note=order.note)
+
+    async def Chat(self, orders: gRPCInputStream[Any]) -> AsyncIterator[Any]:
+        async for order in orders:
+            yield await self.Cook(order)
+
+
+async def test_however_requests_end_each_ends_once_and_leaves_nothing(rig: Rig) -> None:
+    node = await rig.node(Moody, max_ongoing=8)
+    door = await rig.grpc_door(node)
+    chance = random.Random(7)
+    router = next(iter(door.client._routers.values()))
+
+    async def one(kitchen: Any) -> None:
+        dish = chance.choice(["rice", "raises"])
+        what = order(dish, chance.randrange(12), bytes(chance.randrange(3) * 40_000))
+        timeout = chance.choice([None, 0.03, 1.0])
+        kind = chance.randrange(3)
+        if kind == 0:
+            call = kitchen.Cook(what, timeout=timeout)
+        elif kind == 1:
+            call = kitchen.Serve(what, timeout=timeout)
+        else:
+            call = kitchen.Chat(iter([what] * 3), timeout=timeout)
+        if chance.random() < 0.3:
+            asyncio.get_running_loop().call_later(chance.random() / 50, call.cancel)
+        try:
+            if kind == 0:
+                await call
+            else:
+                async for _ in call:
+                    pass
+        except (aio.AioRpcError, asyncio.CancelledError):
+            pass
+
+    async with stub(door) as kitchen:
+        await asyncio.gather(*(one(kitchen) for _ in range(300)))
+        await until(lambda: door.server._front.num_ongoing == 0)
+        await until(lambda: node.replica.ongoing == 0)
+        assert router.num_waiting == 0
+        assert [link.outstanding for link in router._links.values()] == [0]
+        counted = sum(row[-2] for row in door.server._counters.rows())
+    # What a client gave up before it left is not there to be counted.
+    assert 0 < counted <= 300
+    assert len((await door.log()).splitlines()) == counted
 
 
 # -- which application ------------------------------------------------------------------------

@@ -244,7 +244,7 @@ class _Door(NamedTuple):
 
 
 _HTTP = _Door("--host", "--port", "http_options")
-_GRPC = _Door("--grpc-host", "--grpc-port", "grpc_options")
+_GRPC = _Door("--host", "--grpc-port", "grpc_options")
 
 
 def listen_http(host: str, port: int, door: _Door = _HTTP) -> socket.socket:
