@@ -224,6 +224,7 @@ def cut(client: ClientConnection) -> None:
 # -- messages ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 70_000, 3 * MEGABYTE])
 async def test_text_and_binary_messages_pass_both_ways(
@@ -251,6 +252,7 @@ async def test_messages_keep_their_order(sockets: tuple[Node, Door]) -> None:
 # -- the handshake -------------------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 async def test_the_handshake_carries_what_the_application_says(sockets: tuple[Node, Door]) -> None:
     offered = [Subprotocol("soap"), Subprotocol("chat")]
     path = "/items/7?word=hi"
@@ -278,6 +280,7 @@ async def test_an_application_below_a_prefix_is_found(rig: Rig) -> None:
     assert (answer.status_code, answer.headers["connection"]) == (404, "close")
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize(
     ("path", "status", "body"),
     [
@@ -298,6 +301,7 @@ async def test_a_refused_handshake_is_an_http_answer(
     await until(lambda: rows(sockets[1]) == [("WEBSOCKET", status, 1)])
 
 
+@pytest.mark.one_loop
 async def test_a_deployment_without_an_asgi_app_refuses_in_words(rig: Rig) -> None:
     door = await rig.door(await rig.node(Plain))
     answer = await refusal(door, "/")
@@ -306,6 +310,7 @@ async def test_a_deployment_without_an_asgi_app_refuses_in_words(rig: Rig) -> No
     assert b"@ingress" in answer.body
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize(
     ("change", "status"),
     [
@@ -385,6 +390,7 @@ async def test_the_application_closes_with_its_code_and_reason(
     await until(lambda: rows(sockets[1]) == [("WEBSOCKET", 4001, 1)])
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize(("code", "heard"), [(1000, 1000), (1001, 1001), (4321, 4321)])
 async def test_the_client_closes_with_its_code(
     sockets: tuple[Node, Door], code: int, heard: int
@@ -433,6 +439,7 @@ async def test_a_handler_that_fails_closes_with_1011(
     assert "the secret is 42" in caplog.text
 
 
+@pytest.mark.one_loop
 async def test_a_code_that_cannot_travel_is_the_handlers_error(
     sockets: tuple[Node, Door], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -441,11 +448,13 @@ async def test_a_code_that_cannot_travel_is_the_handlers_error(
     assert "1005 is no code" in caplog.text
 
 
+@pytest.mark.one_loop
 async def test_a_handler_that_returns_closes_with_1000(sockets: tuple[Node, Door]) -> None:
     async with opened(sockets[1], "/return") as client:
         assert await close_of(client) == (1000, "")
 
 
+@pytest.mark.one_loop
 async def test_a_client_that_leaves_logs_no_failure(
     sockets: tuple[Node, Door], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -522,6 +531,7 @@ async def test_a_client_that_does_not_answer_a_close_is_cut(
 # -- bad clients ---------------------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -651,6 +661,7 @@ async def test_a_replica_that_dies_closes_with_1011(sockets: tuple[Node, Door]) 
     await until(lambda: rows(door) == [("WEBSOCKET", 1011, 1)])
 
 
+@pytest.mark.one_loop
 async def test_a_handshake_that_a_dying_replica_had_is_tried_elsewhere(rig: Rig) -> None:
     first = await rig.node(Sockets)
     door = await rig.door(first)
@@ -713,6 +724,7 @@ async def test_a_server_that_stops_closes_with_1012(sockets: tuple[Node, Door]) 
     await until(lambda: rows(door) == [("WEBSOCKET", 1012, 1)])
 
 
+@pytest.mark.one_loop
 async def test_an_open_websocket_has_one_line_in_the_access_log(
     sockets: tuple[Node, Door], rig: Rig
 ) -> None:
