@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
+import weakref
 from typing import Any
 
 import pytest
@@ -306,3 +308,20 @@ async def test_the_server_ends_by_a_signal_and_its_process_goes_on(rig: Rig) -> 
             loop.remove_signal_handler(number)
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
+
+
+@pytest.mark.parametrize("how", ["answered", "left"])
+async def test_a_connection_that_is_gone_needs_no_collector(
+    app: tuple[Node, Door], how: str
+) -> None:
+    node, door = app
+    _, writer = await door.connect()
+    writer.write(request("/text" if how == "answered" else "/hold"))
+    await until(lambda: door.state.total_requests == 1 or node.target.running == 1)
+    (connection,) = [weakref.ref(one) for one in door.state.connections]
+    gc.disable()
+    try:
+        writer.transport.abort()
+        await until(lambda: connection() is None)
+    finally:
+        gc.enable()

@@ -68,7 +68,7 @@ class ClientConnection(asyncio.Protocol):
         self._keep_alive_s: Seconds = options.keep_alive_timeout_s
         self._max_head_bytes = options.max_head_bytes
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._outbox: Outbox
         self._timer: asyncio.TimerHandle | None = None
@@ -126,6 +126,8 @@ class ClientConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._reading = None
+        # It knows this connection, which would otherwise wait for the collector of cycles.
+        self._parser = None
         self._drop_ahead()
         # Nobody takes what is still written, so nothing is to be waited for.
         self.is_write_paused = False
@@ -329,7 +331,10 @@ class ClientConnection(asyncio.Protocol):
         self._outbox.flush()
         self._server_state.total_requests += 1
         self._front.close(exchange)
-        if exchange is not self._active or self.is_gone:
+        if exchange is not self._active:
+            return
+        if self.is_gone:
+            self._active = self._websocket = None
             return
         if not exchange.is_read:
             # Bytes that nobody wants are read and dropped: the client sees the answer then.
