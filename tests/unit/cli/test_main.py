@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +113,7 @@ def test_shutdown_without_an_instance_has_nothing_to_do(
 @pytest.mark.slow
 def test_the_version_comes_at_once() -> None:
     def once() -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "remora", "version"],
             capture_output=True,
@@ -122,8 +122,10 @@ def test_the_version_comes_at_once() -> None:
             check=True,
         )
         assert done.stdout == f"{remora.__version__}\n"
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Its own work: how long others keep the processors says nothing about this program.
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     once()
-    # The best of several: others use this machine as well, and can only make it slower.
+    # The best of several: a processor that is shared makes every instruction slower.
     assert min(once() for _ in range(5)) < VERSION_LIMIT_S
