@@ -85,6 +85,23 @@ async def test_with_authorities_only_their_clients_get_in(
             await stranger.get(f"{instance.url}/-/livez")
         assert (await friend.get(f"{instance.url}/-/livez")).text == "success"
 
+    # An authority that is taken out of the file is trusted no more, without a restart.
+    others = trustme.CA()
+    others.cert_pem.write_to_path(tmp_path / "ca.pem")
+    newcomer = others.issue_cert("new@example.org")
+
+    async def gets_in(identity: trustme.LeafCert) -> bool:
+        async with client(authority, identity) as one:
+            try:
+                return (await one.get(f"{instance.url}/-/livez")).status_code == 200
+            except httpx2.TransportError:
+                return False
+
+    async def is_swapped() -> bool:
+        return await gets_in(newcomer) and not await gets_in(known)
+
+    await until_async(is_swapped, "the new authority is asked instead of the old one")
+
 
 def test_a_wrong_file_is_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from tests.integration.rig import until
 
+from remora.proxy import accept
 from remora.proxy.accept import Acceptor, Connections, Tally
 
 
@@ -144,3 +146,22 @@ async def test_a_client_that_left_before_it_was_accepted_is_no_harm(
         client.close()
     with contextlib.suppress(OSError):
         await gone.wait_closed()
+
+
+async def test_a_client_that_never_greets_holds_no_end_up(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "_GREETING_LIMIT_S", 0.05)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    acceptor = Acceptor(
+        listener, asyncio.Protocol, Tally(bytearray(4), 0, 1), lambda: 0, lambda: context
+    )
+    acceptor.start()
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    await until(lambda: acceptor.tell() == 1)
+    acceptor.close()
+    async with asyncio.timeout(5):
+        await acceptor.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()

@@ -26,6 +26,8 @@ _CELL = struct.Struct("=I")
 _YIELD_S: Seconds = 0.001
 #: Until the next try when no connection can be opened (too many files).
 _PAUSE_S: Seconds = 0.05
+#: How long a client may still take to open TLS once nobody is accepted any more.
+_GREETING_LIMIT_S: Seconds = 2.0
 #: Connections taken in one turn of the loop.
 _PER_TURN = 64
 
@@ -84,7 +86,7 @@ class Acceptor:
         make: Callable[[], asyncio.Protocol],
         tally: Tally,
         num_open: Callable[[], int],
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
         """Make an acceptor on the running loop; `start` begins.
 
@@ -93,7 +95,7 @@ class Acceptor:
             make: makes the protocol of a connection.
             tally: what the proxies know of each other.
             num_open: connections of this proxy.
-            tls: for HTTPS; None: plain.
+            tls: what the next connection gets for HTTPS; None: plain.
         """
         self._loop = asyncio.get_running_loop()
         self._sock = sock
@@ -120,9 +122,13 @@ class Acceptor:
                 self._timer.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait for connections that are being opened."""
+        """Wait for connections that are being opened; not for clients that never greet."""
         if self._opening:
-            await asyncio.wait(self._opening)
+            _, silent = await asyncio.wait(self._opening, timeout=_GREETING_LIMIT_S)
+            for task in silent:
+                task.cancel()
+            if silent:
+                await asyncio.wait(silent)
 
     def tell(self) -> int:
         """Write down how many connections there are; returns that number."""
@@ -161,7 +167,7 @@ class Acceptor:
 
     async def _connect(self, client: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make, client, ssl=self._tls)
+            await self._loop.connect_accepted_socket(self._make, client, ssl=self._tls())
         except (OSError, asyncio.CancelledError) as error:
             # It left before it was greeted, or has spoken no TLS.
             client.close()

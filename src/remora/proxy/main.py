@@ -60,7 +60,7 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
         int(context.args.get("index", 0)),
         int(context.args.get("num_proxies", 1)),
     )
-    server = HttpServer(front, tally, tls.context if tls else None)
+    server = HttpServer(front, tally, tls)
     try:
         async with _serving_grpc(grpc, client, access, front, server.stopping):
             if "http" in context.sockets:

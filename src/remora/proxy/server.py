@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import ssl
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, cast
@@ -16,12 +15,13 @@ import uvicorn
 from remora.proxy.accept import Acceptor, Connections, Tally
 from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
+from remora.transport.tls import ReloadingContext
 
 
 class HttpServer(uvicorn.Server):
     """A server that stops by a signal and leaves the end of the process to its caller."""
 
-    def __init__(self, front: Front, tally: Tally, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, front: Front, tally: Tally, tls: ReloadingContext | None = None) -> None:
         """Make a server.
 
         Args:
@@ -45,19 +45,20 @@ class HttpServer(uvicorn.Server):
             )
         )
         self.config.load()
-        # uvicorn makes its own of file names, and would never read the files again.
-        self.config.ssl = tls
         #: Set when the server is told to stop.
         self.stopping = asyncio.Event()
         self._tally = tally
+        self._tls = tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept: by turns on sockets that other proxies accept on as well.
 
         A proxy that is alone has nobody to give way to, and the event loop accepts at half the
-        cost (25 µs for a connection instead of 53).
+        cost (25 µs for a connection instead of 53). With TLS it cannot: it would give every
+        connection the context that it began with.
         """
-        if not self._tally.others():
+        tls = self._tls
+        if tls is None and not self._tally.others():
             await super().startup(sockets)
             return
         connections = Connections()
@@ -68,7 +69,13 @@ class HttpServer(uvicorn.Server):
             return ClientConnection(self.config, self.server_state, {})
 
         for sock in sockets or ():
-            acceptor = Acceptor(sock, make, self._tally, lambda: len(connections), self.config.ssl)
+            acceptor = Acceptor(
+                sock,
+                make,
+                self._tally,
+                lambda: len(connections),
+                lambda: tls.context if tls else None,
+            )
             connections.on_left = acceptor.tell
             acceptor.start()
             # uvicorn asks nothing of a server but to close, and waits until it has.

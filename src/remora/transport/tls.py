@@ -1,6 +1,8 @@
 """TLS of a front door: certificates from files, taken anew when the files change.
 
-New connections get the new certificate; those that are open keep theirs, as TLS has it.
+New connections get the new certificate and the new authorities; those that are open keep theirs,
+as TLS has it. Every change makes a new context: one that is in use can be given another
+certificate, but it never forgets an authority that it has trusted once, nor a session.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def server_context(options: HTTPOptions, whose: str = "http_options") -> ssl.SSL
     return context
 
 
-def _load(context: ssl.SSLContext, options: HTTPOptions, whose: str = "http_options") -> None:
-    """Put the files' present content into a context."""
+def _load(context: ssl.SSLContext, options: HTTPOptions, whose: str) -> None:
+    """Put the files' present content into a fresh context."""
     assert options.ssl_certfile is not None
     for field in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
         path = getattr(options, field)
@@ -85,7 +87,10 @@ def _reason(error: Exception) -> str:
 
 
 class ReloadingContext:
-    """The context of a server that lives longer than its certificate."""
+    """Holds the context of a server that lives longer than its certificate.
+
+    Whoever accepts connections asks for `context` anew for each one.
+    """
 
     def __init__(self, options: HTTPOptions) -> None:
         """Read the files.
@@ -113,9 +118,7 @@ class ReloadingContext:
         if stamps == self._seen or self.context is None:
             return
         try:
-            # Into a new one first: a context that was given half of a pair is of no more use.
-            server_context(self._options)
-            _load(self.context, self._options)
+            self.context = server_context(self._options)
         except ConfigError as error:
             if self._seen is not None:
                 _log.warning("The certificate has changed, and the old one stays: %s", error)

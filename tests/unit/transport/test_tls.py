@@ -20,12 +20,14 @@ def write_pair(folder: Path, name: str = "localhost") -> dict[str, Any]:
     return {"ssl_keyfile": str(key), "ssl_certfile": str(certificate)}
 
 
-def served_name(context: ssl.SSLContext) -> str:
+def served_name(context: ssl.SSLContext, identity: trustme.LeafCert | None = None) -> str:
     """Shake hands in memory, and return the name in the certificate."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     trusting = ssl.create_default_context()
     AUTHORITY.configure_trust(trusting)
     trusting.check_hostname = False
+    if identity is not None:
+        identity.configure_cert(trusting)
     client = trusting.wrap_bio(to_client, to_server)
     server = context.wrap_bio(to_server, to_client, server_side=True)
     for _ in range(4):
@@ -51,6 +53,45 @@ def test_a_changed_pair_is_served_to_new_connections(tmp_path: Path) -> None:
     write_pair(tmp_path, "new.test")
     tls.look()
     assert served_name(tls.context) == "new.test"
+
+
+def test_an_authority_that_was_taken_out_is_trusted_no_more(tmp_path: Path) -> None:
+    files = write_pair(tmp_path)
+    old, new = trustme.CA(), trustme.CA()
+    authorities = tmp_path / "authorities.pem"
+    old.cert_pem.write_to_path(authorities)
+    tls = ReloadingContext(HTTPOptions(**files, ssl_ca_certs=str(authorities)))
+    assert tls.context is not None
+    served_name(tls.context, old.issue_cert("client"))
+    new.cert_pem.write_to_path(authorities)
+    tls.look()
+    served_name(tls.context, new.issue_cert("client"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        served_name(tls.context, old.issue_cert("client"))
+
+
+def test_files_that_change_while_they_are_read_leave_a_whole_pair_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_pair(tmp_path, "old.test")
+    tls = ReloadingContext(HTTPOptions(**files))
+    other = tmp_path / "other"
+    other.mkdir()
+    third = Path(write_pair(other, "third.test")["ssl_certfile"]).read_bytes()
+    write_pair(tmp_path, "new.test")
+    read = ssl.SSLContext.load_cert_chain
+
+    def and_then_change(context: ssl.SSLContext, *args: Any) -> None:
+        read(context, *args)
+        Path(files["ssl_certfile"]).write_bytes(third)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", and_then_change)
+    tls.look()
+    monkeypatch.undo()
+    for _ in range(2):
+        assert tls.context is not None
+        assert served_name(tls.context) == "new.test"
+        tls.look()
 
 
 def test_a_half_written_pair_leaves_the_old_one_in_use(

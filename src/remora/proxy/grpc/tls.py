@@ -55,6 +55,9 @@ class Certificate:
         except (ConfigError, OSError) as error:
             _log.warning("The certificate has changed, and the old one stays: %s", error)
             return None
+        if stamps_of(self._files) != stamps:
+            # What was read is not all what was checked. The next connection looks again.
+            return None
         self._seen = stamps
         _log.info("New connections get the new certificate of %s", self._files.ssl_certfile)
         return fresh
