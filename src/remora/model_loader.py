@@ -14,7 +14,7 @@ import contextvars
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -59,6 +59,13 @@ class LoaderOptions:
     preload: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """What came of a load instead of a model."""
+
+    error: BaseException
+
+
 class ModelLoader(Generic[T]):
     """The models of one multiplexed function, or of one multiplexed method of one object.
 
@@ -81,7 +88,7 @@ class ModelLoader(Generic[T]):
         self._models: dict[str, T] = {}
         self._waiting: dict[Ticket, asyncio.Future[T]] = {}
         #: Loads and unloadings at work, by model.
-        self._work: dict[str, asyncio.Task[None]] = {}
+        self._work: dict[str, asyncio.Task[Any]] = {}
         self._users: set[asyncio.Task[object]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._holdings = HeldModels()
@@ -186,10 +193,9 @@ class ModelLoader(Generic[T]):
 
         A function's loader may serve again after that, in another replica of a process (a test).
         """
-        for ticket, future in list(self._waiting.items()):
-            if not future.done():
-                future.set_exception(RuntimeError(f"{self._name}: this replica has stopped"))
-            self._do(self._cache.give_up(ticket))
+        for ticket in list(self._waiting):
+            self._fail(ticket, RuntimeError(f"{self._name}: this replica has stopped"))
+        self._do(self._cache.stop())
         while self._work:
             await asyncio.wait(self._work.values())
         while self._models:
@@ -235,11 +241,11 @@ class ModelLoader(Generic[T]):
         for action in actions:
             match action:
                 case Load(model_id):
-                    self._begin(model_id, self._load(model_id), _context_of_work(model_id))
+                    self._begin(model_id, self._load(model_id), self._on_load_ended)
                 case StopLoading(model_id):
                     self._work[model_id].cancel()
                 case Unload(model_id):
-                    self._begin(model_id, self._unload(model_id), _context_of_work(model_id))
+                    self._begin(model_id, self._unload(model_id), self._on_unload_ended)
                 case Give(ticket):
                     future = self._waiting.pop(ticket)
                     if not future.done():
@@ -248,21 +254,28 @@ class ModelLoader(Generic[T]):
                     self._fail(ticket, RuntimeError(self._no_room(ticket.model_id, reason)))
         self._holdings.on_change()
 
-    def _begin(self, model_id: str, work: Any, context: contextvars.Context) -> None:
-        loop = asyncio.get_running_loop()
-        self._work[model_id] = loop.create_task(work, context=context)
+    def _begin(
+        self,
+        model_id: str,
+        work: Coroutine[Any, Any, Any],
+        on_ended: Callable[[str, asyncio.Task[Any]], None],
+    ) -> None:
+        """Let a task work; whatever becomes of it, even if it is never begun, its end is told."""
+        context = _context_of_work(model_id)
+        task = asyncio.get_running_loop().create_task(work, context=context)
+        self._work[model_id] = task
+        task.add_done_callback(functools.partial(on_ended, model_id), context=context)
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
         future = self._waiting.pop(ticket, None)
         if future is not None and not future.done():
             future.set_exception(error)
 
-    async def _load(self, model_id: str) -> None:
+    async def _load(self, model_id: str) -> T | _Failure:
         request = current.get()
         if request is not None:
             request.task = asyncio.current_task()
         began = time.perf_counter()
-        error: BaseException
         try:
             model: T | None = await self._load_model(model_id)
             if model is None:
@@ -272,27 +285,36 @@ class ModelLoader(Generic[T]):
         except asyncio.CancelledError:
             if request is not None:
                 request.cancel_children()
-            error = RuntimeError(f"{self._name}: the load of model {model_id!r} was cancelled")
+            raise
         except _USER_ERRORS as raised:  # Border: user code.
-            error = raised
+            return _Failure(raised)
+        _log.info("Loaded model %r in %.3f s", model_id, time.perf_counter() - began)
+        return model
+
+    def _on_load_ended(self, model_id: str, task: asyncio.Task[T | _Failure]) -> None:
+        del self._work[model_id]
+        if task.cancelled():
+            error: BaseException = RuntimeError(
+                f"{self._name}: the load of model {model_id!r} was cancelled"
+            )
+        elif isinstance(result := task.result(), _Failure):
+            error = result.error
         else:
-            _log.info("Loaded model %r in %.3f s", model_id, time.perf_counter() - began)
-            del self._work[model_id]
-            self._models[model_id] = model
+            self._models[model_id] = result
             self._do(self._cache.on_loaded(model_id))
             return
-        del self._work[model_id]
         tickets, actions = self._cache.on_load_failed(model_id)
         for ticket in tickets:
             self._fail(ticket, error)
         self._do(actions)
 
     async def _unload(self, model_id: str) -> None:
-        try:
-            await self._destroy(model_id, self._models.pop(model_id))
-        finally:
-            del self._work[model_id]
-            self._do(self._cache.on_unloaded(model_id))
+        await self._destroy(model_id, self._models.pop(model_id))
+
+    def _on_unload_ended(self, model_id: str, _: asyncio.Task[None]) -> None:
+        del self._work[model_id]
+        self._models.pop(model_id, None)
+        self._do(self._cache.on_unloaded(model_id))
 
     async def _destroy(self, model_id: str, model: T) -> None:
         try:

@@ -35,6 +35,10 @@ class BatcherMachine(RuleBasedStateMachine):
         self.gone: set[int] = set()
         self.number = 0
         self.outlook: Outlook | None = NOTHING if self.adaptive else None
+        self.is_busy = False
+        #: How long a batch could start, so far; and how long it could when an entry came.
+        self.free_s = 0.0
+        self.free_s_at: dict[Entry[Item], float] = {}
 
     def cost(self, entries: Sequence[Entry[Item]]) -> float:
         items = [entry.item for entry in entries]
@@ -46,7 +50,9 @@ class BatcherMachine(RuleBasedStateMachine):
         item = (self.number, bucket, cost)
         fits = self.cost_fn is None or self.cost_fn([item]) <= self.batcher.max_size
         try:
-            self.waiting.append(self.batcher.add(item, bucket, self.now))
+            entry = self.batcher.add(item, bucket, self.now)
+            self.waiting.append(entry)
+            self.free_s_at[entry] = self.free_s
         except TooLargeError:
             assert not fits
         else:
@@ -64,16 +70,26 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule(passed=seconds)
     def wait(self, passed: float) -> None:
         self.now += passed
+        if not self.is_busy:
+            self.free_s += passed
 
     @rule()
+    def busy(self) -> None:
+        self.is_busy = True
+        self.batcher.on_busy(self.now)
+
+    @precondition(lambda self: self.is_busy)
+    @rule()
     def free(self) -> None:
-        self.batcher.free_since = self.now
+        self.is_busy = False
+        self.batcher.on_free(self.now)
 
     @rule(expected=st.floats(0, 20), soon=seconds, run_s=seconds)
     def look(self, expected: float, soon: float, run_s: float) -> None:
         if self.adaptive:
             self.outlook = Outlook(expected, self.now + soon, run_s)
 
+    @precondition(lambda self: not self.is_busy)
     @rule()
     def take(self) -> None:
         due_at = self.batcher.due_at(self.now, self.outlook)
@@ -81,13 +97,17 @@ class BatcherMachine(RuleBasedStateMachine):
         taken = self.batcher.take(self.now, self.outlook)
         if taken is None:
             assert due_at is None or due_at > self.now
-            # Nobody waits longer than the limit.
-            since = max(oldest or self.now, self.batcher.free_since)
-            assert since + self.batcher.max_wait_s > self.now
+            # Nobody waits longer than the limit, in all the time in which a batch could start.
+            for entry in self.waiting:
+                assert self.free_s - self.free_s_at[entry] < self.batcher.max_wait_s + 1e-9
             return
         assert due_at is not None
         assert due_at <= self.now
         entries = taken.entries
+        # Whatever else is due or full: who has waited for the limit waits for nobody younger.
+        assert oldest is not None
+        if oldest + self.batcher.max_wait_s <= self.now:
+            assert entries[0].added_at == oldest
         bucket = entries[0].bucket
         same = [entry for entry in self.waiting if entry.bucket == bucket]
         assert entries == same[: len(entries)]
@@ -105,6 +125,9 @@ class BatcherMachine(RuleBasedStateMachine):
         """Beyond the limit nothing stays, and the oldest goes first."""
         if not self.waiting:
             return
+        if self.is_busy:
+            self.free()
+        self.free_s += self.batcher.max_wait_s * 1.001
         self.now += self.batcher.max_wait_s * 1.001
         firsts = []
         while (taken := self.batcher.take(self.now, self.outlook)) is not None:

@@ -113,6 +113,14 @@ class Shell(RuleBasedStateMachine):
         self.uses.pop(user, None)
         self.do(self.cache.release(user))
 
+    @rule(user=st.sampled_from(USERS))
+    def release_what_left_work_behind(self, user: int) -> None:
+        """The request ends, a task of its own goes on waiting: that will not end for the cache."""
+        for ticket in [t for t, u in self.waiting.items() if u == user]:
+            self.waiting[ticket] = None
+        self.uses.pop(user, None)
+        self.do(self.cache.release(user))
+
     @rule(model_id=st.sampled_from(MODELS))
     def pin(self, model_id: str) -> None:
         limit = self.limits.max_models
@@ -329,6 +337,24 @@ def test_a_load_that_nobody_waits_for_is_cancelled_and_its_place_free_when_it_en
     assert cache.give_up(two) == [StopLoading("a")]
     assert cache.ask("a", 3)[1] == []  # first the old load has to end
     assert cache.on_load_failed("a") == ([], [Load("a")])
+
+
+def test_what_a_user_has_left_behind_gets_its_model_and_does_not_keep_it() -> None:
+    cache = ModelCache(Limits(max_models=1))
+    left_behind, _ = cache.ask("a", 1)
+    assert cache.release(1) == []
+    assert cache.on_loaded("a") == [Give(left_behind)]
+    assert cache.ask("b", 2)[1] == [Unload("a")]
+
+
+def test_a_cache_that_has_stopped_cancels_what_loads_and_loads_nothing_more() -> None:
+    cache = ModelCache(Limits(max_models=1))
+    cache.ask("a", 1)
+    waiting, _ = cache.ask("b", 2)
+    assert cache.stop() == [StopLoading("a")]
+    assert cache.on_load_failed("a") == ([], [])
+    assert cache.give_up(waiting) == []
+    assert cache.num_places == 0
 
 
 def test_a_load_that_ends_well_in_spite_of_its_cancellation_is_kept() -> None:

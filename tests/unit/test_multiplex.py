@@ -57,6 +57,22 @@ class App:
         return Model(model_id)
 
 
+class Light:
+    """A deployment with room for one model, whose end takes no thread."""
+
+    @multiplexed(max_num_models_per_replica=1)
+    async def get_model(self, model_id: str) -> str:
+        LOG.append(f"load {model_id}")
+        await asyncio.sleep(1)
+        return model_id
+
+
+async def keep(loader: ModelLoader[str], model_id: str, for_s: float = 0.0) -> None:
+    """Work with a model for a while."""
+    assert await loader(model_id) == model_id
+    await asyncio.sleep(for_s)
+
+
 def request(work: Callable[[], Awaitable[T]], model_id: str = "") -> asyncio.Task[T]:
     """Work on a request, as a replica does."""
 
@@ -367,6 +383,57 @@ async def test_a_loader_that_hangs_holds_up_others_only_until_its_requests_give_
     assert round(asyncio.get_running_loop().time() - began) == 11
     with pytest.raises(TimeoutError):
         await stuck
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_load_that_is_cancelled_before_it_begins_holds_up_nobody(turns: int) -> None:
+    """A request ends, and the one that waits for its place leaves a few turns of the loop later."""
+
+    async def main() -> None:
+        loader = Light().get_model
+        first = request(lambda: keep(loader, "a", for_s=10))
+        await asyncio.sleep(5)
+        second = request(lambda: keep(loader, "b"))
+        await first
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        second.cancel()
+        async with asyncio.timeout(10):
+            await request(lambda: keep(loader, "c"))
+        assert second.cancelled()
+        assert loader.loaded() == ["c"]
+
+    virtual_time.run(main())
+
+
+def test_a_replica_stops_however_many_wait_for_their_models(replica: ReplicaContext) -> None:
+    async def main() -> None:
+        loader = Light().get_model
+        waiting = [request(lambda name=name: keep(loader, name)) for name in "abcdef"]  # type: ignore[misc]
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(10):
+            await replica.held_models.close()
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert "this replica has stopped" in str(result)
+        assert LOG == ["load a"]
+        assert loader.held == []
+
+    virtual_time.run(main())
+
+
+@on_virtual_time
+async def test_a_task_that_outlives_its_request_does_not_keep_its_model_for_ever() -> None:
+    loader = Light().get_model
+    left_behind: list[asyncio.Task[None]] = []
+
+    async def leave_two_behind() -> None:
+        left_behind.extend(asyncio.create_task(keep(loader, name)) for name in "ab")
+        await asyncio.sleep(0.5)
+
+    await request(leave_two_behind)
+    await asyncio.gather(*left_behind)
+    async with asyncio.timeout(10):
+        await request(lambda: keep(loader, "c"))
 
 
 async def test_a_loader_that_returns_nothing_is_told_so() -> None:

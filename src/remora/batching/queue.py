@@ -244,14 +244,15 @@ class BatchQueue:
             # What the body gets for its use (a model) is in use until the batch has ended.
             batch.request.task = batch.task
         self._running.add(batch)
+        if len(self._running) >= self.options.max_concurrent_batches:
+            self._batcher.on_busy(now)
         self._num_running_calls += len(calls)
 
     def _on_ended(self, batch: Batch, task: asyncio.Task[None]) -> None:
         assert self._loop is not None
         now = self._loop.time()
-        if len(self._running) >= self.options.max_concurrent_batches:
-            self._batcher.free_since = now
         self._running.discard(batch)
+        self._batcher.on_free(now)
         self._num_running_calls -= len(batch.calls)
         took_s = now - batch.started_at
         self._counters.ended(took_s)

@@ -2,11 +2,14 @@
 
 Items that may not be mixed (another model, another shape) wait in buckets of their own. A batch is
 the head of one bucket: as many items, in the order in which they came, as cost no more than the
-maximum. What does not fit keeps its place and is the head of the next batch. Of several
-batches that are due, the one whose first item has waited longest goes first.
+maximum. What does not fit keeps its place and is the head of the next batch.
 
 A batch is due when it is full, when its first item has waited for the limit (the time in which no
-batch could start does not count), or when waiting longer is not worth it (`batch_wait`); without an outlook, only for the first two reasons.
+batch could start does not count), or when waiting longer is not worth it (`batch_wait`); without an
+outlook, only for the first two reasons. The first batch that is due says *when* one starts. *Which*
+one does is another question: also those take part whose first item has waited for the limit while
+others ran, and the one whose first item has waited longest goes first. Otherwise a bucket that is
+full whenever a batch ends would keep all others waiting for ever.
 
 Rules: pure; time is an argument.
 """
@@ -42,14 +45,16 @@ class Entry(Generic[T]):
         item: whatever the caller waits with.
         bucket: only entries with an equal one may share a batch.
         added_at: when it came.
+        busy_s: for how long no batch could start, until it came.
     """
 
-    __slots__ = ("added_at", "bucket", "item")
+    __slots__ = ("added_at", "bucket", "busy_s", "item")
 
-    def __init__(self, item: T, bucket: Hashable, added_at: Seconds) -> None:
+    def __init__(self, item: T, bucket: Hashable, added_at: Seconds, busy_s: Seconds) -> None:
         self.item = item
         self.bucket = bucket
         self.added_at = added_at
+        self.busy_s = busy_s
 
 
 class Taken(NamedTuple, Generic[T]):
@@ -86,18 +91,19 @@ class Batcher(Generic[T]):
         cost_fn: what items cost together; None: one each. It may raise: then nothing changes.
 
     Invariants: every entry that was added is taken or cancelled once, or waits; a batch never
-    costs more than `max_size`; within a bucket entries are taken in the order in which they came.
+    costs more than `max_size`; within a bucket entries are taken in the order in which they came;
+    of those that have waited for the limit, whatever else was going on, the oldest is taken first.
 
     Attributes:
         max_size, max_wait_s: as given; both may be changed at any time.
-        free_since: before that no batch could start, so nobody waited for others.
     """
 
     __slots__ = (
         "_buckets",
+        "_busy_s",
+        "_busy_since",
         "_cost_fn",
         "_num_waiting",
-        "free_since",
         "max_size",
         "max_wait_s",
     )
@@ -107,7 +113,9 @@ class Batcher(Generic[T]):
     ) -> None:
         self.max_size = max_size
         self.max_wait_s = max_wait_s
-        self.free_since: Seconds = float("-inf")
+        # How long no batch could start, so far; and since when none can.
+        self._busy_s: Seconds = 0.0
+        self._busy_since: Seconds | None = None
         self._cost_fn = cost_fn
         # By insertion; a bucket that is empty is removed.
         self._buckets: dict[Hashable, _Bucket[T]] = {}
@@ -115,6 +123,16 @@ class Batcher(Generic[T]):
 
     def __len__(self) -> int:
         return self._num_waiting
+
+    def on_busy(self, now: Seconds) -> None:
+        """From now on no batch can start: nobody waits for others meanwhile."""
+        if self._busy_since is None:
+            self._busy_since = now
+
+    def on_free(self, now: Seconds) -> None:
+        """A batch can start again."""
+        self._busy_s = self._busy_until(now)
+        self._busy_since = None
 
     def add(self, item: T, bucket: Hashable, now: Seconds) -> Entry[T]:
         """Let an item wait.
@@ -124,7 +142,7 @@ class Batcher(Generic[T]):
         """
         if self._cost_fn is not None:
             self._require_fits(item)
-        entry = Entry(item, bucket, now)
+        entry = Entry(item, bucket, now, self._busy_until(now))
         found = self._buckets.get(bucket)
         if found is None:
             found = self._buckets[bucket] = _Bucket()
@@ -146,15 +164,19 @@ class Batcher(Generic[T]):
         return min((self._due_at(b, now, outlook) for b in self._buckets.values()), default=None)
 
     def take(self, now: Seconds, outlook: Outlook | None = NOTHING) -> Taken[T] | None:
-        """Take the batch that is due; None: none is."""
-        due = [
-            (bucket.first().added_at, name)
-            for name, bucket in self._buckets.items()
-            if self._due_at(bucket, now, outlook) <= now
-        ]
-        if not due:
+        """Take the batch whose turn it is, if one is due; None: none is."""
+        due_at = self.due_at(now, outlook)
+        if due_at is None or due_at > now:
             return None
-        name = min(due, key=lambda each: each[0])[1]
+        _, name = min(
+            (
+                (bucket.first().added_at, name)
+                for name, bucket in self._buckets.items()
+                if bucket.first().added_at + self.max_wait_s <= now
+                or self._due_at(bucket, now, outlook) <= now
+            ),
+            key=lambda each: each[0],
+        )
         bucket = self._buckets[name]
         taken = self._head(bucket)
         self._remove(bucket, name, taken.entries)
@@ -165,12 +187,16 @@ class Batcher(Generic[T]):
         firsts = [bucket.first() for bucket in self._buckets.values()]
         return min(firsts, key=lambda entry: entry.added_at, default=None)
 
+    def _busy_until(self, now: Seconds) -> Seconds:
+        return self._busy_s + (0.0 if self._busy_since is None else now - self._busy_since)
+
     # -- one bucket -------------------------------------------------------------------------
 
     def _due_at(self, bucket: _Bucket[T], now: Seconds, outlook: Outlook | None) -> Seconds:
         num_waiting = len(bucket.entries)
         cost = self._cost(bucket)
-        latest = max(bucket.first().added_at, self.free_since) + self.max_wait_s
+        first = bucket.first()
+        latest = first.added_at + self.max_wait_s + (self._busy_until(now) - first.busy_s)
         if cost >= self.max_size or latest <= now:
             return min(now, latest)
         if outlook is None:

@@ -21,7 +21,7 @@ of loads and unloadings. At most one place for a model, at most one load of it a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -43,7 +43,12 @@ class Limits:
 
 
 class Ticket:
-    """One wait for a model. Equal only to itself."""
+    """One wait for a model. Equal only to itself.
+
+    Attributes:
+        model_id: which one.
+        user: who will use it; None: nobody who is remembered, or who was and has ended meanwhile.
+    """
 
     __slots__ = ("model_id", "user")
 
@@ -214,7 +219,13 @@ class ModelCache:
         return self._settle()
 
     def release(self, user: Hashable) -> list[Action]:
-        """A user has ended: it uses nothing any more."""
+        """A user has ended: it uses nothing any more, nor what it still waits for.
+
+        Who waits may be work that it left behind; that gets its model, but ends nobody knows when.
+        """
+        for ticket in self._open_tickets():
+            if ticket.user == user:
+                ticket.user = None
         models = self._uses.pop(user, ())
         for model_id in models:
             self._places[model_id].users.discard(user)
@@ -240,6 +251,17 @@ class ModelCache:
         self._pins.discard(model_id)
         return self._settle()
 
+    def stop(self) -> list[Action]:
+        """Nobody waits any longer, and nothing is loaded from now on."""
+        self._queue.clear()
+        stopped: list[Action] = []
+        for model_id, place in self._places.items():
+            if place.state is _State.LOADING:
+                place.tickets = []
+                place.state = _State.LEAVING
+                stopped.append(StopLoading(model_id))
+        return stopped
+
     # -- what became of actions ---------------------------------------------------------------
 
     def on_loaded(self, model_id: str) -> list[Action]:
@@ -261,6 +283,12 @@ class ModelCache:
             if models := self._uses.get(user):
                 models.discard(model_id)
         return self._settle()
+
+    def _open_tickets(self) -> Iterator[Ticket]:
+        for _, tickets in self._queue.values():
+            yield from tickets
+        for place in self._places.values():
+            yield from place.tickets
 
     # -- decisions ----------------------------------------------------------------------------
 
