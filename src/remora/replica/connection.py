@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from remora.core.admission import may_start
 from remora.errors import MethodNotFoundError
 from remora.replica.held import HeldSlot
-from remora.replica.websocket_work import WebSocketWork
 from remora.replica.work import Work
 from remora.transport.control import answer_control
 from remora.transport.errors import encode_error
@@ -89,6 +88,13 @@ class ReplicaConnection(ServerConnection):
 
     def close_websockets(self) -> list[asyncio.Task[None]]:
         """Tell open WebSockets that this replica goes; returns what their handlers run in."""
+        if not any(
+            isinstance(work, Work) and work.envelope.kind is CallKind.WEBSOCKET
+            for work in self._work.values()
+        ):
+            return []
+        from remora.replica.websocket_work import WebSocketWork
+
         open_ones = [w for w in self._work.values() if isinstance(w, WebSocketWork)]
         return [w.task for w in open_ones if w.task is not None and w.restart()]
 
@@ -162,7 +168,8 @@ class ReplicaConnection(ServerConnection):
             task = create_task(replica.requests.unary(self, number, envelope, body, inbound))
             work.task = task
         elif kind is CallKind.WEBSOCKET:
-            websocket = self._work[number] = WebSocketWork(self, number, envelope, raw(body))
+            websocket = replica.websockets.work(self, number, envelope, raw(body))
+            self._work[number] = websocket
             task = websocket.task = create_task(replica.websockets.answer(websocket))
         else:
             work = self._work[number] = Work(self, number, envelope, body)

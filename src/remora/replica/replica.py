@@ -7,14 +7,14 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from remora.context import ReplicaContext, ReplicaRank
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
-from remora.replica.grpc_requests import GrpcRequests
 from remora.replica.http_requests import HttpRequests
 from remora.replica.notices import Notices
 from remora.replica.promises import promises_of
@@ -23,13 +23,16 @@ from remora.replica.self_report import SelfReport
 from remora.replica.surroundings import OwnProcess, Place
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
-from remora.replica.websocket_requests import WebSocketRequests
 from remora.transport.control import ControlHandler
 from remora.types import DeploymentID, Seconds
 from remora.wire.codec import pack, unpack
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind, Promises
+
+if TYPE_CHECKING:
+    from remora.replica.grpc_requests import GrpcRequests
+    from remora.replica.websocket_requests import WebSocketRequests
 
 _log = logging.getLogger("remora.replica")
 
@@ -68,8 +71,6 @@ class Replica:
         self.threads = ThreadPoolExecutor(1)
         self.requests = RequestRunner(self)
         self.http_requests = HttpRequests(self, self.requests)
-        self.websockets = WebSocketRequests(self, self.requests)
-        self.grpc_requests = GrpcRequests(self, self.requests)
         self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
         self.stopped = asyncio.Event()
         self._idle = asyncio.Event()
@@ -87,6 +88,23 @@ class Replica:
             "drain": self._drain,
             "stop": self._stop,
         }
+
+    # What few replicas are asked for is imported at the first request of its kind: a replica is
+    # to be there in tens of milliseconds.
+
+    @cached_property
+    def websockets(self) -> WebSocketRequests:
+        """Serves WebSockets."""
+        from remora.replica.websocket_requests import WebSocketRequests
+
+        return WebSocketRequests(self, self.requests)
+
+    @cached_property
+    def grpc_requests(self) -> GrpcRequests:
+        """Answers gRPC."""
+        from remora.replica.grpc_requests import GrpcRequests
+
+        return GrpcRequests(self, self.requests)
 
     def accept(self) -> ReplicaConnection:
         """Make the protocol of a new connection."""

@@ -17,6 +17,7 @@ from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind, HttpStart, WebSocketClose
 
 if TYPE_CHECKING:
+    from remora.replica.connection import ReplicaConnection
     from remora.replica.replica import Replica
 
 _log = logging.getLogger("remora.replica")
@@ -30,6 +31,16 @@ class WebSocketRequests:
     def __init__(self, replica: Replica, runner: RequestRunner) -> None:
         self._replica = replica
         self._runner = runner
+
+    def work(
+        self,
+        connection: ReplicaConnection,
+        number: int,
+        envelope: Envelope,
+        body: bytes | memoryview,
+    ) -> WebSocketWork:
+        """Make the frames' side of a WebSocket."""
+        return WebSocketWork(connection, number, envelope, body)
 
     async def answer(self, work: WebSocketWork) -> None:
         """Run the ASGI app from the handshake to the end."""

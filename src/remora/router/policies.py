@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from remora.config import PolicySetup, nearest
 from remora.core.routing import Policy
-from remora.core.routing.consistent_hash import ConsistentHash
-from remora.core.routing.most_room import MostRoom
-from remora.core.routing.power_of_two import PowerOfTwo
-from remora.core.routing.round_robin import RoundRobin
 from remora.errors import ConfigError
 
 #: What `PolicySetup.name` says of a class that users wrote.
 CUSTOM = "custom"
-_BUILT_IN: dict[str, tuple[Callable[..., Policy[Any]], tuple[str, ...]]] = {
-    "power_of_two": (PowerOfTwo, ()),
-    "round_robin": (RoundRobin, ()),
+#: Module below `core/routing`, class, and the arguments that it takes. A process imports those
+#: that its deployments use.
+_BUILT_IN: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "power_of_two": ("power_of_two", "PowerOfTwo", ()),
+    "round_robin": ("round_robin", "RoundRobin", ()),
     "consistent_hash": (
-        ConsistentHash,
+        "consistent_hash",
+        "ConsistentHash",
         ("load_factor", "num_fallback_replicas", "num_virtual_nodes"),
     ),
-    "capacity_queue": (MostRoom, ()),
+    "capacity_queue": ("most_room", "MostRoom", ()),
 }
 
 
@@ -33,7 +32,7 @@ def built_in(setup: PolicySetup) -> Policy[Any]:
         ConfigError: it does not take these arguments.
         KeyError: there is no such policy.
     """
-    make, allowed = _BUILT_IN[setup.name]
+    module, name, allowed = _BUILT_IN[setup.name]
     for key, value in setup.kwargs.items():
         if key not in allowed:
             raise ConfigError(
@@ -41,4 +40,6 @@ def built_in(setup: PolicySetup) -> Policy[Any]:
                 value,
                 f"the router takes {', '.join(allowed) or 'none'}.{nearest(key, allowed)}",
             )
-    return make(**setup.kwargs)
+    make = getattr(import_module(f"remora.core.routing.{module}"), name)
+    policy: Policy[Any] = make(**setup.kwargs)
+    return policy

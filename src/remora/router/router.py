@@ -16,6 +16,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from remora.config import PolicySetup
 from remora.core.promises import is_repeatable
@@ -32,13 +33,15 @@ from remora.errors import (
 from remora.observe.routing_counts import RoutingCounts
 from remora.router.backlog import Backlog
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
-from remora.router.custom import CustomPolicy
 from remora.router.link import ReplicaLink
 from remora.router.policies import CUSTOM, built_in
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.codec import pack
 from remora.wire.messages import WANTS_ROOM, Envelope
 from remora.wire.parcel import Body
+
+if TYPE_CHECKING:
+    from remora.router.custom import CustomPolicy
 
 _Choose = Callable[[Envelope, Sequence[ReplicaLink], random.Random], ReplicaLink | None]
 _log = logging.getLogger("remora.router")
@@ -347,6 +350,9 @@ class Router:
     def _use_policy(self, setup: PolicySetup) -> None:
         self._drop_custom()
         if setup.name == CUSTOM:
+            # Few deployments have one, and everybody would wait for the import.
+            from remora.router.custom import CustomPolicy
+
             self._policy = self._custom = CustomPolicy(self, setup)
         else:
             self._policy = built_in(setup)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import RequestCancelledError
-from remora.observe.tracebacks import user_traceback
 from remora.transport.errors import encode_error
 from remora.wire.codec import decode_grant, decode_stream_number, pack
 from remora.wire.framing import RawFrame
@@ -126,6 +125,8 @@ class _Outgoing:
             self._fail(RequestCancelledError(), "")
             raise
         except Exception as error:  # noqa: BLE001 - border: the user's generator
+            from remora.observe.tracebacks import user_traceback
+
             self._fail(error, user_traceback(error))
         else:
             send(Part(index, last=True), b"")
