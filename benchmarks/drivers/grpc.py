@@ -19,7 +19,6 @@ import uvloop
 from grpc import aio
 
 from benchmarks.apps.grpc_echo import PATH, Echo, Words, add_servicer
-from benchmarks.drivers import cores
 from benchmarks.drivers.handle import PAYLOAD
 from benchmarks.drivers.orders import Operation, obey
 from benchmarks.stats import percentile
@@ -120,9 +119,8 @@ def main() -> None:
     if flags.bare:
         uvloop.run(_serve_bare(flags.port))
         return
-    cores.start_callees()
+
     with (_bare if flags.serve == "bare" else _on_remora)(flags.port):
-        cores.take_own()
         loads = GrpcLoads(f"127.0.0.1:{flags.port}")
         operations: dict[str, Operation] = {
             "calls_per_s": loads.calls_per_s,
