@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from tests.integration.handles import handle_to, served
+from tests.integration.handles import handle_to, served, turns
 from tests.integration.rig import Rig, until
 
-from remora.errors import RequestCancelledError
+from remora.errors import ReplicaDiedError, RequestCancelledError
 from remora.wire.window import WINDOW_BYTES
 
 
@@ -32,7 +32,15 @@ class Sink:
         return start
 
     def plain_total(self, items: Any) -> int:
-        return sum(items)
+        try:
+            return sum(items)
+        except RequestCancelledError as error:
+            self.got.append(error)
+            raise
+
+    def plain_doubled(self, items: Any) -> Iterator[int]:
+        for item in items:
+            yield 2 * item
 
     async def two(self, one: Any, *, other: Any) -> list[Any]:
         return [[x async for x in one], [x async for x in other]]
@@ -238,6 +246,74 @@ async def test_cancelling_the_call_closes_the_source(rig: Rig) -> None:
         await response
     await asyncio.wait_for(source.closed.wait(), 5)
     await until(lambda: node.replica.ongoing == 0)
+
+
+async def endless_wait() -> AsyncIterator[int]:
+    yield 1
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "caller gone"])
+async def test_a_plain_method_hears_that_no_more_of_its_stream_comes(rig: Rig, how: str) -> None:
+    node, handle = await served(rig, Sink, max_ongoing=1)
+    response = handle.plain_total.remote(endless_wait())
+    await until(lambda: node.replica.ongoing == 1)
+    if how == "cancelled":
+        response.cancel()
+    else:
+        for connection in list(node.replica._connections):
+            connection._transport.abort()
+    await until(lambda: node.replica.ongoing == 0)
+    # It is an error for the method: what came was not all.
+    assert [type(found) for found in node.target.got] in ([], [RequestCancelledError])
+    with pytest.raises((RequestCancelledError, ReplicaDiedError)):
+        await response
+    assert await handle.total.remote(plain(3)) == 3
+
+
+async def test_a_stream_that_breaks_off_is_no_end_for_a_plain_method(rig: Rig) -> None:
+    node, handle = await served(rig, Sink)
+    source = Source(3, fail_at=None)
+    gate = asyncio.Event()
+
+    async def some() -> AsyncIterator[int]:
+        async for item in source.items():
+            yield item
+        gate.set()
+        await asyncio.Event().wait()
+
+    response = handle.plain_total.remote(some())
+    await gate.wait()
+    response.cancel()
+    await until(lambda: node.replica.ongoing == 0)
+    assert [type(found) for found in node.target.got] == [RequestCancelledError]
+
+
+async def test_a_plain_generator_hears_that_no_more_of_its_stream_comes(rig: Rig) -> None:
+    node, handle = await served(rig, Sink, max_ongoing=1)
+    answers = handle.options(stream=True).plain_doubled.remote(endless_wait())
+    assert await anext(answers) == 2
+    answers.cancel()
+    await until(lambda: node.replica.ongoing == 0)
+
+
+async def test_a_source_cleans_up_in_peace_when_the_call_ends_meanwhile(rig: Rig) -> None:
+    node, handle = await served(rig, Sink)
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await turns()
+            cleaned.set()
+
+    response = handle.first_and_wait.remote(source())
+    await cleaning.wait()
+    response.cancel()
+    await asyncio.wait_for(cleaned.wait(), 5)
 
 
 async def test_a_replica_that_dies_closes_the_source(rig: Rig) -> None:

@@ -78,6 +78,18 @@ class App:
         self.running -= 1
         return 1
 
+    def plain_held_gen(self) -> Any:
+        yield self.plain_held()
+
+    async def cleans_up(self) -> None:
+        self.running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.stopped.append("begun")
+            await self.gate.wait()
+            self.stopped.append("cleaned up")
+
     async def parent(self, x: Any) -> Any:
         context = current.get()
         assert context is not None
@@ -425,6 +437,50 @@ async def test_a_cancelled_plain_function_keeps_its_slot_until_it_ends(rig: Rig)
     node.target.thread_gate.set()
     assert await second == 2
     await until(lambda: node.replica.ongoing == 0)
+
+
+@pytest.mark.parametrize("method", ["plain_held", "plain_held_gen"])
+async def test_a_slot_is_kept_however_often_its_plain_function_is_cancelled(
+    rig: Rig, method: str
+) -> None:
+    node, router = await rig.pair(App, max_ongoing=1)
+    make = stream if method.endswith("gen") else call
+    cancelled = make(router, method)
+    await until(lambda: node.target.running == 1)
+    (task,) = tasks(node)
+    cancelled.cancel()
+    await until(task.cancelling)
+    # The caller goes altogether, and something else wants the request to end as well.
+    await cut(node)
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (node.replica.ongoing, node.target.running) == (1, 1)
+    node.target.thread_gate.set()
+    await until(lambda: node.replica.ongoing == 0)
+
+
+async def test_a_handler_that_cleans_up_is_not_cancelled_again(rig: Rig) -> None:
+    node, router = await rig.pair(App)
+    cancelled = call(router, "cleans_up")
+    await until(lambda: node.target.running == 1)
+    cancelled.cancel()
+    await until(lambda: node.target.stopped)
+    await cut(node)
+    node.target.gate.set()
+    await until(lambda: node.replica.ongoing == 0)
+    assert node.target.stopped == ["begun", "cleaned up"]
+
+
+async def cut(node: Any) -> None:
+    old = set(node.replica._connections)
+    for connection in old:
+        connection._transport.abort()
+    await until(lambda: not old & node.replica._connections)
+
+
+def tasks(node: Any) -> list[Any]:
+    return [getattr(one, "task", one) for one in work(node)]
 
 
 def work(node: Any) -> list[Any]:

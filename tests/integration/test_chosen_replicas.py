@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.integration.handles import handle_to, served
-from tests.integration.rig import Node, Rig, until
+from tests.integration.rig import Node, Rig, call, envelope, until
 from tests.integration.test_custom_routers import ByArgument, setup_of
 
 from remora.core.snapshot import DeploymentRoute
@@ -21,7 +21,9 @@ from remora.errors import (
 )
 from remora.handle import DeploymentHandle
 from remora.request_context import RequestContext, current
+from remora.router.pinned import call_each
 from remora.selection import ReplicaSelection
+from remora.transport.packing import pack_call
 
 
 class App:
@@ -321,6 +323,25 @@ async def test_a_broadcast_is_cancelled_everywhere(rig: Rig) -> None:
     with pytest.raises(RequestCancelledError):
         await response.results_async()
     await until(lambda: not any(node.replica.ongoing for node in nodes))
+
+
+async def test_broadcasts_given_up_are_not_kept_behind_a_busy_replica(rig: Rig) -> None:
+    node, router = await rig.pair(App, "a", max_ongoing=1)
+    running = call(router, "held")
+    await until(lambda: node.target.seen)
+    kept, *given_up = [
+        pending
+        for _ in range(300)
+        for pending in call_each(router, envelope("who"), pack_call((), {})[1])
+    ]
+    for pending in given_up:
+        pending.cancel()
+    (link,) = router.links
+    assert router.num_pinned == 1
+    assert len(link.pinned._calls) < 100
+    node.target.gate.set()
+    assert [await running, await kept] == ["a", ["a", None]]
+    assert router.num_pinned == 0
 
 
 async def test_whoever_awaits_a_broadcast_and_is_cancelled_cancels_it(rig: Rig) -> None:

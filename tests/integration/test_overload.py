@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 from tests.integration.http_client import ask
-from tests.integration.rig import Rig, call, until
+from tests.integration.rig import Rig, call, envelope, until
 from tests.integration.test_retries import App, Upload
 
 from remora.errors import BackPressureError
+from remora.router.pinned import call_each
+from remora.transport.packing import pack_call
 
 
 async def test_a_refusal_over_http_says_when_to_come_back(rig: Rig) -> None:
@@ -69,3 +71,35 @@ async def test_a_call_that_has_waited_keeps_its_place_when_it_is_turned_away(rig
     node.replica.turns_away = False
     node.replica._call_back()
     assert await queued == ""
+
+
+async def test_those_who_wait_stay_when_the_share_shrinks_and_a_call_comes_back(rig: Rig) -> None:
+    node = await rig.node(App, max_ongoing=1)
+    first = await rig.routed(node)
+    second = await rig.routed(node, max_queued_requests=5)
+    second.take_share(5, 1)
+    running = call(first, "once")
+    await until(lambda: node.target.begun == 1)
+    came_back, *queued = [call(second, "once") for _ in range(4)]
+    second.take_share(1, 2)
+    await until(lambda: second.num_waiting == 4)
+    assert not any(pending.done() for pending in queued)
+    node.target.gate.set()
+    assert list(await asyncio.gather(running, came_back, *queued)) == [""] * 5
+
+
+async def test_a_call_to_every_replica_that_is_turned_away_costs_nobody_a_place(rig: Rig) -> None:
+    node = await rig.node(App, max_ongoing=1)
+    first = await rig.routed(node)
+    second = await rig.routed(node, max_queued_requests=2)
+    second.take_share(2, 1)
+    running = call(first, "once")
+    await until(lambda: node.target.begun == 1)
+    (pinned,) = call_each(second, envelope("once"), pack_call((), {})[1])
+    queued = [call(second, "once") for _ in range(2)]
+    # Fewer may wait than do.
+    second.take_share(1, 2)
+    await until(lambda: second.num_pinned == 1)
+    second.take_share(0, 3)
+    node.target.gate.set()
+    assert list(await asyncio.gather(running, pinned, *queued)) == [""] * 4

@@ -66,8 +66,13 @@ class QueueLeases:
     async def follow(self, claim: QueueClaim) -> AsyncGenerator[QueueShares, None]:
         """Stream the shares of one router until it goes; `claim` says what it holds already."""
         name = claim.subscriber
+        if name in self._followers:
+            # It is back before its old stream has ended: what it holds, it says anew. Its places
+            # are not given to others in between.
+            self._drop(name)
         follower = self._followers[name] = _Follower()
         self.claim(claim)
+        self._step_all()
         try:
             while True:
                 await follower.has_news.wait()
@@ -77,7 +82,8 @@ class QueueLeases:
         finally:
             if self._followers.get(name) is follower:
                 del self._followers[name]
-                self._leave(name)
+                self._drop(name)
+                self._step_all()
 
     def claim(self, claim: QueueClaim) -> None:
         """Note what a router holds and needs."""
@@ -91,15 +97,18 @@ class QueueLeases:
                 ledger.claim(claim.subscriber, *what)
                 self._step(deployment, ledger)
 
-    def _leave(self, name: str) -> None:
-        for deployment, ledger in self._ledgers.items():
+    def _drop(self, name: str) -> None:
+        for ledger in self._ledgers.values():
             ledger.leave(name)
-            self._step(deployment, ledger)
 
     def _thaw(self) -> None:
         self._frozen = False
-        for deployment, ledger in self._ledgers.items():
+        for ledger in self._ledgers.values():
             ledger.thaw()
+        self._step_all()
+
+    def _step_all(self) -> None:
+        for deployment, ledger in self._ledgers.items():
             self._step(deployment, ledger)
 
     def _step(self, deployment: DeploymentID, ledger: Ledger) -> None:

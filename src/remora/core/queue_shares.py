@@ -48,6 +48,10 @@ def divide(limit: int, wanted: Mapping[str, int]) -> dict[str, int]:
     return shares
 
 
+#: More than there can ever be.
+_UNLIMITED = 1 << 62
+
+
 @dataclass
 class _Holder:
     """One router on the books.
@@ -145,23 +149,54 @@ class HeldShare:
         version: of the message that said so.
     """
 
-    __slots__ = ("_claimed", "_refused", "limit", "share", "version")
+    __slots__ = ("_claimed", "_refused", "_stay", "limit", "share", "version")
 
     def __init__(self) -> None:
         self.limit = -1
+        #: The bound by which those who wait came in, if it has been lowered since.
+        self._stay = _UNLIMITED
         self.share: int | None = None
         self.version = 0
         self._refused = 0
         #: What the last claim wanted.
         self._claimed = 0
 
+    @property
+    def _bound(self) -> int:
+        limit, share = self.limit, self.share
+        if limit < 0:
+            return _UNLIMITED
+        return limit if share is None or share > limit else share
+
+    def limit_to(self, limit: int, num_waiting: int) -> None:
+        """The limit of the deployment is this now, and `num_waiting` wait."""
+        self.limit = limit
+        self._settle(num_waiting)
+
+    def take(self, share: int, version: int, num_waiting: int) -> None:
+        """This share was leased, and `num_waiting` wait: they may stay, but for a first share."""
+        is_first = self.share is None
+        self.share, self.version = share, version
+        if is_first:
+            self._stay = self._bound
+        else:
+            self._settle(num_waiting)
+
+    def _settle(self, num_waiting: int) -> None:
+        bound = self._bound
+        if bound > self._stay or num_waiting <= bound:
+            self._stay = bound
+
     def may_join(self, num_waiting: int) -> bool:
         """Whether one more may wait. Pure."""
-        limit = self.limit
-        if limit < 0:
-            return True
-        share = self.share
-        return num_waiting < (limit if share is None or share > limit else share)
+        return num_waiting < self._bound
+
+    def may_stay(self, num_waiting: int) -> bool:
+        """Whether so many may go on waiting, one that has come back among them. Pure.
+
+        They may, if the bound by which they came in had room for all of them.
+        """
+        return num_waiting <= self._stay
 
     def on_joined(self, num_waiting: int) -> bool:
         """One more waits. True: the share may soon be too small, so tell what is needed."""
@@ -177,6 +212,7 @@ class HeldShare:
         """One waits no more. True: what is not needed any more is worth telling."""
         if self.limit < 0:
             return False
+        self._settle(num_waiting)
         is_over = self.share is not None and num_waiting >= self.share
         return is_over or (self._claimed > 0 and 2 * num_waiting <= self._claimed)
 

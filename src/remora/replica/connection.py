@@ -36,6 +36,9 @@ class ReplicaConnection(ServerConnection):
         super().__init__(token)
         self._replica = replica
         self._work: dict[int, Work | HeldSlot | asyncio.Task[None]] = {}
+        #: Requests that were cancelled and have not ended: a second time would stop them while
+        #: they clean up after the first.
+        self._cancelled: set[int] = set()
         self._last_number = 0
         #: Requests with parts to be sent at the end of this turn.
         self._held: list[Work] = []
@@ -55,7 +58,7 @@ class ReplicaConnection(ServerConnection):
         if work is None:
             return
         if kind == _CANCEL:
-            work.cancel()
+            self._cancel(number)
         elif isinstance(work, Work):
             if kind == _CREDIT:
                 work.grant(decode_credit(meta))
@@ -70,6 +73,7 @@ class ReplicaConnection(ServerConnection):
     def release(self, number: int) -> None:
         """A slot is not wanted after all."""
         self._work.pop(number, None)
+        self._cancelled.discard(number)
         self._replica.requests.refuse_cancelled(self, number)
         self._replica.on_request_ended(self)
 
@@ -83,8 +87,13 @@ class ReplicaConnection(ServerConnection):
     def on_closed(self) -> None:
         """The caller is gone: nobody wants the answers any more."""
         self._replica.forget(self)
-        for work in list(self._work.values()):
-            work.cancel()
+        for number in list(self._work):
+            self._cancel(number)
+
+    def _cancel(self, number: int) -> None:
+        if number not in self._cancelled:
+            self._cancelled.add(number)
+            self._work[number].cancel()
 
     def close_websockets(self) -> list[asyncio.Task[None]]:
         """Tell open WebSockets that this replica goes; returns what their handlers run in."""
@@ -194,11 +203,17 @@ class ReplicaConnection(ServerConnection):
             return
         task = self._replica.loop.create_task(answer_control(self, number, method, body, handler))
         self._work[number] = task
-        task.add_done_callback(lambda _: self._work.pop(number, None))
+        task.add_done_callback(lambda _: self._forget(number))
+
+    def _forget(self, number: int) -> None:
+        self._work.pop(number, None)
+        self._cancelled.discard(number)
 
     def end(self, number: int, task: asyncio.Task[None]) -> None:
         """A request's task is over, however it ended."""
         work = self._work.pop(number, None)
+        if self._cancelled:
+            self._cancelled.discard(number)
         if isinstance(work, Work) and work.inbound is not None:
             work.inbound.close()
         replica = self._replica

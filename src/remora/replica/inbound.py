@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from remora.transport.errors import decode_error_frame
+from remora.errors import RequestCancelledError
+from remora.transport.errors import decode_error_frame, encode_error
 from remora.wire import values
 from remora.wire.codec import decode_part, pack
 from remora.wire.messages import FrameKind, Grant, Part
@@ -21,6 +22,8 @@ from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
+
+_CANCELLED = encode_error(RequestCancelledError())
 
 
 class Inbound:
@@ -55,6 +58,14 @@ class Inbound:
         """The request has ended: whoever still reads hears of it."""
         for stream in self._streams:
             stream.end()
+
+    def cancel(self) -> None:
+        """The caller has gone or given up: a reader gets an error, because this is no end.
+
+        A plain function reads in a thread, which nothing else can reach.
+        """
+        for stream in self._streams:
+            stream.end(*_CANCELLED)
 
 
 class ArgumentStream:
@@ -98,12 +109,12 @@ class ArgumentStream:
             self._parts.append((part, body))
             self._wake()
 
-    def end(self) -> None:
-        """Nothing more comes, and nothing that came is given out."""
+    def end(self, error: bytes = b"", body: Body = b"") -> None:
+        """Nothing more comes, and nothing that came is given out: an end, or an error."""
         if not self._ended:
             self._ended = True
             self._parts.clear()
-            self._parts.append((Part(self._index, last=True), b""))
+            self._parts.append((Part(self._index, last=True, error=error), body))
             self._wake()
 
     # -- for the method ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from remora.errors import RemoraError, RemoteError, RequestCancelledError, Reque
 from remora.observe.tracebacks import has_user_frames
 from remora.replica.inbound import Inbound
 from remora.replica.sync_stream import iterate_in_thread
+from remora.replica.threads import wait_ended
 from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_traceback
 from remora.replica.work import Work
 from remora.request_context import RequestContext, current
@@ -196,7 +197,7 @@ class RequestRunner:
         except asyncio.CancelledError:
             # The thread's own future knows whether it has begun; the loop's one does not.
             if not run.cancel():
-                await asyncio.wait((future,))
+                await wait_ended(future)
             raise
         if failure is not None:
             raise failure

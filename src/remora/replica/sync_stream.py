@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from remora.errors import RemoteError
+from remora.replica.threads import wait_ended
 
 T = TypeVar("T")
 
@@ -145,4 +146,4 @@ async def iterate_in_thread(
         with pipe.lock:
             pipe.stopped = True
             pipe.lock.notify()
-        await asyncio.wait((thread,))
+        await wait_ended(thread)

@@ -110,6 +110,8 @@ class Work:
         self._wake_up()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+        if self.inbound is not None:
+            self.inbound.cancel()
         if self.task is not None:
             self.task.cancel()
 

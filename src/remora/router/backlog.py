@@ -39,10 +39,10 @@ class Backlog:
         self.share = HeldShare()
         self.tell: Callable[[], None] = _nobody
 
-    def limit_to(self, max_queued: int) -> None:
-        """The deployment's limit is this; -1: none."""
+    def limit_to(self, max_queued: int, num_waiting: int) -> None:
+        """The deployment's limit is this; -1: none. Those who wait may stay."""
         if max_queued != self.share.limit:
-            self.share.limit = max_queued
+            self.share.limit_to(max_queued, num_waiting)
             self.tell()
 
     def on_joined(self, num_waiting: int) -> None:

@@ -107,6 +107,8 @@ class Call:
         if state is CallState.QUEUED:
             if self.pinned is None:
                 self.router.on_abandoned()
+            else:
+                self.pinned.pinned.on_abandoned()
         elif state is CallState.SENT:
             self.stop()
 

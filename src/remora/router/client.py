@@ -99,7 +99,9 @@ class RoutingClient:
     def render_metrics(self) -> str:
         """Write what the routers count in the text format of Prometheus."""
         return render(
-            RoutingRow(each.deployment, each.num_requests, each.num_waiting, each.counts)
+            RoutingRow(
+                each.deployment, each.num_requests, each.num_waiting + each.num_pinned, each.counts
+            )
             for each in self._all_routers()
         )
 

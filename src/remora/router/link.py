@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remora.core.promises import NO_PROMISES
 from remora.core.snapshot import ReplicaRoute
 from remora.errors import ConnectionLostError, ProtocolError, ReplicaUnavailableError
-from remora.router.call import Call, CallState
+from remora.router.pinned_queue import PinnedQueue
 from remora.transport.channel import Channel, connect
 from remora.types import Seconds
 from remora.wire.codec import unpack
@@ -91,7 +90,7 @@ class ReplicaLink:
         self.is_coming = False
         self._coming: asyncio.TimerHandle | None = None
         self.position = -1
-        self.pinned: deque[Call] = deque()
+        self.pinned = PinnedQueue()
         self.promises = NO_PROMISES
         self._task: asyncio.Task[None] | None = None
 
@@ -179,11 +178,8 @@ class ReplicaLink:
         self._fail_pinned()
 
     def _fail_pinned(self) -> None:
-        while self.pinned:
-            call = self.pinned.popleft()
-            # Those that were given up meanwhile have ended.
-            if call.state is CallState.QUEUED:
-                call.fail(ReplicaUnavailableError(self.replica_id))
+        while (call := self.pinned.take()) is not None:
+            call.fail(ReplicaUnavailableError(self.replica_id))
 
     def on_promises(self, promises: bytes) -> None:
         """The replica says what its code promises."""

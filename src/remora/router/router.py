@@ -143,7 +143,7 @@ class Router:
         """Send a call to the replica that it is pinned to, now or when that one has room."""
         link = call.pinned
         assert link is not None
-        if link.position >= 0 and not link.pinned:
+        if link.position >= 0 and not link.pinned.num_waiting:
             self._send(call, link)
         else:
             self._requeue_pinned(call, link)
@@ -173,8 +173,13 @@ class Router:
 
     @property
     def num_waiting(self) -> int:
-        """Calls that no replica has yet."""
+        """Calls that no replica has yet and any may take."""
         return self._num_waiting
+
+    @property
+    def num_pinned(self) -> int:
+        """Calls that wait for one certain replica each."""
+        return sum(link.pinned.num_waiting for link in self._links.values())
 
     def waiting_calls(self) -> Iterator[Call]:
         """Calls that no replica has yet, the oldest first; look at as few as you need."""
@@ -209,7 +214,7 @@ class Router:
             self.max_ongoing = route.max_ongoing_requests
             for link in self._links.values():
                 link.limit = self.max_ongoing
-        self.backlog.limit_to(route.max_queued_requests)
+        self.backlog.limit_to(route.max_queued_requests, self._num_waiting)
         self._end_route_wait()
         self._known.set()
         if old is None or old.policy != route.policy:
@@ -236,9 +241,8 @@ class Router:
         Before its first share a router goes by the limit of the deployment as a whole. What has
         come in between and is too much for its share is refused, the last ones first.
         """
-        held = self.backlog.share
-        is_first = held.share is None
-        held.share, held.version = share, version
+        is_first = self.backlog.share.share is None
+        self.backlog.share.take(share, version, self._num_waiting)
         while is_first and self._route is not None and self._num_waiting > share:
             self._refuse_last()
 
@@ -308,8 +312,10 @@ class Router:
         link.close_if_idle()
         self.counts.retried["turned_away"] += 1
         self._requeue(call)
-        if call.state is CallState.QUEUED and not self.backlog.share.may_join(
-            self._num_waiting - 1
+        if (
+            call.state is CallState.QUEUED
+            and call.pinned is None
+            and not self.backlog.share.may_stay(self._num_waiting)
         ):
             # It has its old place; had it never left that, the last one would not have come in.
             self._refuse_last()
@@ -422,15 +428,11 @@ class Router:
         if link.gone or link.leaving:
             call.fail(ReplicaUnavailableError(link.replica_id))
             return
-        call.state = CallState.QUEUED
-        call.link = None
-        link.pinned.append(call)
+        link.pinned.add(call)
 
     def _serve_pinned(self, link: ReplicaLink) -> None:
-        while link.pinned and link.position >= 0:
-            call = link.pinned.popleft()
-            if call.state is CallState.QUEUED:
-                self._send(call, link)
+        while link.position >= 0 and (call := link.pinned.take()) is not None:
+            self._send(call, link)
 
     def _pump(self, everything: bool = False) -> None:
         waiting = self._waiting
@@ -500,7 +502,7 @@ class Router:
         if may_take and link.position < 0:
             link.position = len(self._open)
             self._open.append(link)
-            if link.pinned:
+            if link.pinned.num_waiting:
                 self._serve_pinned(link)
         elif not may_take:
             self._shut(link)

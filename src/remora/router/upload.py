@@ -75,13 +75,14 @@ class Upload:
 class _Outgoing:
     """One stream: a task that pulls the source, started by the first CREDIT."""
 
-    __slots__ = ("_index", "_room", "_source", "_task", "_upload", "_waiter")
+    __slots__ = ("_index", "_is_stopped", "_room", "_source", "_task", "_upload", "_waiter")
 
     def __init__(self, upload: Upload, index: int, source: AsyncGenerator[Any, None]) -> None:
         self._upload = upload
         self._index = index
         self._source = source
         self._room = 0
+        self._is_stopped = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -94,7 +95,10 @@ class _Outgoing:
             self._waiter.set_result(None)
 
     def stop(self) -> None:
-        """Close the source, whether it was begun or not."""
+        """Close the source, whether it was begun or not; once, because it may take its time."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         if self._task is None:
             self._start(self._source.aclose())
         else:
