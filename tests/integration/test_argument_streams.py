@@ -262,6 +262,7 @@ async def test_a_plain_method_hears_that_no_more_of_its_stream_comes(rig: Rig, h
         response.cancel()
     else:
         for connection in list(node.replica._connections):
+            assert connection._transport is not None
             connection._transport.abort()
     await until(lambda: node.replica.ongoing == 0)
     # It is an error for the method: what came was not all.
@@ -298,7 +299,7 @@ async def test_a_plain_generator_hears_that_no_more_of_its_stream_comes(rig: Rig
 
 
 async def test_a_source_cleans_up_in_peace_when_the_call_ends_meanwhile(rig: Rig) -> None:
-    node, handle = await served(rig, Sink)
+    _, handle = await served(rig, Sink)
     cleaning, cleaned = asyncio.Event(), asyncio.Event()
 
     async def source() -> AsyncIterator[int]:
