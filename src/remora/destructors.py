@@ -14,10 +14,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from remora.errors import USER_ERRORS
+
 #: Attribute of a class whose `__del__` is guarded.
 _GUARD = "__remora_guard__"
-#: What a destructor may raise without ending the process.
-_USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 
 
 def has_destructor(target: object) -> bool:
@@ -36,6 +36,8 @@ async def destroy(target: object) -> None:
     if not has_destructor(target):
         return
     destructor = _take(target)
+    if destructor is None:
+        return
     if inspect.iscoroutinefunction(destructor):
         await destructor()
         return
@@ -50,7 +52,7 @@ def _run(destructor: Any) -> tuple[BaseException | None, Any]:
     """Exceptions are returned: StopIteration cannot cross a future."""
     try:
         return None, destructor()
-    except _USER_ERRORS as error:  # Border: user code.
+    except USER_ERRORS as error:  # Border: user code.
         return error, None
 
 
@@ -74,7 +76,7 @@ class _Guard:
 
 
 def _take(target: object) -> Any:
-    """Return the destructor of `target`, ready to be called, and disarm it for later.
+    """Return the destructor of `target`, ready to be called, and disarm it for later; None: it was.
 
     Python looks `__del__` up on the class, so it is the class that has to know.
     """
@@ -87,5 +89,7 @@ def _take(target: object) -> Any:
             setattr(cls, _GUARD, guard)
         except TypeError:
             return cls.__del__.__get__(target)  # Of an extension: nobody can change it.
+    if id(target) in guard.spent:
+        return None
     guard.spent.add(id(target))
     return functools.partial(guard.original, target)

@@ -36,6 +36,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: What user code may raise without ending the process that runs it. A cancellation is none of them.
+USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
+
 
 def _rebuild(cls: type[RemoraError], args: tuple[Any, ...], state: dict[str, Any]) -> RemoraError:
     """Make an error again without running its constructor: that may take other arguments."""

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from remora.by_name import ByName
 from remora.context import replica_context_or_none
 from remora.core.model_cache import (
     Action,
@@ -31,6 +32,7 @@ from remora.core.model_cache import (
     Unload,
 )
 from remora.destructors import destroy
+from remora.errors import USER_ERRORS
 from remora.held_models import HeldModels
 from remora.observe.tracebacks import user_traceback
 from remora.request_context import RequestContext, current
@@ -38,8 +40,6 @@ from remora.request_context import RequestContext, current
 T = TypeVar("T")
 
 _log = logging.getLogger("remora.multiplex")
-#: What user code may raise without ending the replica. A cancellation is none of them.
-_USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Failure:
     error: BaseException
 
 
-class ModelLoader(Generic[T]):
+class ModelLoader(ByName, Generic[T]):
     """The models of one multiplexed function, or of one multiplexed method of one object.
 
     `await loader(model_id)` gives a model, loaded if need be. It is in use, and stays, until the
@@ -93,8 +93,11 @@ class ModelLoader(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._holdings = HeldModels()
         self._has_preloaded = False
+        self._preloading: asyncio.Task[_Failure | None] | None = None
+        #: Models that are pinned by `pin` calls alone that are still at work.
+        self._pinning: dict[str, set[object]] = {}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def _by_value(self) -> tuple[Any, ...]:
         """Travel without the models: every replica loads its own."""
         return ModelLoader, (self._load_model, self._options)
 
@@ -115,6 +118,7 @@ class ModelLoader(Generic[T]):
         self._require_replica()
         if not self._has_preloaded:
             await self.preload_configured()
+            self._require_replica()  # It may have stopped meanwhile.
         user = self._user()
         if self._cache.take(model_id, user):
             return self._models[model_id]
@@ -151,19 +155,27 @@ class ModelLoader(Generic[T]):
         """
         self._require_id(model_id)
         self._require_replica()
-        was_pinned = model_id in self._cache.pinned
+        if model_id not in self._cache.pinned:
+            self._pinning[model_id] = set()
         self._do(self._cache.pin(model_id))
+        # Several may be at it: the pin holds if one of them succeeds.
+        this, at_work = object(), self._pinning.get(model_id, set())
+        at_work.add(this)
         try:
             if not self._cache.take(model_id, None):
                 await self._wait(model_id, None)
         except BaseException:
-            if not was_pinned:
+            at_work.remove(this)
+            if not at_work and self._pinning.get(model_id) is at_work:
                 self.unpin(model_id)
             raise
+        if self._pinning.get(model_id) is at_work:
+            del self._pinning[model_id]
 
     def unpin(self, model_id: str) -> None:
         """Let a pinned model go when its turn comes. Harmless for one that is not pinned."""
         self._require_id(model_id)
+        self._pinning.pop(model_id, None)
         self._do(self._cache.unpin(model_id))
 
     def loaded(self) -> list[str]:
@@ -178,15 +190,18 @@ class ModelLoader(Generic[T]):
         return self._cache.held
 
     async def preload_configured(self) -> None:
-        """Load what the decorator named; only the first call does anything."""
+        """Load what the decorator named, once for all who need it; again after a failure."""
         if self._has_preloaded:
             return
-        self._has_preloaded = True
-        options = self._options
-        for model_id in options.pin:
-            self._do(self._cache.pin(model_id))
-        if options.pin or options.preload:
-            await self.preload((*options.pin, *options.preload))
+        if not (self._options.pin or self._options.preload):
+            self._has_preloaded = True
+            return
+        if self._preloading is None:
+            self._preloading = asyncio.create_task(self._preload_configured())
+            self._preloading.add_done_callback(self._on_preloaded)
+        failure = await asyncio.shield(self._preloading)
+        if failure is not None:
+            raise failure.error
 
     async def close(self) -> None:
         """Cancel loads, fail those who wait, unload everything.
@@ -196,12 +211,29 @@ class ModelLoader(Generic[T]):
         for ticket in list(self._waiting):
             self._fail(ticket, RuntimeError(f"{self._name}: this replica has stopped"))
         self._do(self._cache.stop())
+        if self._preloading is not None:
+            await asyncio.wait((self._preloading,))
         while self._work:
             await asyncio.wait(self._work.values())
         while self._models:
             model_id, model = self._models.popitem()
             await self._destroy(model_id, model)
         self._begin_anew()
+
+    async def _preload_configured(self) -> _Failure | None:
+        options = self._options
+        try:
+            for model_id in options.pin:
+                self._pinning.pop(model_id, None)
+                self._do(self._cache.pin(model_id))
+            await self.preload((*options.pin, *options.preload))
+        except USER_ERRORS as error:  # Border: user code, for all who wait for it.
+            return _Failure(error)
+        return None
+
+    def _on_preloaded(self, task: asyncio.Task[_Failure | None]) -> None:
+        self._preloading = None
+        self._has_preloaded = not task.cancelled() and task.result() is None
 
     # -- waiting ------------------------------------------------------------------------------
 
@@ -286,7 +318,7 @@ class ModelLoader(Generic[T]):
             if request is not None:
                 request.cancel_children()
             raise
-        except _USER_ERRORS as raised:  # Border: user code.
+        except USER_ERRORS as raised:  # Border: user code.
             return _Failure(raised)
         _log.info("Loaded model %r in %.3f s", model_id, time.perf_counter() - began)
         return model
@@ -317,9 +349,11 @@ class ModelLoader(Generic[T]):
         self._do(self._cache.on_unloaded(model_id))
 
     async def _destroy(self, model_id: str, model: T) -> None:
+        if any(other is model for other in self._models.values()):
+            return  # The same object is here under another id: it ends with the last one.
         try:
             await destroy(model)
-        except _USER_ERRORS as error:  # Border: user code. Nobody waits for an answer here.
+        except USER_ERRORS as error:  # Border: user code. Nobody waits for an answer here.
             _log.error("Model %r: __del__ failed:\n%s", model_id, user_traceback(error))
         else:
             _log.info("Unloaded model %r", model_id)

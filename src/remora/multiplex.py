@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
+from remora.by_name import ByName
 from remora.core.model_cache import Limits
 from remora.errors import ConfigError
 from remora.model_loader import LoaderOptions, ModelLoader
@@ -18,7 +19,7 @@ from remora.request_context import current
 
 T = TypeVar("T")
 
-#: Attribute of a user's object that holds its loaders, by the names of their functions.
+#: Attribute of a user's object that holds its loaders, by the methods that they belong to.
 _LOADERS = "__remora_loaders__"
 
 
@@ -28,13 +29,16 @@ def get_multiplexed_model_id() -> str:
     return "" if request is None else request.multiplexed_model_id
 
 
-class MultiplexedMethod(Generic[T]):
+class MultiplexedMethod(ByName, Generic[T]):
     """A multiplexed method in its class. On an object it is that object's `ModelLoader`."""
 
     def __init__(self, function: Callable[..., Any], options: LoaderOptions) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self._options = options
+
+    def _by_value(self) -> tuple[Any, ...]:
+        return MultiplexedMethod, (self._function, self._options)
 
     @overload
     def __get__(self, owner: None, cls: type | None = None) -> MultiplexedMethod[T]: ...
@@ -58,17 +62,19 @@ class MultiplexedMethod(Generic[T]):
     def _loader_of(self, owner: object) -> ModelLoader[T]:
         name = self._function.__qualname__
         try:
-            loaders: dict[str, ModelLoader[T]] = vars(owner).setdefault(_LOADERS, {})
+            loaders: dict[MultiplexedMethod[T], ModelLoader[T]] = vars(owner).setdefault(
+                _LOADERS, {}
+            )
         except (TypeError, AttributeError):
             raise TypeError(
                 f"{name}: models are kept on the object that they belong to, and "
                 f"{type(owner).__name__} has no __dict__ (it has __slots__)"
             ) from None
-        loader = loaders.get(name)
+        loader = loaders.get(self)
         if loader is None:
             bound = functools.partial(self._function, owner)
             functools.update_wrapper(bound, self._function)
-            loader = loaders[name] = ModelLoader(bound, self._options)
+            loader = loaders[self] = ModelLoader(bound, self._options)
         return loader
 
 

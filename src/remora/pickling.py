@@ -25,6 +25,7 @@ from typing import Any
 
 import cloudpickle
 
+from remora.by_name import ByName
 from remora.deployment import Application, Deployment
 from remora.errors import CodeNotPicklableError
 
@@ -126,6 +127,8 @@ class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # the library ha
             self._choose(obj.__module__)
         elif kind is types.ModuleType:
             self._choose(obj.__name__)
+        elif issubclass(kind, ByName):
+            self._choose(obj.__module__)
         elif kind is _Bound:
             self._in_args = True
             return type(obj.value), (obj.value,)

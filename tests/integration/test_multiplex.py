@@ -242,6 +242,7 @@ async def test_an_http_header_names_the_model(rig: Rig, name: str) -> None:
     head = f"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{name}: m1\r\n\r\n"
     assert (await door.raw(head.encode())).endswith(b"m1")
     assert (await door.raw(head.replace(f"{name}: m1\r\n", "").encode())).endswith(b"no model")
+    assert (await door.raw(head.replace(": m1\r\n", ":\r\n").encode())).endswith(b"no model")
 
 
 @serve.deployment

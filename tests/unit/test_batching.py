@@ -7,9 +7,10 @@ import gc
 import inspect
 import logging
 import pickle
+import types
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import pytest
@@ -662,6 +663,61 @@ def test_call_and_static_methods_can_be_batched() -> None:
         model = Doubler()
         assert await together(model(1), model(2)) == [-1, -2]
         assert await together(Doubler.half(1), model.half(2)) == [0.5, 1]
+
+    run(main())
+
+
+class Sorter:
+    seen: ClassVar[list[tuple[object, int]]] = []
+
+    @classmethod
+    @batch
+    async def of_class(cls, items: list[int]) -> list[int]:
+        cls.seen.append((cls, len(items)))
+        return items
+
+    @batch
+    async def of_object(self, items: list[int]) -> list[int]:
+        self.seen.append((self, len(items)))
+        return items
+
+
+def test_class_methods_can_be_batched() -> None:
+    async def main() -> None:
+        Sorter.seen.clear()
+        assert await together(Sorter.of_class(1), Sorter().of_class(2)) == [1, 2]
+        # What a class method is from Python 3.13 on: it does not bind what it holds.
+        called = types.MethodType(Sorter.__dict__["of_class"].__func__, Sorter)
+        assert await together(called(1), called(2)) == [1, 2]
+        assert Sorter.seen == [(Sorter, 2), (Sorter, 2)]
+
+    run(main())
+
+
+def test_a_method_can_be_called_on_its_class_with_the_object() -> None:
+    async def main() -> None:
+        Sorter.seen.clear()
+        sorter = Sorter()
+        assert await together(Sorter.of_object(sorter, 1), sorter.of_object(2)) == [1, 2]
+        assert Sorter.seen == [(sorter, 2)]
+
+    run(main())
+
+
+def test_what_is_set_on_the_method_of_a_class_holds_for_all_its_objects() -> None:
+    class Local(Doubler):
+        @batch
+        async def work(self, items: list[int]) -> list[int]:
+            return [len(items)] * len(items)
+
+    async def main() -> None:
+        before = Local()
+        await before.work(1)
+        Local.work.set_max_batch_size(2)
+        after = Local()
+        for model in (before, after):
+            assert await together(*(model.work(i) for i in range(4))) == [2, 2, 2, 2]
+            assert model.work._get_max_batch_size() == 2
 
     run(main())
 

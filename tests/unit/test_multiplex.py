@@ -302,6 +302,40 @@ async def test_each_multiplexed_method_has_models_of_its_own(replica: ReplicaCon
     assert set(told[-1]) == {"m", "n"}
 
 
+async def test_methods_of_one_name_have_loaders_of_their_own() -> None:
+    def make(prefix: str) -> Any:
+        @multiplexed
+        async def get(self: object, model_id: str) -> str:
+            return prefix + model_id
+
+        return get
+
+    class Two:
+        one, two = make("1"), make("2")
+
+    both = Two()
+    assert await request(lambda: both.one("x")) == "1x"
+    assert await request(lambda: both.two("x")) == "2x"
+
+
+async def test_an_object_that_is_here_under_two_ids_ends_with_the_second() -> None:
+    shared = Model("shared")
+
+    class Same:
+        @multiplexed(max_num_models_per_replica=2)
+        async def get_model(self, model_id: str) -> Model:
+            return shared if model_id in "ab" else Model(model_id)
+
+    loader = Same().get_model
+    for model_id in ("a", "b", "c"):
+        await use(loader, model_id)
+    assert [line for line in LOG if "del" in line] == []
+    await use(loader, "d")
+    assert [line for line in LOG if "del" in line] == ["del shared"]
+    await destroy(shared)
+    assert [line for line in LOG if "del" in line] == ["del shared"]
+
+
 async def test_a_subclass_can_build_on_the_loader_of_its_parent() -> None:
     class Parent:
         @multiplexed
@@ -534,6 +568,48 @@ async def test_what_the_decorator_names_is_loaded_by_a_function_at_its_first_use
 
     assert await load("z") == "z"
     assert set(load.loaded()) == {"x", "y", "z"}
+
+
+@on_virtual_time
+async def test_what_the_decorator_names_is_loaded_by_the_next_use_if_the_first_one_fails() -> None:
+    attempts: list[str] = []
+
+    @multiplexed(pin=["p"], preload=["x"])
+    async def load(model_id: str) -> str:
+        attempts.append(model_id)
+        await asyncio.sleep(1)
+        if attempts.count("p") == 1 and model_id == "p":
+            raise OSError("the network is away")
+        return model_id
+
+    uses = [request(lambda: load("z")) for _ in range(3)]
+    for result in await asyncio.gather(*uses, return_exceptions=True):
+        assert isinstance(result, OSError)
+    # One who leaves does not end the second attempt of the others.
+    uses = [request(lambda: load("z")) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    uses[0].cancel()
+    assert await asyncio.gather(*uses[1:]) == ["z", "z"]
+    assert load._cache.pinned == {"p"}
+    assert set(load.loaded()) == {"p", "x", "z"}
+    assert sorted(attempts) == ["p", "p", "x", "z"]
+
+
+@on_virtual_time
+async def test_a_pin_holds_if_one_of_those_who_pin_gets_its_model() -> None:
+    loader = Light().get_model
+    leaves, stays = (asyncio.create_task(loader.pin("a")) for _ in range(2))
+    await asyncio.sleep(0.5)
+    leaves.cancel()
+    await stays
+    assert loader._cache.pinned == {"a"}
+    loader.unpin("a")
+    leaves, leaves_too = (asyncio.create_task(loader.pin("b")) for _ in range(2))
+    await asyncio.sleep(0.5)
+    leaves.cancel()
+    leaves_too.cancel()
+    await asyncio.wait((leaves, leaves_too))
+    assert loader._cache.pinned == set()
 
 
 @on_virtual_time

@@ -24,6 +24,7 @@ from remora.batching.options import BatchOptions, WaitPolicy
 from remora.batching.queue import BatchQueue
 from remora.batching.reply import Answer, Items
 from remora.batching.run import Call
+from remora.by_name import ByName
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -93,8 +94,11 @@ class _Streaming(_Tunable, Generic[P, R]):
                 call.queue.leave(call)
 
 
-class _Batchable(_Tunable):
-    """A batched function, or a method as the class has it."""
+class _Batchable(_Tunable, ByName):
+    """A batched function, or a method as the class has it.
+
+    Options that are set on the method of the class hold for all its objects.
+    """
 
     _streams = False
 
@@ -108,7 +112,7 @@ class _Batchable(_Tunable):
         self._queues: dict[int, tuple[weakref.ref[Any], BatchQueue]] = {}
         functools.update_wrapper(cast(Any, self), function)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def _by_value(self) -> tuple[Any, ...]:
         """Travel without queues: they are made where the calls are."""
         return type(self), (self._function, self._options)
 
@@ -122,7 +126,30 @@ class _Batchable(_Tunable):
         return queue
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if self._num_parameters != 1 and args and self._is_owner(args[0]):
+            return self._put(self._queue_of(args[0]), args[:1], args[1:], kwargs)
         return self._put(self._queue(), (), args, kwargs)
+
+    def _is_owner(self, value: object) -> bool:
+        """Whether this is called as `Class.method(obj, …)`, or as a class method.
+
+        From Python 3.13 on a class method does not ask what it holds for a bound method, but
+        calls it with the class as the first argument.
+        """
+        is_class = isinstance(value, type)
+        for cls in (value if isinstance(value, type) else type(value)).__mro__:
+            found: object = vars(cls).get(self._function.__name__)
+            if found is self:
+                return not is_class
+            if isinstance(found, classmethod) and cast(object, found.__func__) is self:
+                return is_class
+        return False
+
+    def _change(self, **options: Any) -> None:
+        self._options = replace(self._options, **options)
+        queues = [queue for _, queue in list(self._queues.values())]
+        for queue in queues if self._own_queue is None else [*queues, self._own_queue]:
+            queue.set_options(replace(queue.options, **options))
 
     def _queue_of(self, owner: Any) -> BatchQueue:
         """The queue of an object that has this as its method."""

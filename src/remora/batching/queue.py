@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from remora.batching.options import BatchOptions
 from remora.batching.reply import Answer, Items
-from remora.batching.run import USER_ERRORS, Batch, Call, answer, stream
+from remora.batching.run import Batch, Call, answer, stream
 from remora.context import ReplicaContext, replica_context_or_none
 from remora.core.batch_wait import Outlook, Returns
 from remora.core.batcher import Batcher, TooLargeError
-from remora.errors import RemoraError
+from remora.errors import USER_ERRORS, RemoraError
 from remora.observe.batches import BatchCounters
 from remora.request_context import current
 

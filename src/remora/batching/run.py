@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from remora.batching.reply import Answer, Items
 from remora.core.batcher import Entry
-from remora.errors import RemoraError
+from remora.errors import USER_ERRORS, RemoraError
 from remora.request_context import RequestContext, current
 
 if TYPE_CHECKING:
     from remora.batching.queue import BatchQueue
 
-#: What user code may raise without ending the replica.
-USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 _STOP_MARKERS = (StopIteration, StopAsyncIteration)
 #: They have a length, but no place for each item.
 _NO_LISTS = (str, bytes, bytearray, dict, set, frozenset)

@@ -17,6 +17,7 @@ from remora.engine.base import (
     NodeDraining,
     NodeJoined,
     ProcessStarted,
+    SystemProcess,
 )
 from remora.errors import EngineError
 
@@ -32,6 +33,17 @@ class InMemoryEngine(Engine):
     @abstractmethod
     def running(self) -> list[ProcessStarted]:
         """What is alive, as it was reported."""
+
+    @abstractmethod
+    def own_processes(self) -> list[SystemProcess]:
+        """What there is beside what was started."""
+
+    async def system_processes(self) -> list[SystemProcess]:
+        """What there is beside what was started, by name."""
+        # As over a connection: what was reported before this answer is read before it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return self.own_processes()
 
     async def connect(self) -> None:
         """Begin a new stream of events; one that an earlier controller reads ends."""

@@ -12,11 +12,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from remora.core.grpc_status import GrpcCode, clip, code_of, details_of
-from remora.errors import RemoraError, gRPCStatusError
+from remora.errors import USER_ERRORS, RemoraError, gRPCStatusError
 from remora.grpc_util import GrpcContext, gRPCInputStream
 from remora.observe.tracebacks import has_user_frames
 from remora.replica.grpc_messages import parser, serialize
-from remora.replica.requests import USER_ERRORS, RequestRunner
+from remora.replica.requests import RequestRunner
 from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.user_code import MethodKind, UserMethod, user_traceback
 from remora.replica.work import Work

@@ -10,9 +10,9 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
-from remora.errors import RemoraError
+from remora.errors import USER_ERRORS, RemoraError
 from remora.replica.http_values import to_reply
-from remora.replica.requests import USER_ERRORS, RequestRunner, path_of
+from remora.replica.requests import RequestRunner, path_of
 from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.user_code import MethodKind, UserCode, user_traceback
 from remora.replica.work import Work

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from remora.errors import RemoraError, RemoteError, RequestCancelledError, RequestError
+from remora.errors import USER_ERRORS, RemoraError, RemoteError, RequestCancelledError, RequestError
 from remora.observe.tracebacks import has_user_frames
 from remora.replica.inbound import Inbound
 from remora.replica.sync_stream import iterate_in_thread
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("remora.replica")
 _RESPONSE = int(FrameKind.RESPONSE)
 _ERROR = int(FrameKind.ERROR)
-#: What user code may raise without ending the replica. A cancellation is none of them.
-USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 _CANCELLED_META, _CANCELLED_BODY = encode_error(RequestCancelledError())
 
 

@@ -9,8 +9,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from remora.errors import USER_ERRORS
 from remora.replica.http_requests import scope_of
-from remora.replica.requests import USER_ERRORS, RequestRunner
+from remora.replica.requests import RequestRunner
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.websocket_work import ClientGoneError, WebSocketWork
 from remora.wire.codec import pack

@@ -17,11 +17,10 @@ from typing import Any
 
 import cloudpickle
 
+from remora.errors import USER_ERRORS
 from remora.router.request_router import RequestRouter
 from remora.router.seen import PendingRequest, RunningReplica
 
-#: What user code may raise without ending the thread.
-_USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 #: Calls of hooks that wait; a router that blocks gets no more than these afterwards.
 MAX_WAITING_HOOKS = 10_000
 _HOOKS = (
@@ -128,7 +127,7 @@ class UserSide:
             initialize = getattr(router, "initialize_state", None)
             if initialize is not None:
                 initialize(**self._kwargs)
-        except _USER_ERRORS as error:  # Border: user code.
+        except USER_ERRORS as error:  # Border: user code.
             self._failure = error
             self._on_error("its making", error)
             return
@@ -147,7 +146,7 @@ class UserSide:
             if inspect.isawaitable(ranks):
                 ranks = await ranks
             return _ids_of(ranks)
-        except _USER_ERRORS as error:  # Border: user code.
+        except USER_ERRORS as error:  # Border: user code.
             return error
         finally:
             pending.routing_context.num_attempts += 1
@@ -158,7 +157,7 @@ class UserSide:
             return
         try:
             self._router.update_replicas(list(replicas))
-        except _USER_ERRORS as error:  # Border: user code.
+        except USER_ERRORS as error:  # Border: user code.
             self._on_error("update_replicas", error)
 
     def _tell(self, hook: str, *args: Any) -> None:
@@ -167,7 +166,7 @@ class UserSide:
             return
         try:
             getattr(self._router, hook)(*args)
-        except _USER_ERRORS as error:  # Border: user code.
+        except USER_ERRORS as error:  # Border: user code.
             self._on_error(hook, error)
 
     # -- what the user's object has to say -----------------------------------------------------

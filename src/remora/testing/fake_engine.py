@@ -123,11 +123,8 @@ class FakeEngine(InMemoryEngine):
         """End a process at once."""
         self._exit(process_id, "killed by SIGKILL")
 
-    async def system_processes(self) -> list[SystemProcess]:
+    def own_processes(self) -> list[SystemProcess]:
         """A supervisor and a proxy, as an embedded engine has."""
-        # As over a connection: what was reported before this answer is read before it.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
         found = [SystemProcess("supervisor", 1, 0), SystemProcess("proxy-1", 2, 0)]
         if self.controller_restarts is not None:
             found.append(SystemProcess("controller", 3, self.controller_restarts))
