@@ -21,7 +21,7 @@ import weakref
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -58,12 +58,19 @@ class LocalTestingInstance(Instance):
     # ------------------------------------------------------------------------------ its thread
 
     def _run(self) -> None:
+        giving_up: threading.Timer | None = None
         try:
             import uvloop
 
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 self._loop = runner.get_loop()
-                runner.run(self._serve())
+                try:
+                    runner.run(self._serve())
+                finally:
+                    # What follows waits for every task and thread, and user code may never end.
+                    giving_up = threading.Timer(EXIT_LIMIT_S, self._leave_behind)
+                    giving_up.daemon = True
+                    giving_up.start()
         except asyncio.CancelledError:
             pass  # told to end at once
         except BaseException as error:  # noqa: BLE001 - border: a thread's main
@@ -72,8 +79,26 @@ class LocalTestingInstance(Instance):
             else:
                 _log.exception("The instance for local testing has failed")
         finally:
-            shutil.rmtree(self.home.root, ignore_errors=True)
-            self._ended.set()
+            if giving_up is not None:
+                giving_up.cancel()
+            self._set_ended()
+
+    def _leave_behind(self) -> None:
+        if self._ended.is_set() or self._loop is None:
+            return
+        names = sorted({_name_of(task) for task in asyncio.all_tasks(self._loop)})
+        _log.warning(
+            "The instance for local testing has ended but for its thread, which is left behind: "
+            "after %g s something still runs%s. A handler must not swallow CancelledError, nor "
+            "block the event loop.",
+            EXIT_LIMIT_S,
+            f" ({', '.join(names)})" if names else "",
+        )
+        self._set_ended()
+
+    def _set_ended(self) -> None:
+        shutil.rmtree(self.home.root, ignore_errors=True)
+        self._ended.set()
 
     async def _serve(self) -> None:
         from remora.control.admin import Admin
@@ -148,7 +173,8 @@ class LocalTestingInstance(Instance):
         """End it without draining."""
         if self.is_alive() and self._loop is not None and self._main is not None:
             self._loop.call_soon_threadsafe(self._main.cancel)
-            self._ended.wait(timeout_s)
+            if not self._ended.wait(timeout_s):
+                self._leave_behind()
 
     def abandon(self) -> None:
         """Let go of it: it ends."""
@@ -169,6 +195,16 @@ class LocalTestingInstance(Instance):
             RemoraError: the deploy was refused.
         """
         return super().deploy([_without_processes(spec) for spec in specs])
+
+
+def _name_of(task: asyncio.Task[object]) -> str:
+    """What a task runs, from its outermost coroutine to where it waits. Pure."""
+    names = []
+    coroutine: Any = task.get_coro()
+    while hasattr(coroutine, "cr_code"):
+        names.append(coroutine.__qualname__)
+        coroutine = coroutine.cr_await
+    return " > ".join(names)
 
 
 def _without_processes(application: ApplicationSpec) -> ApplicationSpec:

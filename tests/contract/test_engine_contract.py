@@ -14,10 +14,12 @@ from remora.engine.base import (
     Engine,
     EngineEvent,
     NodeJoined,
+    ProcessContext,
     ProcessExited,
     ProcessSpec,
     ProcessStarted,
 )
+from remora.engine.in_process import InProcessEngine
 from remora.engine.local.client import LocalEngine
 from remora.engine.local.launch import EntryPoints, launch
 from remora.home import Home
@@ -55,7 +57,29 @@ async def fake_engine(folder: Path) -> AsyncIterator[Engine]:
     await engine.close()
 
 
-ENGINES = {"fake": fake_engine, "local": local_engine}
+@contextlib.asynccontextmanager
+async def in_process_engine(folder: Path) -> AsyncIterator[Engine]:
+    home = Home.locate(folder)
+    home.make()
+
+    async def idle(context: ProcessContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            context.sockets["wire"].close()
+
+    engine = InProcessEngine(home, idle)
+    try:
+        yield engine
+    finally:
+        await engine.shutdown()
+        await engine.close()
+
+
+ENGINES = {"fake": fake_engine, "in process": in_process_engine, "local": local_engine}
+
+#: For what an engine without processes of its own cannot do.
+of_processes = pytest.mark.parametrize("engine", ["fake", "local"], indirect=True)
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -158,6 +182,7 @@ async def test_stopping_twice_gives_one_exit(engine: Engine) -> None:
     assert (await watch.started()).process_id == "app/d#2"
 
 
+@of_processes
 async def test_what_cannot_start_is_one_unexpected_exit(engine: Engine) -> None:
     watch = await connected(engine)
     await engine.start_process(ProcessSpec("app/d#1", "missing:main", "remora: replica"))
@@ -181,7 +206,14 @@ async def test_many_processes_have_addresses_of_their_own(engine: Engine) -> Non
     events = [await watch.started() for _ in range(8)]
     assert len({event.process_id for event in events}) == 8
     assert len({event.address for event in events}) == 8
-    assert len({event.pid for event in events}) == 8
+
+
+@of_processes
+async def test_many_processes_have_pids_of_their_own(engine: Engine) -> None:
+    watch = await connected(engine)
+    for number in range(8):
+        await engine.start_process(spec(f"app/d#{number}"))
+    assert len({(await watch.started()).pid for _ in range(8)}) == 8
 
 
 async def test_system_processes_have_names_and_pids(engine: Engine) -> None:

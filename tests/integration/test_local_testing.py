@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request, WebSocket
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
@@ -272,3 +276,168 @@ def test_nothing_is_left_after_a_shutdown(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "remora-local" not in {t.name for t in threading.enumerate() if t.is_alive()}
     with pytest.raises(RemoraError):
         serve.get_replica_context()
+
+
+@serve.deployment(graceful_shutdown_timeout_s=0.05)
+class Stubborn:
+    async def __call__(self) -> None:
+        STUBBORN_RUNS.set()
+        while not STUBBORN_MAY_END.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+
+STUBBORN_RUNS, STUBBORN_MAY_END = threading.Event(), threading.Event()
+
+
+def test_a_handler_that_swallows_its_cancellation_holds_no_shutdown_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("remora.local_testing.EXIT_LIMIT_S", 0.2)
+    serve.shutdown()
+    try:
+        handle = serve.run(Stubborn.bind(), route_prefix=None, _local_testing_mode=True)
+        call = handle.remote()
+        assert STUBBORN_RUNS.wait(5)
+        ending = threading.Thread(target=serve.shutdown, daemon=True)
+        ending.start()
+        ending.join(10)
+        assert not ending.is_alive()
+        assert "Stubborn.__call__" in caplog.text
+        assert "swallow CancelledError" in caplog.text
+        # Another instance has nothing to do with what is left behind.
+        other = serve.run(Doubler.bind(), route_prefix=None, _local_testing_mode=True)
+        assert other.remote(2).result() == 4
+        with pytest.raises(RemoraError):
+            call.result(timeout_s=5)
+    finally:
+        STUBBORN_MAY_END.set()
+        serve.shutdown()
+
+
+async def ask_door(door: Any, receive: Any = None, method: str = "GET") -> list[dict[str, Any]]:
+    """Send a request as an ASGI client does; returns what came back."""
+    parts = iter([{"type": "http.request", "body": b"", "more_body": False}])
+    answer: list[dict[str, Any]] = []
+
+    async def say() -> dict[str, Any]:
+        for part in parts:
+            return part
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        answer.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [],
+    }
+    async with asyncio.timeout(5):
+        await door(scope, receive or say, send)
+    return answer
+
+
+@serve.deployment
+class Sink:
+    async def __call__(self, request: StarletteRequest) -> str:
+        return str(len(await request.body()))
+
+
+def test_what_a_client_raises_in_the_middle_of_its_upload_comes_out_of_the_app() -> None:
+    serve.shutdown()
+    serve.run(Sink.bind(), _local_testing_mode=True)
+    parts = iter([{"type": "http.request", "body": b"a", "more_body": True}])
+
+    async def receive() -> dict[str, Any]:
+        for part in parts:
+            return part
+        raise ValueError("no more of it")
+
+    with pytest.raises(ValueError, match="no more of it"):
+        asyncio.run(ask_door(asgi_app(), receive, "POST"))
+    serve.shutdown()
+
+
+def test_the_front_door_follows_to_the_next_instance_on_the_same_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    serve.shutdown()
+    serve.run(Sink.bind(), _local_testing_mode=True)
+    door = asgi_app()
+    with asyncio.Runner() as runner:
+        assert runner.run(ask_door(door))[0]["status"] == 200
+        serve.shutdown()
+        with pytest.raises(InstanceError):
+            runner.run(ask_door(door))
+        serve.run(Sink.bind(), _local_testing_mode=True)
+        assert runner.run(ask_door(door))[0]["status"] == 200
+    serve.shutdown()
+    assert "access log" not in caplog.text
+
+
+def test_the_front_door_keeps_nothing_of_loops_that_are_closed() -> None:
+    serve.shutdown()
+    serve.run(Sink.bind(), _local_testing_mode=True)
+    door = asgi_app()
+    loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    async def ask() -> None:
+        loops.add(asyncio.get_running_loop())
+        assert (await ask_door(door))[0]["status"] == 200
+
+    for _ in range(4):
+        asyncio.run(ask())
+    gc.collect()
+    # The last one goes when the next one comes.
+    assert len(loops) <= 1
+    serve.shutdown()
+
+
+@serve.deployment
+class Batcher:
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    @serve.batch(max_batch_size=3)
+    async def __call__(self, values: list[int]) -> list[tuple[int, int]]:
+        await self.gate.wait()
+        return [(value * 2, len(values)) for value in values]
+
+    async def open(self) -> None:
+        self.gate.set()
+
+
+@serve.deployment
+class Models:
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+
+    @serve.multiplexed(max_num_models_per_replica=2)
+    async def get(self, model_id: str) -> str:
+        self.loads.append(model_id)
+        return model_id.upper()
+
+    async def __call__(self) -> tuple[str, str, list[str]]:
+        model_id = serve.get_multiplexed_model_id()
+        return model_id, await self.get(model_id), list(self.loads)
+
+
+def test_batches_and_models_work() -> None:
+    serve.shutdown()
+    batches = serve.run(Batcher.bind(), route_prefix=None, _local_testing_mode=True)
+    # What comes while a batch is worked on is the next one, so one of them has several.
+    responses = [batches.remote(value) for value in range(4)]
+    batches.open.remote().result(timeout_s=5)
+    values, sizes = zip(*(response.result(timeout_s=5) for response in responses), strict=True)
+    assert values == (0, 2, 4, 6)
+    assert max(sizes) > 1
+    models = serve.run(Models.bind(), name="models", route_prefix=None, _local_testing_mode=True)
+    for model, loads in [("a", "a"), ("b", "ab"), ("a", "ab"), ("c", "abc"), ("b", "abcb")]:
+        chosen = models.options(multiplexed_model_id=model)
+        assert chosen.remote().result() == (model, model.upper(), list(loads))
+    serve.shutdown()

@@ -39,6 +39,9 @@ class _Process:
     started: ProcessStarted
     task: asyncio.Task[None]
     path: Path
+    listener: socket.socket
+    #: It was asked to end, so its end is expected.
+    is_ending: bool = False
 
 
 class InProcessEngine(InMemoryEngine):
@@ -78,7 +81,7 @@ class InProcessEngine(InMemoryEngine):
         )
         started = ProcessStarted(spec.process_id, address, os.getpid(), spec.node_id)
         task = asyncio.get_running_loop().create_task(self._run(context), name=spec.process_id)
-        self._processes[spec.process_id] = _Process(started, task, path)
+        self._processes[spec.process_id] = _Process(started, task, path, listener)
         task.add_done_callback(lambda task: self._on_end(spec.process_id, task))
         self.tell(started)
 
@@ -88,11 +91,16 @@ class InProcessEngine(InMemoryEngine):
     def _on_end(self, process_id: str, task: asyncio.Task[None]) -> None:
         process = self._processes.pop(process_id)
         process.path.unlink(missing_ok=True)
-        reason = "it was stopped"
-        if not task.cancelled() and (error := task.exception()) is not None:
-            reason = f"it failed: {error!r}"
+        # One that was killed before its first step has not taken it over.
+        process.listener.close()
+        if task.cancelled():
+            reason, expected = "it was cancelled", process.is_ending
+        elif (error := task.exception()) is not None:
+            reason, expected = f"it failed: {error!r}", process.is_ending
             _log.error("%s failed", process_id, exc_info=error)
-        self.tell(ProcessExited(process_id, reason, expected=not reason.startswith("it failed")))
+        else:
+            reason, expected = "it has ended", True
+        self.tell(ProcessExited(process_id, reason, expected))
 
     async def stop_process(self, process_id: str, timeout_s: Seconds) -> None:
         """End a process. There is no gentler way than the one that the controller has tried."""
@@ -103,6 +111,7 @@ class InProcessEngine(InMemoryEngine):
         """End a process at once."""
         process = self._processes.get(process_id)
         if process is not None:
+            process.is_ending = True
             process.task.cancel()
 
     def own_processes(self) -> list[SystemProcess]:
@@ -112,8 +121,8 @@ class InProcessEngine(InMemoryEngine):
     async def shutdown(self) -> None:
         """End everything."""
         tasks = [process.task for process in self._processes.values()]
-        for task in tasks:
-            task.cancel()
+        for process_id in list(self._processes):
+            await self.kill_process(process_id)
         if tasks:
             await asyncio.wait(tasks)
         self.end_events()

@@ -27,8 +27,16 @@ MAX_FILE_BYTES = 100 * 1024 * 1024
 class AccessLog:
     """Appends to one file of one process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_outlive_folder: bool = False) -> None:
+        """Make a log on the running loop.
+
+        Args:
+            path: is appended to.
+            may_outlive_folder: True: lines that come once the folder is gone are dropped silently.
+        """
         self._path = path
+        self._may_outlive_folder = may_outlive_folder
+        self._closed = False
         self._pending: list[tuple[Any, ...]] = []
         self._dropped = 0
         self._failed = False
@@ -64,6 +72,8 @@ class AccessLog:
     ) -> None:
         """Log one request of any protocol."""
         pending = self._pending
+        if self._closed:
+            return
         if len(pending) >= MAX_PENDING:
             self._dropped += 1
             return
@@ -85,7 +95,8 @@ class AccessLog:
         self._writing = self._writer.submit(self._write, time.time(), pending, dropped)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left; what comes later is dropped."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -93,6 +104,8 @@ class AccessLog:
         self._writer.shutdown(wait=True)
 
     def _write(self, now: float, pending: list[tuple[Any, ...]], dropped: int) -> None:
+        if self._may_outlive_folder and not self._path.parent.exists():
+            return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
         lines = [
             f"{stamp} {client} {request_id} {app or '-'} "

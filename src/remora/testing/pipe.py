@@ -36,6 +36,7 @@ class Pipe(asyncio.Transport):
         self._is_paused = False
         self._news = asyncio.Event()
         self._closing = False
+        self._failure: BaseException | None = None
         connection.connection_made(self)
 
     @abstractmethod
@@ -51,6 +52,7 @@ class Pipe(asyncio.Transport):
 
         Raises:
             ConnectionError: the server cut the connection before that.
+            Exception: what the client's `receive` raised before that.
         """
         while True:
             while self._messages:
@@ -62,10 +64,18 @@ class Pipe(asyncio.Transport):
                     self._connection.resume_writing()
             if self.complete:
                 return
+            if self._failure is not None:
+                raise self._failure
             if self._closing:
                 raise ConnectionError("The server cut the connection before its answer was whole")
             self._news.clear()
             await self._news.wait()
+
+    def on_uploaded(self, uploading: asyncio.Task[None]) -> None:
+        """The upload has ended; if it failed nothing more is going to be answered."""
+        if not uploading.cancelled() and (error := uploading.exception()) is not None:
+            self._failure = error
+            self._news.set()
 
     def put(self, message: Message) -> None:
         """Keep a message for `download`."""
