@@ -141,10 +141,6 @@ class BatcherMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert len(self.batcher) == len(self.waiting)
-        oldest = self.batcher.oldest()
-        assert (oldest.added_at if oldest else None) == min(
-            (entry.added_at for entry in self.waiting), default=None
-        )
 
 
 class CountingMachine(BatcherMachine):

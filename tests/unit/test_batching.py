@@ -7,9 +7,10 @@ import gc
 import inspect
 import logging
 import pickle
+import traceback
 import types
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -321,6 +322,20 @@ def test_a_size_function_that_fails_for_several_items_ends_the_oldest_and_the_re
     run(main())
 
 
+def test_a_size_function_that_fails_for_one_key_ends_no_call_of_another() -> None:
+    def size(items: list[str]) -> int:
+        if items[0] == "bad" and len(items) > 1:
+            raise ValueError("these cannot be measured")
+        return len(items)
+
+    async def main() -> None:
+        work = batched(Model(), batch_size_fn=size, key_fn=lambda item: item)
+        results = await together(*map(work, ("ok", "ok", "bad", "bad")), return_exceptions=True)
+        assert [type(result) for result in results] == [str, str, ValueError, str]
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("key_fn", "error"),
     [(lambda item: [item], "cannot be hashed"), (lambda item: 1 / item, "zero")],
@@ -403,6 +418,36 @@ def test_a_result_that_is_no_list_of_that_length_is_told_to_all_and_the_next_bat
         assert [type(error) for error in failed] == [RayServeException] * 2
         assert all(message in str(error) for error in failed)
         assert await work(3) == 5
+
+    run(main())
+
+
+class LiesAboutItsLength(list[int]):
+    def __len__(self) -> int:
+        return 2
+
+
+class Table:
+    """As a data frame: its length is that of its rows, its items are the names of its columns."""
+
+    columns = ("a", "b")
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize("wrong", [LiesAboutItsLength([1]), Table(), types.MappingProxyType({})])
+def test_a_result_that_only_looks_right_is_handed_out_to_nobody(wrong: object) -> None:
+    async def main() -> None:
+        @batch
+        async def work(items: list[int]) -> Any:
+            return wrong
+
+        failed = await together(work(1), work(2), return_exceptions=True)
+        assert [type(error) for error in failed] == [RayServeException] * 2
 
     run(main())
 
@@ -1062,6 +1107,39 @@ def test_a_body_that_raises_ends_all_streams_with_it() -> None:
     async def main() -> None:
         results = await together(read(count(1)), read(count(2)), return_exceptions=True)
         assert [type(result) for result in results] == [ZeroDivisionError] * 2
+
+    run(main())
+
+
+def test_the_readers_of_a_batch_do_not_add_to_each_others_traceback() -> None:
+    @batch
+    async def count(items: list[int]) -> AsyncIterator[list[int]]:
+        yield items
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        results = await together(*(read(count(i)) for i in range(8)), return_exceptions=True)
+        assert len({id(result) for result in results}) == 1
+        assert len(traceback.extract_tb(results[0].__traceback__)) < 8
+
+    run(main())
+
+
+def test_a_stream_that_is_not_read_fails_alone() -> None:
+    """Of two streams of one batch that are read one after the other, the first is complete."""
+
+    @batch
+    async def count(items: list[int]) -> AsyncIterator[list[int]]:
+        for step in range(1000):
+            yield [step] * len(items)
+
+    async def main() -> None:
+        one, two = count(1), count(2)
+        await together(anext(one), anext(two))
+        assert await read(one) == list(range(1, 1000))
+        assert now_s() == pytest.approx(30)
+        with pytest.raises(RayServeException, match="not read for 30 s while 256 items"):
+            await read(two)
 
     run(main())
 

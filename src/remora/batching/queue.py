@@ -19,8 +19,8 @@ from remora.batching.reply import Answer, Items
 from remora.batching.run import Batch, Call, answer, stream
 from remora.context import ReplicaContext, replica_context_or_none
 from remora.core.batch_wait import Outlook, Returns
-from remora.core.batcher import Batcher, TooLargeError
-from remora.errors import USER_ERRORS, RemoraError
+from remora.core.batcher import Batcher, TooLargeError, UnmeasurableError
+from remora.errors import RemoraError
 from remora.observe.batches import BatchCounters
 from remora.request_context import current
 
@@ -203,8 +203,9 @@ class BatchQueue:
             try:
                 taken = self._batcher.take(now, outlook)
                 due_at = None if taken is not None else self._batcher.due_at(now, outlook)
-            except USER_ERRORS as error:  # Border: batch_size_fn is the user's.
-                self._drop_oldest(error)
+            except UnmeasurableError as failed:
+                self._batcher.cancel(failed.entry)
+                failed.entry.item.reply.fail(failed.__cause__)
                 continue
             if taken is not None:
                 self._counters.started(
@@ -220,15 +221,8 @@ class BatchQueue:
             return None
         outlook = self._returns.outlook(now)
         if limit := self._max_ongoing_requests():
-            more = max(0, limit - len(self._batcher) - self._num_running_calls)
-            outlook = outlook._replace(expected=min(outlook.expected, more))
+            outlook = outlook.limited(limit, len(self._batcher) + self._num_running_calls)
         return outlook
-
-    def _drop_oldest(self, error: BaseException) -> None:
-        entry = self._batcher.oldest()
-        if entry is not None:
-            self._batcher.cancel(entry)
-            entry.item.reply.fail(error)
 
     # -- a batch ------------------------------------------------------------------------------
 

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from types import TracebackType
 from typing import Any, Protocol
+
+from remora.errors import RemoraError
 
 #: Items that a reader may be behind before its whole batch waits for it.
 MAX_BEHIND = 256
+#: How long its batch waits for such a reader while it takes nothing at all; then that reader fails.
+MAX_STALL_S = 30.0
 
 
 class Reply(Protocol):
@@ -69,12 +74,13 @@ class Items:
     Invariants: nothing is put after the end; an error comes after the values before it.
     """
 
-    __slots__ = ("_change", "_error", "_loop", "_room", "_values", "ended")
+    __slots__ = ("_change", "_error", "_loop", "_room", "_traceback", "_values", "ended")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._values: deque[object] = deque()
         self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._change: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self.ended = False
@@ -94,6 +100,7 @@ class Items:
         """End the stream with an error."""
         if not self.ended:
             self._error = error
+            self._traceback = error.__traceback__
             self.end()
 
     def end(self) -> None:
@@ -107,11 +114,23 @@ class Items:
         self._values.clear()
         self.end()
 
-    async def wait_room(self) -> None:
-        """Wait until the reader is not far behind, or gone."""
+    async def wait_room(self, name: str) -> None:
+        """Wait until the reader is not far behind, or gone, or fails because it takes nothing.
+
+        Args:
+            name: of the function, for messages.
+        """
         while len(self._values) >= MAX_BEHIND and not self.ended:
             self._room = self._loop.create_future()
-            await self._room
+            done, _ = await asyncio.wait((self._room,), timeout=MAX_STALL_S)
+            if not done:
+                self.fail(
+                    RemoraError(
+                        f"{name}: this stream was not read for {MAX_STALL_S:g} s while "
+                        f"{len(self._values)} items waited in it, and the other streams of its "
+                        "batch waited with it. Read streams of one batch at the same time."
+                    )
+                )
 
     def __aiter__(self) -> Items:
         return self
@@ -119,7 +138,8 @@ class Items:
     async def __anext__(self) -> Any:
         while not self._values:
             if self._error is not None:
-                raise self._error
+                # The readers of a batch share it: each begins where the body raised it.
+                raise self._error.with_traceback(self._traceback)
             if self.ended:
                 raise StopAsyncIteration
             self._change = self._loop.create_future()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
 from typing import TYPE_CHECKING, Any, cast
 
 from remora.batching.reply import Answer, Items
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _STOP_MARKERS = (StopIteration, StopAsyncIteration)
 #: They have a length, but no place for each item.
-_NO_LISTS = (str, bytes, bytearray, dict, set, frozenset)
+_NO_LISTS = (str, bytes, bytearray, Mapping, Set)
 
 
 class Call:
@@ -134,7 +134,7 @@ async def stream(batch: Batch, name: str, function: Callable[..., Any]) -> None:
                 # A body that never waits would keep its readers from reading.
                 await asyncio.sleep(0)
                 for call in batch.open_calls():
-                    await cast(Items, call.reply).wait_room()
+                    await cast(Items, call.reply).wait_room(name)
                 if not any(True for _ in batch.open_calls()):
                     break
         finally:
@@ -162,18 +162,23 @@ def _hand_out(batch: Batch, values: list[Any]) -> None:
 
 def _checked(results: object, num: int, name: str, verb: str) -> list[Any]:
     """The results of a batch of `num`, if there is one for each item."""
-    if (
-        isinstance(results, _NO_LISTS)
-        or not isinstance(results, Sized)
-        or not isinstance(results, Iterable)
-    ):
+    if isinstance(results, (list, tuple)) or _is_list_like(results):
+        # What it says of its length may be wrong, and none may be handed out then.
+        values = list(cast(Iterable[Any], results))
+        if len(values) == num:
+            return values
         raise RemoraError(
-            f"{name} {verb}ed {type(results).__name__} for a batch of {num}; it must {verb} a "
-            "list with one result for each item, in the same order"
-        )
-    if len(results) != num:
-        raise RemoraError(
-            f"{name} {verb}ed {len(results)} results for a batch of {num}; it must {verb} one for "
+            f"{name} {verb}ed {len(values)} results for a batch of {num}; it must {verb} one for "
             "each item, in the same order"
         )
-    return list(results)
+    raise RemoraError(
+        f"{name} {verb}ed {type(results).__name__} for a batch of {num}; it must {verb} a "
+        "list with one result for each item, in the same order"
+    )
+
+
+def _is_list_like(results: object) -> bool:
+    """An array, a tensor, a column: what iterates over its items. A table does over its columns."""
+    if isinstance(results, _NO_LISTS) or hasattr(results, "columns"):
+        return False
+    return isinstance(results, Sized) and isinstance(results, Iterable)

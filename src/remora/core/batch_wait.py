@@ -47,6 +47,10 @@ class Outlook(NamedTuple):
     until: Seconds
     run_s: Seconds
 
+    def limited(self, limit: int, num_inside: int) -> Outlook:
+        """The same where at most `limit` items may be inside, and `num_inside` are."""
+        return self._replace(expected=min(self.expected, max(0, limit - num_inside)))
+
 
 #: Nothing is known.
 NOTHING = Outlook(0.0, float("-inf"), 0.0)

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from remora.core.batch_wait import NOTHING, Outlook, start_at
+from remora.errors import USER_ERRORS
 from remora.types import Seconds
 
 T = TypeVar("T")
@@ -36,6 +37,18 @@ class TooLargeError(ValueError):
         self.cost = cost
         self.max_cost = max_cost
         super().__init__(f"it costs {cost:g} and a batch at most {max_cost:g}")
+
+
+class UnmeasurableError(Exception):
+    """What items cost together cannot be told; the cause says why.
+
+    Attributes:
+        entry: the first of them; without it, the others may go on.
+    """
+
+    def __init__(self, entry: Entry[Any]) -> None:
+        self.entry = entry
+        super().__init__("the cost of these items cannot be told")
 
 
 class Entry(Generic[T]):
@@ -88,7 +101,8 @@ class Batcher(Generic[T]):
     Args:
         max_size: what a batch may cost at most; without `cost_fn`, how many items it may have.
         max_wait_s: how long an item may wait before its batch is due.
-        cost_fn: what items cost together; None: one each. It may raise: then nothing changes.
+        cost_fn: what items cost together; None: one each. It may raise: then nothing changes, and
+            `add` raises the same.
 
     Invariants: every entry that was added is taken or cancelled once, or waits; a batch never
     costs more than `max_size`; within a bucket entries are taken in the order in which they came;
@@ -160,11 +174,19 @@ class Batcher(Generic[T]):
         return True
 
     def due_at(self, now: Seconds, outlook: Outlook | None = NOTHING) -> Seconds | None:
-        """When the next batch is due if nothing happens; `now` or earlier: it is. None: never."""
+        """When the next batch is due if nothing happens; `now` or earlier: it is. None: never.
+
+        Raises:
+            UnmeasurableError: of a bucket whose cost cannot be told.
+        """
         return min((self._due_at(b, now, outlook) for b in self._buckets.values()), default=None)
 
     def take(self, now: Seconds, outlook: Outlook | None = NOTHING) -> Taken[T] | None:
-        """Take the batch whose turn it is, if one is due; None: none is."""
+        """Take the batch whose turn it is, if one is due; None: none is.
+
+        Raises:
+            UnmeasurableError: of a bucket whose cost cannot be told; nothing is taken.
+        """
         due_at = self.due_at(now, outlook)
         if due_at is None or due_at > now:
             return None
@@ -181,11 +203,6 @@ class Batcher(Generic[T]):
         taken = self._head(bucket)
         self._remove(bucket, name, taken.entries)
         return taken
-
-    def oldest(self) -> Entry[T] | None:
-        """The entry that has waited longest; None: nothing waits."""
-        firsts = [bucket.first() for bucket in self._buckets.values()]
-        return min(firsts, key=lambda entry: entry.added_at, default=None)
 
     def _busy_until(self, now: Seconds) -> Seconds:
         return self._busy_s + (0.0 if self._busy_since is None else now - self._busy_since)
@@ -211,8 +228,15 @@ class Batcher(Generic[T]):
         if self._cost_fn is None:
             return len(bucket.entries)
         if bucket.cost is None:
-            bucket.cost = self._cost_fn([entry.item for entry in bucket.entries])
+            bucket.cost = self._measure(list(bucket.entries))
         return bucket.cost
+
+    def _measure(self, entries: list[Entry[T]]) -> float:
+        assert self._cost_fn is not None
+        try:
+            return self._cost_fn([entry.item for entry in entries])
+        except USER_ERRORS as error:  # Border: the function is the user's.
+            raise UnmeasurableError(entries[0]) from error
 
     def _head(self, bucket: _Bucket[T]) -> Taken[T]:
         """The first entries, as many as fit. The first alone does, or it came before a change."""
@@ -222,11 +246,9 @@ class Batcher(Generic[T]):
         if (cost := self._cost(bucket)) <= self.max_size:
             return Taken(list(bucket.entries), cost)
         taken: list[Entry[T]] = []
-        items: list[T] = []
         cost = 0.0
         for entry in bucket.entries:
-            items.append(entry.item)
-            together = self._cost_fn(items)
+            together = self._measure([*taken, entry])
             if taken and together > self.max_size:
                 break
             taken.append(entry)
