@@ -763,6 +763,9 @@ def test_what_is_set_on_the_method_of_a_class_holds_for_all_its_objects() -> Non
         for model in (before, after):
             assert await together(*(model.work(i) for i in range(4))) == [2, 2, 2, 2]
             assert model.work._get_max_batch_size() == 2
+        assert Local.work._get_max_batch_size() == 2
+        assert Local.work.statistics()["serve_batches_processed"] == 5
+        assert Local.work.statistics()["serve_actual_batch_size"]["sum"] == 9
 
     run(main())
 

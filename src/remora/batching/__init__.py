@@ -25,6 +25,7 @@ from remora.batching.queue import BatchQueue
 from remora.batching.reply import Answer, Items
 from remora.batching.run import Call
 from remora.by_name import ByName
+from remora.observe.batches import BatchCounters
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -54,7 +55,11 @@ class _Tunable(ABC):
 
     def statistics(self) -> dict[str, Any]:
         """Sizes, waits and times of the batches so far, by the names of Ray Serve's metrics."""
-        return self._queue().statistics()
+        total = BatchCounters()
+        return total.read(sum([queue.count_into(total) for queue in self._all_queues()]))
+
+    def _all_queues(self) -> list[BatchQueue]:
+        return [self._queue()]
 
     def _change(self, **options: Any) -> None:
         queue = self._queue()
@@ -97,7 +102,8 @@ class _Streaming(_Tunable, Generic[P, R]):
 class _Batchable(_Tunable, ByName):
     """A batched function, or a method as the class has it.
 
-    Options that are set on the method of the class hold for all its objects.
+    Options that are set on the method of the class hold for all its objects, and its statistics
+    are of all of them.
     """
 
     _streams = False
@@ -147,9 +153,12 @@ class _Batchable(_Tunable, ByName):
 
     def _change(self, **options: Any) -> None:
         self._options = replace(self._options, **options)
-        queues = [queue for _, queue in list(self._queues.values())]
-        for queue in queues if self._own_queue is None else [*queues, self._own_queue]:
+        for queue in self._all_queues():
             queue.set_options(replace(queue.options, **options))
+
+    def _all_queues(self) -> list[BatchQueue]:
+        queues = [queue for _, queue in list(self._queues.values())]
+        return queues if self._own_queue is None else [*queues, self._own_queue]
 
     def _queue_of(self, owner: Any) -> BatchQueue:
         """The queue of an object that has this as its method."""

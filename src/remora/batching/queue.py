@@ -109,9 +109,10 @@ class BatchQueue:
         """Its event loop was closed: whoever waited there has gone with it."""
         return self._loop is not None and self._loop.is_closed()
 
-    def statistics(self) -> dict[str, Any]:
-        """What the batches of this queue were like, by the names of Ray Serve's metrics."""
-        return self._counters.read(len(self._batcher))
+    def count_into(self, total: BatchCounters) -> int:
+        """Add what the batches of this queue were like to `total`; returns how many calls wait."""
+        total.add(self._counters)
+        return len(self._batcher)
 
     def set_options(self, options: BatchOptions) -> None:
         """Change how calls are gathered; the next batch follows it. From any thread."""

@@ -34,6 +34,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, other: Histogram) -> None:
+        """Count what another one with the same bounds has counted."""
+        self.counts = [own + its for own, its in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
     def read(self) -> dict[str, Any]:
         """Number and sum of all values, and how many fell at or below each bound."""
         buckets, below = {}, 0
@@ -44,7 +49,7 @@ class Histogram:
 
 
 class BatchCounters:
-    """What became of the batches of one queue."""
+    """What became of the batches of one queue, or of several."""
 
     def __init__(self) -> None:
         self.num_batches = 0
@@ -63,6 +68,14 @@ class BatchCounters:
         """Count a batch that has ended."""
         self.num_batches += 1
         self.execution_ms.observe(took_s * 1000)
+
+    def add(self, other: BatchCounters) -> None:
+        """Count what another queue has counted."""
+        self.num_batches += other.num_batches
+        self.wait_ms.add(other.wait_ms)
+        self.execution_ms.add(other.execution_ms)
+        self.utilization_percent.add(other.utilization_percent)
+        self.size.add(other.size)
 
     def read(self, queue_length: int) -> dict[str, Any]:
         """Everything by the names of Ray Serve's metrics."""
