@@ -99,18 +99,26 @@ class GrandchildCode:
     def __init__(self, path: str) -> None:
         self.path = path
         self.begun = self.cancelled = 0
+        self.arrivals: dict[int, asyncio.Event] = {}
 
     async def __call__(self, key: str) -> str:
         await noted(self.path, "grandchild", key, asyncio.sleep(30))
         return "done"
 
-    async def quiet(self) -> None:
+    async def quiet(self, number: int = -1) -> None:
         self.begun += 1
+        if number >= 0:
+            self.arrivals.setdefault(number, asyncio.Event()).set()
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+
+    async def arrived(self, number: int) -> None:
+        """Return when `quiet(number)` is here."""
+        await self.arrivals.setdefault(number, asyncio.Event()).wait()
+        del self.arrivals[number]
 
     async def counts(self) -> tuple[int, int]:
         return self.begun, self.cancelled
@@ -129,8 +137,8 @@ class ChildCode:
 
         return await noted(self.path, "child", key, work())
 
-    async def quiet(self) -> None:
-        await self.below.quiet.remote()
+    async def quiet(self, number: int = -1) -> None:
+        await self.below.quiet.remote(number)
 
 
 class IngressCode:
@@ -151,8 +159,8 @@ class IngressCode:
 
         return await noted(self.path, "ingress", key, work())
 
-    async def quiet(self) -> None:
-        await self.below.quiet.remote()
+    async def quiet(self, number: int = -1) -> None:
+        await self.below.quiet.remote(number)
 
     async def numbers(self, key: str) -> AsyncIterator[int]:
         note(self.path, "ingress", key, "began")

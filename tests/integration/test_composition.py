@@ -206,6 +206,17 @@ async def _texts(size: int) -> AsyncIterator[str]:
     yield "x" * size
 
 
+async def test_calls_whose_arguments_are_not_there_yet_do_not_count_as_queued(rig: Rig) -> None:
+    node = await rig.node(App)
+    handle: Any = await handle_to(rig, node, max_queued_requests=1)
+    argument = handle.slow.remote()
+    calls = [handle.echo.remote(argument) for _ in range(3)]
+    await until(lambda: node.replica.ongoing == 1)
+    assert handle._router.num_waiting == 0
+    node.target.gate.set()
+    assert [await call for call in calls] == [[[None], {}]] * 3
+
+
 async def test_the_time_that_arguments_take_counts(rig: Rig) -> None:
     node, handle = await served(rig, App)
     with pytest.raises(RequestTimeoutError):

@@ -87,6 +87,27 @@ async def test_a_request_goes_where_the_user_says(rig: Rig) -> None:
     assert router.num_waiting == 0
 
 
+class OneRank(RequestRouter):
+    """Leaves the choice among all of them to their queues."""
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> Ranks:
+        return [candidate_replicas]
+
+
+async def test_within_a_rank_the_shortest_queue_gets_the_request(rig: Rig) -> None:
+    nodes, router = await routed(rig, OneRank, 3)
+    held = [call(router, "hold") for _ in range(9)]
+    await until(lambda: sum(node.replica.ongoing for node in nodes) == 9)
+    assert [node.replica.ongoing for node in nodes] == [3, 3, 3]
+    for node in nodes:
+        node.target.gate.set()
+    assert len([await one for one in held]) == 9
+
+
 async def test_a_request_whose_replica_is_full_waits_for_it_and_others_pass(rig: Rig) -> None:
     nodes, router = await routed(rig, ByHand, 2, 1)
     held = call(router, "hold", session_id="r0")

@@ -229,6 +229,7 @@ async def test_the_access_log_and_the_counters_know_who_left(rig: Rig) -> None:
     writer.transport.abort()
     log = rig.folder / "access-0.log"
     await until(lambda: log.exists() and " 499 " in log.read_text())
+    assert [row[2] for row in door.counters.rows()] == [499]
     assert time.monotonic() - began < 5
 
 

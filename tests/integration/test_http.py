@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -217,6 +218,8 @@ async def test_answers_of_a_plain_handler(
     node, door = plain
     answer = await ask(door, path)
     assert (answer.status, answer.headers.get("content-type"), answer.body) == (status, kind, body)
+    length = None if path == "/stream" else str(len(body))
+    assert answer.headers.get("content-length") == length
     assert re.fullmatch(
         r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
         answer.headers["x-request-id"],
@@ -304,8 +307,20 @@ async def test_an_application_that_is_being_deleted_says_so(plain: tuple[Node, D
 async def test_system_paths(rig: Rig) -> None:
     node = await rig.node(Plain)
     door = await rig.door(node)
-    assert (await ask(door, "/-/routes")).body == b'{"/":"default"}'
-    assert (await ask(door, "/-/healthz")).body == b"success"
+    with_application = door.client.snapshot
+    door.client.show(Snapshot(2))
+
+    async def asked() -> list[tuple[int, bytes]]:
+        answers = [await ask(door, f"/-/{path}") for path in ("livez", "healthz", "routes")]
+        return [(answer.status, answer.body) for answer in answers]
+
+    text = b"Route table is not populated yet."
+    assert await asked() == [(200, b"success"), (503, text), (503, text)]
+    door.client.show(with_application)
+    assert await asked() == [(200, b"success"), (200, b"success"), (200, b'{"/":"default"}')]
+    # Once ready, it stays so: no application is a state that one may want.
+    door.client.show(Snapshot(3))
+    assert await asked() == [(200, b"success"), (200, b"success"), (200, b"{}")]
 
 
 # -- bodies ------------------------------------------------------------------------------------
@@ -499,6 +514,17 @@ async def test_who_leaves_in_the_middle_of_a_body_is_not_waited_for(
             await until(lambda: node.replica.ongoing == 0)
 
 
+async def test_time_that_is_up_cuts_a_stream(plain: tuple[Node, Door]) -> None:
+    node, door = plain
+    reader, writer = await door.connect()
+    writer.write(request("/stream?hold=1", x_request_timeout_seconds="0.5"))
+    assert (await reader.readuntil(b"2,")).startswith(b"HTTP/1.1 200 ")
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) in (b"", b"\r\n")
+    await until(lambda: "closed" in node.target.order and node.replica.ongoing == 0)
+    writer.close()
+
+
 @pytest.mark.parametrize("how", ("header", "option"))
 async def test_time_is_up_with_408(rig: Rig, how: str) -> None:
     node = await rig.node(Plain, max_ongoing=1)
@@ -519,15 +545,23 @@ async def test_a_header_overrides_the_option(rig: Rig) -> None:
     assert (await ask(door, "/hold", x_request_timeout_seconds="5")).status == 200
 
 
-async def test_a_full_queue_is_refused(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("options", "status", "retry_after"),
+    [
+        ({}, 503, "1"),
+        ({"backpressure_status": 429, "backpressure_retry_after_s": 2.5}, 429, "3"),
+    ],
+)
+async def test_a_full_queue_is_refused(
+    rig: Rig, options: dict[str, Any], status: int, retry_after: str
+) -> None:
     node = await rig.node(Plain, max_ongoing=1)
-    door = await rig.door(
-        node, max_queued_requests=1, backpressure_status=429, backpressure_retry_after_s=2.5
-    )
+    door = await rig.door(node, max_queued_requests=1, **options)
     held = [asyncio.create_task(ask(door, f"/hold/{i}")) for i in range(2)]
     await until(lambda: node.target.running == 1 and door.router.num_waiting == 1)
     refused = await ask(door, "/text")
-    assert (refused.status, refused.headers["retry-after"]) == (429, "3")
+    assert (refused.status, refused.headers["retry-after"]) == (status, retry_after)
+    assert b"max_queued_requests is 1" in refused.body
     assert "x-request-id" in refused.headers
     node.target.gate.set()
     assert [answer.status for answer in await asyncio.gather(*held)] == [200, 200]
@@ -543,7 +577,8 @@ async def test_a_dead_replica_is_500_or_tried_again(rig: Rig) -> None:
     dying.die()
     door.router.update(rig.route(heir))
     assert (await get).body == b"/hold/get"
-    assert (await post).status == 500
+    failed = await post
+    assert (failed.status, failed.body) == (500, b"Internal Server Error")
 
 
 # -- bad clients -------------------------------------------------------------------------------

@@ -115,6 +115,31 @@ async def test_the_first_large_value_goes_inline_and_the_next_ones_are_lent(rig:
     assert await held == 7 * MIB
 
 
+@pytest.mark.parametrize(("size", "is_lent"), [(128 * 1024 - 1, False), (128 * 1024, True)])
+async def test_from_128_kib_on_arguments_answers_and_items_are_lent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, size: int, is_lent: bool
+) -> None:
+    _, router = await rig.pair(App)
+    await warm(router)
+    num_lent = 0
+    lend = Lending._lend
+
+    def counted(lending: Lending, block: Any) -> None:
+        nonlocal num_lent
+        num_lent += 1
+        lend(lending, block)
+
+    monkeypatch.setattr(Lending, "_lend", counted)
+    seen = []
+    assert await call(router, "total", array(size)) == 7 * size
+    seen.append(num_lent)
+    assert len(await call(router, "ones", size)) == size
+    seen.append(num_lent)
+    assert [len(item) async for item in stream(router, "gen", 2, size)] == [size] * 2
+    seen.append(num_lent)
+    assert seen == ([1, 2, 4] if is_lent else [0, 0, 0])
+
+
 async def test_what_comes_is_read_only(rig: Rig) -> None:
     node, router = await rig.pair(App)
     await warm(router)

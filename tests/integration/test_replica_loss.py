@@ -201,6 +201,15 @@ async def test_added_replica_takes_what_waits(rig: Rig) -> None:
     assert await held == "one"
 
 
+async def test_calls_wait_while_there_is_no_replica(rig: Rig) -> None:
+    router = rig.router()
+    router.update(rig.route())
+    pending = call(router, "name_of")
+    assert router.num_waiting == 1
+    router.update(rig.route(await rig.node(App, "one")))
+    assert await pending == "one"
+
+
 async def test_calls_before_the_first_snapshot_wait_for_it(rig: Rig) -> None:
     router = rig.router()
     pending = call(router, "name_of")

@@ -586,6 +586,20 @@ async def test_a_handle_looks_for_its_router_again_after_an_instance_was_left(
     assert seen == [False, True, False, True, False, True]
 
 
+async def test_the_first_call_connects_and_after_it_init_is_refused(
+    router: FakeRouter, handle: DeploymentHandle[Any]
+) -> None:
+    method = handle.double
+    assert not method.is_initialized
+    response = method.remote(1)
+    assert method.is_initialized
+    with pytest.raises(RuntimeError, match="already"):
+        method._init()
+    assert await response == 2
+    await method.shutdown_async()
+    assert not method.is_initialized
+
+
 async def test_init_connects_only_once(router: FakeRouter, handle: DeploymentHandle[Any]) -> None:
     handle._init(_prefer_local_routing=True)
     assert handle.is_initialized
