@@ -190,7 +190,6 @@ async def test_nothing_stays_of_20000_abandoned_requests(shared: Instance, notes
     waits = itertools.cycle((0.0, 0.001, 0.003, *[None] * 9))
     numbers = itertools.count()
     async with chain(shared, notes) as (url, handle), client() as session:
-
         last = shared.handle("Grandchild", "levels")
 
         async def cancel() -> None:

@@ -206,7 +206,7 @@ async def test_unpicklable_answer_is_an_error(rig: Rig) -> None:
 
 async def test_unknown_method_is_named(rig: Rig) -> None:
     _, router = await rig.pair(App)
-    with pytest.raises(MethodNotFoundError, match="ecco.*echo"):
+    with pytest.raises(MethodNotFoundError, match=r"ecco.*echo"):
         await call(router, "ecco", 1)
 
 
