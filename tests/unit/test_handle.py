@@ -590,14 +590,15 @@ async def test_the_first_call_connects_and_after_it_init_is_refused(
     router: FakeRouter, handle: DeploymentHandle[Any]
 ) -> None:
     method = handle.double
-    assert not method.is_initialized
+    states = [method.is_initialized]
     response = method.remote(1)
-    assert method.is_initialized
+    states.append(method.is_initialized)
     with pytest.raises(RuntimeError, match="already"):
         method._init()
     assert await response == 2
     await method.shutdown_async()
-    assert not method.is_initialized
+    states.append(method.is_initialized)
+    assert states == [False, True, False]
 
 
 async def test_init_connects_only_once(router: FakeRouter, handle: DeploymentHandle[Any]) -> None:
