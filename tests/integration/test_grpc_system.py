@@ -203,3 +203,24 @@ async def test_with_authorities_clients_must_show_a_certificate(rig: Rig, tmp_pa
     assert (await _cook(door, shown)).dish == "fish.example"
     error = await failure(_cook(door, grpc.ssl_channel_credentials(ca.cert_pem.bytes())))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_authority_that_was_taken_out_is_trusted_no_more(rig: Rig, tmp_path: Path) -> None:
+    ca, old, new = trustme.CA(), trustme.CA(), trustme.CA()
+    files = _pem(tmp_path, "server", ca.issue_cert("127.0.0.1"))
+    old.cert_pem.write_to_path(tmp_path / "ca.pem")
+    door = await rig.grpc_door(
+        await rig.node(Knows), ssl_ca_certs=str(tmp_path / "ca.pem"), **files
+    )
+
+    def shown(authority: trustme.CA) -> Any:
+        client = authority.issue_cert("fish.example")
+        key, chain = client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()
+        return grpc.ssl_channel_credentials(ca.cert_pem.bytes(), key, chain)
+
+    first = shown(old)
+    assert (await _cook(door, first)).dish == "fish.example"
+    new.cert_pem.write_to_path(tmp_path / "ca.pem")
+    assert (await _cook(door, shown(new))).dish == "fish.example"
+    error = await failure(_cook(door, first))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
