@@ -149,6 +149,16 @@ class PlainGen:
         yield b"b"
 
 
+class LargeGen:
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> Any:
+        while True:
+            self.made += MEGABYTE
+            yield bytes(MEGABYTE)
+
+
 class PlainDef:
     def __call__(self, request: Request) -> Any:
         return {"body": len(request._body), "method": request.method}
@@ -422,6 +432,24 @@ async def test_a_client_that_does_not_read_stops_the_stream(plain: tuple[Node, D
     await until(lambda: node.replica.ongoing == 0)
 
 
+async def test_a_plain_generator_is_only_so_many_bytes_ahead(rig: Rig) -> None:
+    node = await rig.node(LargeGen)
+    door = await rig.door(node)
+    reader, writer = await door.connect()
+    reader._limit = 1  # type: ignore[attr-defined]
+    writer.write(request("/"))
+    await until(lambda: door.state.connections)
+    (connection,) = door.state.connections
+    await until(lambda: connection.is_write_paused and waits_for_room(node))  # type: ignore[union-attr]
+    made = -1
+    while made != node.target.made:
+        made = node.target.made
+        await asyncio.sleep(0.1)
+    assert made < 24 * MEGABYTE
+    writer.transport.abort()
+    await until(lambda: node.replica.ongoing == 0)
+
+
 @pytest.mark.parametrize("path", ("/stream?fail=1", "/short"))
 async def test_a_broken_stream_is_cut(plain: tuple[Node, Door], path: str) -> None:
     _, door = plain
@@ -621,7 +649,7 @@ async def test_connect_is_refused_in_words(
 async def test_a_malformed_body_ends_its_request(
     plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remora.proxy.connection.LINGER_S", 0.05)
+    monkeypatch.setattr(ClientConnection, "linger_s", 0.05)
     node, door = plain
     reader, writer = await door.connect()
     writer.write(request("/length", "POST", transfer_encoding="chunked") + b"3\r\nabc\r\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -12,7 +14,7 @@ from typing import Any, cast
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from tests.integration.http_client import read_answer, request
 from tests.integration.rig import Door, Node, Rig, until
 from websockets.asyncio.client import ClientConnection, connect
@@ -86,6 +88,11 @@ class Sockets:
     @app.websocket("/deny-in-words")
     async def deny_in_words(self, websocket: WebSocket) -> None:
         await websocket.send_denial_response(JSONResponse({"no": "entry"}, 429))
+
+    @app.websocket("/deny-in-parts")
+    async def deny_in_parts(self, websocket: WebSocket) -> None:
+        parts = (part for part in ("no ", "entry"))
+        await websocket.send_denial_response(StreamingResponse(parts, 429))
 
     @app.websocket("/depends")
     async def depends(self, websocket: WebSocket, _: None = Depends(pay_first)) -> None:
@@ -722,6 +729,39 @@ async def test_a_server_that_stops_closes_with_1012(sockets: tuple[Node, Door]) 
     await until(lambda: node.target.events == [1012])
     await until(lambda: not door.state.connections)
     await until(lambda: rows(door) == [("WEBSOCKET", 1012, 1)])
+
+
+async def test_a_handshake_that_is_not_answered_is_refused_by_a_server_that_stops(
+    sockets: tuple[Node, Door],
+) -> None:
+    node, door = sockets
+    refused = asyncio.create_task(refusal(door, "/never"))
+    await until(lambda: node.target.running == 1)
+    for connection in list(door.state.connections):
+        connection.shutdown()
+    response = await asyncio.wait_for(refused, 5)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    await until(lambda: node.replica.ongoing == 0 and not door.state.connections)
+
+
+async def test_a_refusal_may_come_in_parts(sockets: tuple[Node, Door]) -> None:
+    response = await refusal(sockets[1], "/deny-in-parts")
+    assert (response.status_code, response.body) == (429, b"no entry")
+
+
+async def test_a_client_that_leaves_is_noticed_while_its_handler_does_not_receive(
+    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remora.proxy.connection.ClientConnection.watch_every_s", 0.02)
+    node, door = sockets
+    async with raw_opened(door, "/busy") as (_, writer):
+        frame = b"\x81\xfe\xff\xff" + bytes(4) + bytes(65535)
+        writer.write(frame * 20)
+        await until(lambda: exchange_of(door).connection.is_read_paused)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await until(lambda: node.replica.ongoing == 0)
 
 
 @pytest.mark.one_loop

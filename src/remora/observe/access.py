@@ -108,7 +108,7 @@ class AccessLog:
             return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
         lines = [
-            f"{stamp} {client} {request_id} {app or '-'} "
+            f"{stamp} {client} {_column(request_id)} {app or '-'} "
             f"{method} {path!r} {status} {took_s * 1000:.2f}ms {route or '-'}\n"
             for client, method, path, status, took_s, request_id, app, route in pending
         ]
@@ -124,3 +124,10 @@ class AccessLog:
             if not self._failed:
                 _log.error("The access log %s cannot be written: %s", self._path, error)
             self._failed = True
+
+
+def _column(text: str) -> str:
+    """What a client chose, as one column of a line: it must not look like several."""
+    if text.isascii() and text.isprintable() and " " not in text:
+        return text
+    return text.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")

@@ -50,6 +50,8 @@ class Exchange(Call):
         keep_alive: the connection may carry another request after this one.
         began: when its head was complete (`time.perf_counter`).
         is_read: the client has sent all of it.
+        owes_continue: the client waits for leave to send its body; it gets it when the replica has
+            room for that, and so only if the request was not refused.
         complete: the response is written.
         head_sent: the response's head is written.
         status: of the response.
@@ -71,6 +73,7 @@ class Exchange(Call):
         "head_sent",
         "is_read",
         "keep_alive",
+        "owes_continue",
         "request",
         "route",
         "status",
@@ -84,6 +87,7 @@ class Exchange(Call):
         self.complete = False
         self.head_sent = False
         self.is_read = False
+        self.owes_continue = False
         self.status = 0
         self.route = ""
         self._chunked = False
@@ -102,14 +106,12 @@ class Exchange(Call):
         """It is this exchange's turn: answer it, or send it on as soon as that makes sense."""
         request = self.request
         if request.response is not None:
-            if self.envelope.body_follows or request.expects_continue:
-                # The client may send a large body that nobody wants.
+            if not self.is_read and (self.envelope.body_follows or request.expects_continue):
+                # The client may send a large body that nobody wants, or none at all.
                 self.keep_alive = False
             self.answer(request.response)
-            return
-        if request.expects_continue and not self.is_read:
-            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self.is_read or self.envelope.body_follows:
+        elif self.is_read or self.envelope.body_follows:
+            self.owes_continue = request.expects_continue and not self._received_bytes
             self.router.submit(self)
 
     def leave(self) -> None:
@@ -130,6 +132,7 @@ class Exchange(Call):
         if self.complete or self.state is CallState.DONE:
             return
         self._received_bytes += len(data)
+        self.owes_continue = False
         limit = self.request.max_body_bytes
         if limit is not None and self._received_bytes > limit:
             self.keep_alive = False
@@ -172,6 +175,12 @@ class Exchange(Call):
         if self._buffered_bytes <= SMALL_BODY_BYTES:
             self.connection.resume_reading()
 
+    def _invite(self) -> None:
+        self.owes_continue = False
+        if not self.is_read and not self.head_sent:
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.connection.on_body_wanted()
+
     # -- frames of the replica --------------------------------------------------------------
 
     def on_frame(self, frame: RawFrame) -> None:
@@ -184,9 +193,16 @@ class Exchange(Call):
         if kind == _CREDIT:
             self.answered = True
             self._upload_room += decode_credit(frame[4])
+            if self.owes_continue:
+                self._invite()
             self._pump_upload()
             return
-        super().on_frame(frame)
+        try:
+            super().on_frame(frame)
+        except Exception:
+            # Half an answer with no end would keep its client for ever; who passed it on logs why.
+            self.connection.abort()
+            raise
 
     def _deliver(self, frame: RawFrame) -> None:
         kind = frame[0]
@@ -282,6 +298,9 @@ class Exchange(Call):
         self.connection.write(b"".join(lines))
 
     def _finish_head(self, rendered: heads.Head) -> None:
+        if self.owes_continue:
+            # Answered without its body, which may follow all the same, or not.
+            self.owes_continue = self.keep_alive = False
         self._add_own_lines(rendered)
         rendered.lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
 

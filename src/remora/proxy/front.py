@@ -70,6 +70,16 @@ class BrokenBodyError(RequestError):
         self.http_status = http_status
 
 
+class StoppingError(RequestError):
+    """The server stops, and takes nothing up that has no end."""
+
+    http_status = 503
+
+    def __init__(self) -> None:
+        super().__init__("The server stops; another one may answer.")
+        self.retry_after_s = 1.0
+
+
 class Request:
     """A request as its exchange needs it.
 
@@ -149,12 +159,13 @@ class Front:
                     known = {}
                 known[meaning] = value.decode("latin-1")
         request_id = known.get("request_id", "")[:MAX_REQUEST_ID_CHARS] or new_request_id()
+        # As the client wrote it: whoever guards these paths in front of us compares what it sees.
+        if head.raw_path.startswith(b"/-/"):
+            return self._answered(head, request_id, self._system(head), known)
         path = head.path
-        if path.startswith("/-/"):
-            return self._answered(head, request_id, self._system(head))
         found = self._client.routes.match(path)
         if found is None:
-            return self._answered(head, request_id, self._nowhere_to(path))
+            return self._answered(head, request_id, self._nowhere_to(path), known)
         prefix, app = found
         outer = self.options.root_path
         head.root_path = outer if prefix == "/" else outer + prefix
@@ -213,14 +224,8 @@ class Front:
         envelope.session_id = known.get("session", "")
         envelope.trace_context = known.get("trace", "")
         request.stays = known.get("stay") == "?1"
-        request.expects_continue = known.get("expect", "").lower() == "100-continue"
-        length = int(known.get("length") or 0)
-        limit = request.max_body_bytes
-        if limit is not None and length > limit:
-            request.response = respond.from_error(BodyTooLargeError(limit))
         request.wants_websocket = known.get("upgrade", "").lower() == "websocket"
-        # A chunked body has no size beforehand: its handler gets each part as it comes.
-        envelope.body_follows = "chunked" in known or length > SMALL_BODY_BYTES
+        _heed_body(request, known)
 
     def _timeout_s(self, header: str) -> float | None:
         """The header overrides the option; 0 or less disables; nonsense is ignored."""
@@ -232,9 +237,13 @@ class Front:
             return self.options.request_timeout_s
         return asked if 0 < asked < float("inf") else None
 
-    def _answered(self, head: HttpHead, request_id: str, response: Response) -> Request:
+    def _answered(
+        self, head: HttpHead, request_id: str, response: Response, known: dict[str, str]
+    ) -> Request:
         envelope = Envelope(request_id, "", "", "", CallKind.HTTP)
         request = Request(envelope, self._nowhere, head)
+        if known:
+            _heed_body(request, known)
         request.response = response
         return request
 
@@ -246,7 +255,7 @@ class Front:
     # -- the system's own paths ---------------------------------------------------------------
 
     def _system(self, head: HttpHead) -> Response:
-        path = head.path
+        path = head.raw_path.decode("latin-1")
         if path == "/-/metrics" and head.client is not None and head.client[0] in _LOOPBACK:
             # Of this proxy; for those on this machine only.
             others = (render() for render in self.other_metrics)
@@ -263,3 +272,24 @@ class Front:
         if path == "/-/healthz":
             return respond.text(200, "success")
         return respond.json_body(200, to_json(routed))
+
+
+def _heed_body(request: Request, known: dict[str, str]) -> None:
+    """Note what a head says about the body behind it."""
+    head, envelope = request.head, request.envelope
+    length = int(known.get("length") or 0)
+    is_chunked = "chunked" in known
+    limit = request.max_body_bytes
+    if limit is not None and length > limit:
+        request.response = respond.from_error(BodyTooLargeError(limit))
+    elif is_chunked and _codings(head) != [b"chunked"]:
+        request.response = respond.text(501, "The only transfer coding known here is 'chunked'.")
+    expects = known.get("expect", "").lower() == "100-continue" and head.http_version != "1.0"
+    request.expects_continue = expects and (is_chunked or length > 0)
+    # A chunked body has no size beforehand: its handler gets each part as it comes. A client that
+    # waits for leave to send gets it when the handler wants the body.
+    envelope.body_follows = is_chunked or length > SMALL_BODY_BYTES or request.expects_continue
+
+
+def _codings(head: HttpHead) -> list[bytes]:
+    return [value.strip().lower() for name, value in head.headers if name == b"transfer-encoding"]

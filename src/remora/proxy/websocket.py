@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError
 from remora.proxy.exchange import Exchange
-from remora.proxy.front import SMALL_BODY_BYTES, Request
+from remora.proxy.front import SMALL_BODY_BYTES, Request, StoppingError
 from remora.proxy.websocket_session import (
     INTERNAL_ERROR,
     NO_CODE,
@@ -168,8 +168,10 @@ class WebSocketExchange(Exchange):
             self._finish(self._code)
 
     def stop_serving(self) -> None:
-        """The server stops."""
-        if self._opened and self._code == 0:
+        """The server stops: a handshake that is not answered yet is refused."""
+        if not self._opened:
+            self.give_up(StoppingError())
+        elif self._code == 0:
             self._close_client(_RESTART, "the server stops")
             if self.state is CallState.SENT:
                 self._say_farewell(WebSocketClose(_RESTART, "the server stops"), _RESTART)

@@ -17,6 +17,7 @@ from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.user_code import MethodKind, UserCode, user_traceback
 from remora.replica.work import Work
 from remora.wire.codec import pack
+from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
 
 if TYPE_CHECKING:
@@ -92,11 +93,12 @@ class HttpRequests:
         }
         await work.send(start)
         if inspect.isgenerator(items):
-            items = iterate_in_thread(self._replica.threads, items, lambda item: item)
+            # What it makes ahead of its reader is bounded by what that takes of memory.
+            items = iterate_in_thread(self._replica.threads, items, _part, len)
         try:
             async for item in items:
-                data = item.encode() if isinstance(item, str) else item
-                await work.send({"type": "http.response.body", "body": data, "more_body": True})
+                part = {"type": "http.response.body", "body": _part(item), "more_body": True}
+                await work.send(part)
         finally:
             await items.aclose()
         await work.send({"type": "http.response.body"})
@@ -106,6 +108,11 @@ class HttpRequests:
         scope["type"] = "http"
         scope["asgi"] = _ASGI
         return scope
+
+
+def _part(item: Any) -> bytes | memoryview:
+    """What a streaming handler yields, as a part of the body."""
+    return item.encode() if isinstance(item, str) else octets(item)
 
 
 def scope_of(envelope: Envelope, code: UserCode) -> dict[str, Any]:

@@ -142,16 +142,20 @@ class WebSocketWork(Work):
             await self._send_message(message)
         elif kind == "websocket.close":
             self._close(int(message.get("code", 1000)), message.get("reason") or "")
-        elif self.response_started:
+        elif self.finished or self.accepted:
             raise RuntimeError(f"The ASGI app sent {kind!r} after its answer to the handshake")
-        elif kind == "websocket.accept":
-            self._accept(message)
         elif kind in ("websocket.http.response.start", "websocket.http.response.body"):
             await super().send({**message, "type": kind.removeprefix("websocket.")})
+        elif kind == "websocket.accept":
+            self._accept(message)
         else:
             raise RuntimeError(f"The ASGI app sent {kind!r}, which this server does not know")
 
     def _accept(self, message: Message) -> None:
+        if self.response_started:
+            raise RuntimeError(
+                "The ASGI app accepted the WebSocket after it had begun to refuse it"
+            )
         headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
         subprotocol = message.get("subprotocol")
         if subprotocol is not None:

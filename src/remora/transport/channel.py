@@ -8,6 +8,7 @@ connection) is the last thing a sink hears, and each sink hears exactly one of t
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol, cast
 
 from remora.errors import ConnectionLostError, ProtocolError
@@ -20,6 +21,8 @@ from remora.wire.codec import pack, read_hello
 from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
 from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
 from remora.wire.parcel import Body, Parcel
+
+_log = logging.getLogger("remora.transport")
 
 #: Frames after which nothing more comes for a number.
 FINAL = frozenset(
@@ -207,19 +210,29 @@ class Channel(asyncio.Protocol):
                     frame = self._lend().opened(frame)
                 sink = sinks.pop(number, None) if kind in FINAL else sinks.get(number)
                 if sink is not None:
-                    sink.on_frame(frame)
+                    try:
+                        sink.on_frame(frame)
+                    except ProtocolError:
+                        raise
+                    except Exception as error:  # noqa: BLE001
+                        # Border: others share this connection, and must not lose it by one's fault.
+                        _log.error("A request to %s failed: %r", self.peer, error, exc_info=error)
             elif kind >= _SEGMENT:
                 self._lend().on_frame(frame)
             elif self._owner is not None:
-                if kind == _FREED:
-                    self._owner.on_freed(frame[2])
-                elif kind == _BYE:
-                    self._last_taken = int.from_bytes(frame[4], "little")
-                    self._owner.on_bye()
-                elif kind == _PROMISES:
-                    self._owner.on_promises(frame[4])
-                elif kind == _NOTICE:
-                    self._owner.on_notice(frame[4])
+                self._tell_owner(self._owner, frame)
+
+    def _tell_owner(self, owner: Owner, frame: RawFrame) -> None:
+        kind = frame[0]
+        if kind == _FREED:
+            owner.on_freed(frame[2])
+        elif kind == _BYE:
+            self._last_taken = int.from_bytes(frame[4], "little")
+            owner.on_bye()
+        elif kind == _PROMISES:
+            owner.on_promises(frame[4])
+        elif kind == _NOTICE:
+            owner.on_notice(frame[4])
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell every sink that nothing more comes."""

@@ -56,3 +56,12 @@ async def test_a_disk_that_stalls_costs_lines_and_not_memory(
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert len(lines) == 12
     assert "30 lines were dropped" in lines[-1]
+
+
+async def test_what_a_client_chose_as_its_id_is_one_column(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.log")
+    add(log, "a\tshop GET '/' 200 0.10ms\\x20é")
+    log.close()
+    (line,) = (tmp_path / "access.log").read_text().splitlines()
+    _, _, request_id, app, *_ = line.split(" ")
+    assert (request_id, app) == (r"a\tshop\x20GET\x20'/'\x20200\x200.10ms\\x20\xe9", "app")

@@ -160,3 +160,18 @@ async def test_what_is_sent_is_frames(channel: Channel) -> None:
         (FrameKind.CANCEL, 0, 1, 0),
         (FrameKind.REQUEST, 0, 2, 100_000),
     ]
+
+
+async def test_one_sink_that_fails_costs_the_others_nothing(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Heard):
+        def on_frame(self, frame: RawFrame) -> None:
+            raise RecursionError("too deep")
+
+    broken, other = Broken(), Heard()
+    numbers = [channel.request(sink, b"meta") for sink in (broken, other)]
+    channel.data_received(b"".join(encode(FrameKind.RESPONSE, number) for number in numbers))
+    assert channel.is_open
+    assert len(other.frames) == 1
+    assert "too deep" in caplog.text
