@@ -280,6 +280,12 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     #: PEM file of the authorities that clients' certificates must come from; None: clients need
     #: no certificate.
     ssl_ca_certs: str | None = None
+    #: Bytes of a WebSocket's message from a client, unpacked; a larger one ends it with 1009.
+    websocket_max_message_bytes: int = 16 * 1024 * 1024
+    #: Seconds between pings to the client of a WebSocket; None: no pings.
+    websocket_ping_interval_s: float | None = 20.0
+    #: Seconds in which something must come after a ping; None: none that is silent is cut off.
+    websocket_ping_timeout_s: float | None = 20.0
 
     def __post_init__(self) -> None:
         host: object = self.host  # whatever the caller really passed
@@ -296,6 +302,11 @@ class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         require_number("max_head_bytes", self.max_head_bytes, low=1, whole=True)
         if self.max_body_bytes is not None:
             require_number("max_body_bytes", self.max_body_bytes, low=0, whole=True)
+        for name in ("websocket_ping_interval_s", "websocket_ping_timeout_s"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), above=0)
+        name = "websocket_max_message_bytes"
+        require_number(name, self.websocket_max_message_bytes, low=1, whole=True)
         self._check_tls()
 
     def _check_tls(self) -> None:

@@ -561,23 +561,21 @@ async def test_a_client_that_breaks_a_rule_is_told_which(
     await until(lambda: rows(door) == [("WEBSOCKET", code, 1)])
 
 
-async def test_a_message_above_the_limit_ends_with_1009_however_it_is_cut(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(WebSocketExchange, "max_message_bytes", 100_000)
+async def test_a_message_above_the_limit_ends_with_1009_however_it_is_cut(rig: Rig) -> None:
+    door = await rig.door(
+        await rig.node(Sockets), options=HTTPOptions(websocket_max_message_bytes=100_000)
+    )
     for message in (bytes(100_001), [bytes(60_000), bytes(60_000)]):
-        async with opened(sockets[1], "/echo") as client:
+        async with opened(door, "/echo") as client:
             with contextlib.suppress(ConnectionClosed):
                 await client.send(message)
             assert (await close_of(client))[0] == 1009
 
 
-async def test_pings_are_answered_and_a_dead_client_is_found(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(WebSocketExchange, "ping_interval_s", 0.05)
-    monkeypatch.setattr(WebSocketExchange, "ping_timeout_s", 0.2)
-    node, door = sockets
+async def test_pings_are_answered_and_a_dead_client_is_found(rig: Rig) -> None:
+    node = await rig.node(Sockets)
+    options = HTTPOptions(websocket_ping_interval_s=0.05, websocket_ping_timeout_s=0.2)
+    door = await rig.door(node, options=options)
     async with opened(door, "/echo") as client:
         await asyncio.wait_for(await client.ping(), 5)
         # One that answers stays for longer than the limits.
@@ -589,12 +587,26 @@ async def test_pings_are_answered_and_a_dead_client_is_found(
         await until(lambda: node.target.events == [1000, 1005])
 
 
-async def test_a_client_that_never_reads_slows_its_own_handler_only(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("interval_s", [0.05, None])
+async def test_a_silent_client_is_kept_where_the_options_say_so(
+    rig: Rig, interval_s: float | None
 ) -> None:
-    monkeypatch.setattr(WebSocketExchange, "ping_interval_s", 0.05)
-    monkeypatch.setattr(WebSocketExchange, "ping_timeout_s", 0.1)
-    node, door = sockets
+    node = await rig.node(Sockets)
+    options = HTTPOptions(websocket_ping_interval_s=interval_s, websocket_ping_timeout_s=None)
+    door = await rig.door(node, options=options)
+    async with raw_opened(door, "/echo") as (reader, _):
+        if interval_s:
+            assert await asyncio.wait_for(reader.readexactly(6), 5) == b"\x89\x00" * 3
+        else:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(1), 0.2)
+        assert node.target.running == 1
+
+
+async def test_a_client_that_never_reads_slows_its_own_handler_only(rig: Rig) -> None:
+    node = await rig.node(Sockets)
+    options = HTTPOptions(websocket_ping_interval_s=0.05, websocket_ping_timeout_s=0.1)
+    door = await rig.door(node, options=options)
     async with raw_opened(door, "/flood"):
         await until(lambda: node.target.num_sent > 50)
         # The kernel's buffers, ours, and a window: nowhere near without a bound.
@@ -605,6 +617,41 @@ async def test_a_client_that_never_reads_slows_its_own_handler_only(
         # It is not asked whether it is there while it does not read.
         assert node.target.running == 1
     await until(lambda: node.target.running == 0)
+
+
+async def test_little_that_unpacks_to_much_waits_packed(sockets: tuple[Node, Door]) -> None:
+    node, door = sockets
+    async with opened(door, "/busy") as client:
+        await client.send("one")
+        await until(lambda: node.target.events == ["one"])
+        for _ in range(40):
+            await client.send("x" * 4 * MEGABYTE)
+        exchange = exchange_of(door)
+        await until(lambda: exchange._session.has_more)
+        await still(lambda: exchange._buffered_bytes)
+        assert exchange._buffered_bytes < 10 * MEGABYTE
+        # What the handler takes makes room, without a byte from the socket.
+        node.target.gate.set()
+        await until(lambda: len(node.target.events) == 2)
+        await until(lambda: len(exchange._session._rest) < 40 * 4096)
+        assert node.target.events[1] == "x" * 4 * MEGABYTE
+
+
+async def test_all_of_what_waits_packed_arrives_and_then_the_close(
+    sockets: tuple[Node, Door],
+) -> None:
+    async with opened(sockets[1], "/echo", max_size=None) as client:
+        sent = [str(number) * 300_000 for number in range(30)]
+        reading = asyncio.create_task(_read_all(client, len(sent)))
+        for message in sent:
+            await client.send(message)
+        assert await reading == sent
+        await client.close(4000)
+    await until(lambda: sockets[0].target.events == [4000])
+
+
+async def _read_all(client: ClientConnection, number: int) -> list[Any]:
+    return [await asyncio.wait_for(client.recv(), 5) for _ in range(number)]
 
 
 async def test_a_client_that_floods_is_slowed(sockets: tuple[Node, Door]) -> None:

@@ -29,6 +29,9 @@ def test_neutral_values_of_old_options_are_taken() -> None:
     [
         {"port": 70000},
         {"port": "8000"},
+        {"websocket_max_message_bytes": 0},
+        {"websocket_ping_interval_s": 0},
+        {"websocket_ping_timeout_s": -1},
         {"host": ""},
         {"prot": 1},
         {"request_timeout_s": 0},

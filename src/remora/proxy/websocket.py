@@ -56,11 +56,6 @@ _END = int(FrameKind.END)
 _CUT = 1006
 _RESTART = 1012
 
-#: A larger message of a client ends its WebSocket with 1009.
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-#: A client is asked so often whether it is there, and has so long to answer.
-PING_INTERVAL_S: Seconds = 20.0
-PING_TIMEOUT_S: Seconds = 20.0
 #: A client has so long to answer our close frame before its connection is cut.
 CLOSE_TIMEOUT_S: Seconds = 10.0
 #: A handler whose client has left has so long to come to its end.
@@ -70,9 +65,6 @@ LEAVE_TIMEOUT_S: Seconds = 10.0
 class WebSocketExchange(Exchange):
     """One WebSocket of one client."""
 
-    max_message_bytes = MAX_MESSAGE_BYTES
-    ping_interval_s: Seconds = PING_INTERVAL_S
-    ping_timeout_s: Seconds = PING_TIMEOUT_S
     close_timeout_s: Seconds = CLOSE_TIMEOUT_S
     leave_timeout_s: Seconds = LEAVE_TIMEOUT_S
 
@@ -84,6 +76,7 @@ class WebSocketExchange(Exchange):
         "_inbox",
         "_is_heard",
         "_opened",
+        "_options",
         "_pinger",
         "_pong",
         "_session",
@@ -92,7 +85,8 @@ class WebSocketExchange(Exchange):
 
     def __init__(self, connection: ClientConnection, request: Request) -> None:
         head = request.head
-        self._session = WebSocketSession(head, self.max_message_bytes)
+        self._options = connection.front.options
+        self._session = WebSocketSession(head, self._options.websocket_max_message_bytes)
         if request.response is None:
             request.response = self._session.refusal
         head.method = "WEBSOCKET"
@@ -142,19 +136,30 @@ class WebSocketExchange(Exchange):
         self._is_heard = True
         if self.complete or self._client_is_done:
             return
-        for event in self._session.feed(data):
-            if isinstance(event, Closed):
-                self._on_closed(event)
-            elif self._code == 0:
-                self._inbox.append(event)
-                self._buffered_bytes += len(event.data)
-        if self.connection.is_write_paused and self._session.is_open:
-            self._pong = self._session.take(last_only=True) or self._pong
+        self._listen(data)
+        self._pump_upload()
+        if self._code == 0 and (self._buffered_bytes > SMALL_BODY_BYTES or self._session.has_more):
+            self.connection.pause_reading()
+
+    def _listen(self, data: bytes = b"") -> None:
+        """Unpack what has come, as far as there is room for messages."""
+        session = self._session
+        while not self._client_is_done:
+            # When the end has begun messages are dropped; only the client's close is looked for.
+            room = 0 if self._code else SMALL_BODY_BYTES - self._buffered_bytes
+            for event in session.feed(data, room):
+                if isinstance(event, Closed):
+                    self._on_closed(event)
+                elif self._code == 0:
+                    self._inbox.append(event)
+                    self._buffered_bytes += len(event.data)
+            data = b""
+            if not session.has_more or self._code == 0:
+                break
+        if self.connection.is_write_paused and session.is_open:
+            self._pong = session.take(last_only=True) or self._pong
         else:
             self._write()
-        self._pump_upload()
-        if self._buffered_bytes > SMALL_BODY_BYTES and self._code == 0:
-            self.connection.pause_reading()
 
     def leave(self) -> None:
         """The connection is gone."""
@@ -208,18 +213,23 @@ class WebSocketExchange(Exchange):
         if self.state is not CallState.SENT or self.link is None or self.link.channel is None:
             return
         send, inbox = self.link.channel.send, self._inbox
-        while inbox and self._upload_room > 0:
-            is_text, data = inbox.popleft()
-            self._buffered_bytes -= len(data)
-            self._upload_room -= cost(len(data))
-            meta = WEBSOCKET_TEXT if is_text else WEBSOCKET_BINARY
-            send(FrameKind.BODY, self.number, meta, data)
-        if self._farewell is not None:
-            if not inbox:
+        while True:
+            while inbox and self._upload_room > 0:
+                is_text, data = inbox.popleft()
+                self._buffered_bytes -= len(data)
+                self._upload_room -= cost(len(data))
+                meta = WEBSOCKET_TEXT if is_text else WEBSOCKET_BINARY
+                send(FrameKind.BODY, self.number, meta, data)
+            if inbox:
+                return
+            if self._farewell is not None:
                 send(FrameKind.BODY, self.number, WEBSOCKET_CLOSE, pack(self._farewell))
                 self._farewell = None
-        elif self._buffered_bytes <= SMALL_BODY_BYTES and not inbox:
-            self._resume()
+                return
+            if self._code or not self._session.has_more:
+                break
+            self._listen()
+        self._resume()
 
     def _resume(self) -> None:
         if self.connection.is_read_paused:
@@ -277,6 +287,8 @@ class WebSocketExchange(Exchange):
         self.connection.resume_reading()
         self._stop_pinging()
         self._pinger = self.router.loop.call_later(self.close_timeout_s, self.connection.abort)
+        if self._session.has_more:
+            self._listen()
 
     def _open(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The application has accepted: from here on there is no deadline."""
@@ -293,7 +305,7 @@ class WebSocketExchange(Exchange):
         self._add_own_lines(rendered)
         self.connection.write(b"".join((*rendered.lines, b"\r\n")))
         self._opened = True
-        self._pinger = self.router.loop.call_later(self.ping_interval_s, self._ping)
+        self._ping_in(self._options.websocket_ping_interval_s)
         self._resume()
         if self._early:
             early, self._early = bytes(self._early), bytearray()
@@ -320,20 +332,25 @@ class WebSocketExchange(Exchange):
         One that does not read now is not asked: what waits for it is before any question.
         """
         connection = self.connection
-        wait_s = self.ping_interval_s
+        options = self._options
+        wait_s = options.websocket_ping_interval_s
         if connection.is_write_paused or connection.is_read_paused:
             self._is_heard = True
-        elif self._is_heard:
+        elif self._is_heard or options.websocket_ping_timeout_s is None:
             self._is_heard = False
             self._session.ping()
             self._write()
-            wait_s = self.ping_timeout_s
+            wait_s = options.websocket_ping_timeout_s or wait_s
         else:
             self._session.fail(INTERNAL_ERROR, "keepalive ping timeout")
             self._write()
             connection.abort()
             return
-        self._pinger = self.router.loop.call_later(wait_s, self._ping)
+        self._ping_in(wait_s)
+
+    def _ping_in(self, seconds: Seconds | None) -> None:
+        if seconds is not None:
+            self._pinger = self.router.loop.call_later(seconds, self._ping)
 
     def _stop_pinging(self) -> None:
         if self._pinger is not None:

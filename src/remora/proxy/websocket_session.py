@@ -4,13 +4,15 @@ The framing, masking, compression and closing rules are those of the `websockets
 added is what a server behind a proxy needs: the handshake of a head that was parsed already,
 whole messages, and text that is checked before anybody else sees it.
 
-Rules: no input or output, no clock. Nothing that a client sends makes this keep more than one
-message of `max_message_bytes`.
+Rules: no input or output, no clock. Kept at most are a message of `max_message_bytes` that is not
+whole, what `feed` was given and has not unpacked, and the messages of one call of it: those beyond
+`max_bytes` that were made of one slice, which a few KiB can unpack to.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from websockets.datastructures import Headers
@@ -38,6 +40,9 @@ INTERNAL_ERROR = 1011
 _DEFLATE = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
 )
+#: Compressed bytes are unpacked so many at a time, because they can become a thousand times as many.
+_SLICE_BYTES = 4096
+_UNBOUNDED = 1 << 62
 #: Response headers of a handshake that only the handshake itself may set.
 _OWN_HEADERS = (b"upgrade: ", b"sec-websocket-accept: ", b"sec-websocket-extensions: ")
 
@@ -88,6 +93,9 @@ class WebSocketSession:
         self.refusal: Response | None = None
         self._partial = bytearray()
         self._is_text = False
+        #: Came already, and is not unpacked.
+        self._rest = b""
+        self._slice_bytes = _UNBOUNDED
         answer = self._protocol.accept(request)
         if answer.status_code != 101:
             extra = [
@@ -104,6 +112,7 @@ class WebSocketSession:
         if "Sec-WebSocket-Extensions" in answer.headers:
             extensions = answer.headers["Sec-WebSocket-Extensions"]
             self._handshake.append(("Sec-WebSocket-Extensions", extensions))
+            self._slice_bytes = _SLICE_BYTES
         if "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0":
             # Its body could not be told from the first message.
             self.refusal = respond.text(400, "The handshake of a WebSocket has no body.")
@@ -130,22 +139,48 @@ class WebSocketSession:
 
     # -- from the client --------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> list[Message | Closed]:
+    @property
+    def has_more(self) -> bool:
+        """Bytes that came are not unpacked yet; `feed(b"", …)` goes on with them."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes, max_bytes: int = _UNBOUNDED) -> list[Message | Closed]:
         """Take bytes of the client; a `Closed` is the last event ever.
 
         Answers that the protocol asks for (a pong, the echo of a close) are in `take`.
+
+        Args:
+            data: what has come.
+            max_bytes: no more is unpacked when messages have more than that; below 0: nothing is.
         """
+        rest = self._rest + data if self._rest else data
+        events: list[Message | Closed] = []
+        at = num_bytes = 0
+        while at < len(rest) and num_bytes <= max_bytes:
+            end = at + self._slice_bytes
+            # What cannot grow, or is small, is taken as it is.
+            part = rest if at == 0 and end >= len(rest) else rest[at:end]
+            at += len(part)
+            for event in self._unpack(part):
+                events.append(event)
+                if isinstance(event, Closed):
+                    self._rest = b""
+                    return events
+                num_bytes += len(event.data)
+        self._rest = rest[at:]
+        return events
+
+    def _unpack(self, data: bytes) -> Iterator[Message | Closed]:
         protocol = self._protocol
         protocol.receive_data(data)
-        events: list[Message | Closed] = []
         # Frames alone: the handshake was read elsewhere.
         for frame in cast("list[Frame]", protocol.events_received()):
             opcode = frame.opcode
             if opcode is Opcode.CLOSE:
                 close = protocol.close_rcvd
                 assert close is not None
-                events.append(Closed(int(close.code), close.reason, failed=False))
-                return events
+                yield Closed(int(close.code), close.reason, failed=False)
+                return
             if opcode is Opcode.PING or opcode is Opcode.PONG:
                 continue
             if opcode is not Opcode.CONT:
@@ -159,14 +194,13 @@ class WebSocketSession:
                 self._partial.clear()
             if self._is_text and not _is_utf8(whole):
                 protocol.fail(INVALID_DATA, "a text message is not valid UTF-8")
-                events.append(Closed(INVALID_DATA, "", failed=True))
-                return events
-            events.append(Message(self._is_text, whole))
+                yield Closed(INVALID_DATA, "", failed=True)
+                return
+            yield Message(self._is_text, whole)
         if protocol.parser_exc is not None:
             sent = protocol.close_sent
             code = INTERNAL_ERROR if sent is None else int(sent.code)
-            events.append(Closed(code, "" if sent is None else sent.reason, failed=True))
-        return events
+            yield Closed(code, "" if sent is None else sent.reason, failed=True)
 
     # -- to the client ----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 
 import pytest
@@ -181,6 +182,33 @@ def test_compression_is_agreed_on_and_works() -> None:
     session.send(True, b"a" * 10_000)
     (data,) = session.take()
     assert len(data) < 100
+
+
+def test_what_unpacks_to_much_is_unpacked_bit_by_bit() -> None:
+    offer = (b"sec-websocket-extensions", b"permessage-deflate; client_no_context_takeover")
+    session = WebSocketSession(head(offer), 16 * 1024 * 1024)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+    packed = packer.compress(bytes(4_000_000)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    frame = b"\xc2\xfe" + (len(packed) - 4).to_bytes(2, "big") + bytes(4) + packed[:-4]
+    events = session.feed(frame * 40, 65536)
+    total = 0
+    while True:
+        # A slice of 4 KiB completes two of these at most.
+        assert sum(len(event.data) for event in events if isinstance(event, Message)) <= 8_000_000
+        total += len(events)
+        if not session.has_more:
+            break
+        events = session.feed(b"", 65536)
+    assert total == 40
+
+
+def test_nothing_is_unpacked_where_there_is_no_room() -> None:
+    session, client = pair()
+    client.send_text(b"one")
+    (data,) = client.data_to_send()
+    assert session.feed(data, -1) == []
+    assert session.has_more
+    assert session.feed(b"", 0) == [Message(True, b"one")]
 
 
 def test_headers_of_the_handshake_itself_are_not_the_applications_to_set() -> None:
