@@ -258,7 +258,7 @@ async def test_few_refusals_for_each_answer_when_many_routers_wait(rig: Rig) -> 
     routers = [await rig.routed(node) for _ in range(3)]
     refused = 0
     for router in routers:
-        for link in router._links.values():
+        for link in router.members.links.values():
             original = router.on_rejected
 
             def count(rejected: Any, original: Any = original) -> None:
@@ -520,13 +520,13 @@ async def test_random_cancels_and_failures_lose_no_wake_up(rig: Rig) -> None:
     ends = await asyncio.wait_for(asyncio.gather(*(one(i) for i in range(600))), 15)
     assert set(ends) == {"ok", "cancelled"}
     await until(lambda: all(node.replica.ongoing == 0 for node in nodes))
-    assert all(router.num_waiting == 0 and not router._waiting for router in routers)
+    assert all(router.num_waiting == 0 and not router.waiting._calls for router in routers)
     assert all(node.target.most <= 2 for node in nodes)
     for router in routers:
-        assert all(link.outstanding == 0 for link in router._links.values())
+        assert all(link.outstanding == 0 for link in router.members.links.values())
         assert call_count(router) == 0
     assert [await call(router, "echo", 1) for router in routers] == [1, 1, 1]
 
 
 def call_count(router: Any) -> int:
-    return sum(len(link.channel._sinks) for link in router._links.values())
+    return sum(len(link.channel._sinks) for link in router.members.links.values())

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.integration.rig import Node, Rig, call, envelope, until
 
 from remora.config import PolicySetup
@@ -175,7 +176,7 @@ async def test_whatever_a_router_does_wrong_its_requests_are_answered(
     for _ in range(2):
         answers = await asyncio.gather(*(call(router, "which", session_id=how) for _ in range(5)))
         assert set(answers) <= {"r0", "r1", "r2"}
-    assert sum(router._custom.errors.values()) >= 1
+    assert sum(router.custom.errors.values()) >= 1
     said = [r.getMessage() for r in caplog.records if "request router of default/App" in r.message]
     assert len(said) == 1
 
@@ -227,17 +228,17 @@ async def test_replicas_that_are_gone_or_none_at_all_make_a_request_wait_and_ask
     assert await call(router, "which") == "r0"
     router.update(rig.route(nodes[1], policy=setup_of(Stubborn)))
     assert await call(router, "which") == "r1"
-    assert router._custom.errors == {}
+    assert router.custom.errors == {}
 
 
 async def test_a_waiting_request_can_be_cancelled(rig: Rig) -> None:
     _, router = await routed(rig, ByHand, 1)
     lost = call(router, "which", session_id="nowhere")
-    await until(lambda: router._custom._questions)
+    await until(lambda: router.custom._questions)
     lost.cancel()
     with pytest.raises(RequestCancelledError):
         await lost
-    await until(lambda: not router._custom._questions)
+    await until(lambda: not router.custom._questions)
 
 
 class Noted(FIFOMixin, LocalityMixin, MultiplexMixin, RequestRouter):
@@ -274,15 +275,15 @@ class Noted(FIFOMixin, LocalityMixin, MultiplexMixin, RequestRouter):
 
 
 def spy(router: Router) -> Any:
-    assert router._custom is not None
-    return router._custom._user._router
+    assert router.custom is not None
+    return router.custom._user._router
 
 
 async def test_a_router_is_told_what_becomes_of_its_requests(rig: Rig) -> None:
     nodes, router = await routed(rig, Noted, 2, greeting="hello")
-    setup = router._route.policy
+    setup = router.route.policy
     nodes[1].replica.announce(models=["m"], stats={"n": 2}, metadata={"gpu": 0})
-    await until(lambda: any(link.model_ids for link in router._links.values()))
+    await until(lambda: any(link.model_ids for link in router.members.links.values()))
     for _ in range(3):
         assert await call(router, "which", multiplexed_model_id="m") == "r1"
     user = spy(router)
@@ -305,7 +306,7 @@ async def test_a_router_is_told_what_becomes_of_its_requests(rig: Rig) -> None:
 async def test_a_replica_that_leaves_in_order_has_not_died(rig: Rig) -> None:
     nodes, router = await routed(rig, Noted, 2, greeting="hello")
     user = spy(router)
-    router.update(rig.route(nodes[1], policy=router._route.policy))
+    router.update(rig.route(nodes[1], policy=router.route.policy))
     await until(lambda: len(user.curr_replicas) == 1)
     await until(lambda: len(nodes[0].replica._connections) == 0)
     assert user.log == ["hello"]
@@ -316,7 +317,7 @@ async def test_a_router_that_blocks_is_told_no_more_than_it_can_hear(
 ) -> None:
     monkeypatch.setattr(user_side, "MAX_WAITING_HOOKS", 3)
     _, router = await routed(rig, Noted, 1, greeting="hello")
-    user = router._custom._user
+    user = router.custom._user
     await call(router, "which")
     await until(lambda: len(spy(router).log) == 3)
     gate = threading.Event()
@@ -339,7 +340,7 @@ async def test_a_class_made_from_a_built_in_one_works_like_it(rig: Rig, cls: Any
 
     _, router = await routed(rig, Mine)
     answers = [await call(router, "which", session_id="s") for _ in range(6)]
-    assert router._custom.errors == {}
+    assert router.custom.errors == {}
     if cls is ConsistentHashRouter:
         assert len(set(answers)) == 1
     if cls is RoundRobinRouter:
@@ -350,11 +351,11 @@ async def test_a_class_made_from_a_built_in_one_works_like_it(rig: Rig, cls: Any
 async def test_a_change_of_the_router_is_followed_by_what_waits(rig: Rig) -> None:
     nodes, router = await routed(rig, ByHand, 2)
     waits = call(router, "which", session_id="nowhere")
-    await until(lambda: router._custom._questions)
-    thread = router._custom._user._thread
+    await until(lambda: router.custom._questions)
+    thread = router.custom._user._thread
     router.update(rig.route(*nodes))
     assert await waits in {"r0", "r1"}
-    assert router._custom is None
+    assert router.custom is None
     await until(lambda: not thread.is_alive())
 
 
@@ -414,7 +415,7 @@ async def test_a_slot_that_is_reserved_for_later_has_no_arguments_yet(rig: Rig) 
     async with reserved(router, envelope("which"), None) as selection:
         assert selection.replica_id == "default/App#r0"
     assert spy(router).seen == [((), {})]
-    assert router._custom.errors == {}
+    assert router.custom.errors == {}
 
 
 async def test_a_long_queue_of_one_session_holds_up_no_other(rig: Rig) -> None:
@@ -444,6 +445,7 @@ class InOrder(RequestRouter):
 
     def initialize_state(self) -> None:
         self.gate = asyncio.Event()
+        self.waiting = False
         self.routed: list[str] = []
 
     async def choose_replicas(
@@ -453,6 +455,7 @@ class InOrder(RequestRouter):
     ) -> Ranks:
         assert pending_request is not None
         if pending_request.metadata.session_id == "first" and not self.routed:
+            self.waiting = True
             await self.gate.wait()
         return [candidate_replicas]
 
@@ -476,6 +479,23 @@ async def test_an_answer_is_for_its_request_or_for_the_first_in_the_queue(
     user = spy(router)
     await until(lambda: len(user.routed) == 2)
     assert user.routed == order
+
+
+async def test_no_answer_is_for_a_request_that_was_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom, "CHOOSE_LIMIT_S", 60.0)
+    node = await rig.node(App)
+    # Who gets no answer at first is not asked again while this test lasts.
+    setup = replace(setup_of(FirstCome), initial_backoff_s=60.0, max_backoff_s=60.0)
+    router = await rig.routed(node, policy=setup)
+    given_up = call(router, "which", session_id="first")
+    assert router.custom is not None
+    questions = router.custom._questions
+    await until(lambda: questions and spy(router).waiting)
+    given_up.cancel()
+    async with asyncio.timeout(5):
+        await call(router, "which", session_id="second")
 
 
 class Anywhere(RequestRouter):
@@ -528,4 +548,4 @@ async def test_every_request_is_answered_while_replicas_come_and_go(
         answers = [await one for one in calls]
     assert set(answers) <= {node.replica.replica_id for node in nodes}
     assert router.num_waiting == 0
-    assert all(link.outstanding == 0 for link in router._links.values())
+    assert all(link.outstanding == 0 for link in router.members.links.values())

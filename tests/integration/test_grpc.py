@@ -658,7 +658,7 @@ async def test_however_requests_end_each_ends_once_and_leaves_nothing(rig: Rig) 
         await until(lambda: door.server._front.num_ongoing == 0)
         await until(lambda: node.replica.ongoing == 0)
         assert router.num_waiting == 0
-        assert [link.outstanding for link in router._links.values()] == [0]
+        assert [link.outstanding for link in router.members.links.values()] == [0]
         counted = sum(row[-2] for row in door.server._counters.rows())
     # What a client gave up before it left is not there to be counted.
     assert 0 < counted <= 300

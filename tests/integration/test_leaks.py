@@ -98,9 +98,11 @@ async def load(count: int, routers: list[Any], door: Door, seed: int) -> None:
 def left_over(nodes: list[Node], routers: list[Any], door: Door) -> dict[str, int]:
     connections = [c for node in nodes for c in node.replica._connections]
     return {
-        "sinks": sum(len(link.channel._sinks) for r in routers for link in r._links.values()),
-        "outstanding": sum(link.outstanding for r in routers for link in r._links.values()),
-        "waiting": sum(r.num_waiting + len(r._waiting) for r in routers),
+        "sinks": sum(
+            len(link.channel._sinks) for r in routers for link in r.members.links.values()
+        ),
+        "outstanding": sum(link.outstanding for r in routers for link in r.members.links.values()),
+        "waiting": sum(r.num_waiting + len(r.waiting._calls) for r in routers),
         "work": sum(len(c._work) for c in connections),
         "ongoing": sum(node.replica.ongoing for node in nodes),
         "clients": len(door.state.connections),

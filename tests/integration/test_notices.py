@@ -25,7 +25,7 @@ async def test_a_caller_is_told_right_after_its_greeting(rig: Rig) -> None:
     node = await rig.node(App)
     node.replica.announce(models=["a", "b"], metadata={"gpu": 3}, stats={"tokens": 1.5})
     router = await rig.routed(node)
-    (link,) = router._links.values()
+    (link,) = router.members.links.values()
     await until(lambda: link.model_ids)
     assert link.model_ids == {"a", "b"}
     assert link.metadata == {"gpu": 3}
@@ -37,7 +37,7 @@ async def test_a_change_reaches_every_caller_once_for_many_announcements(
 ) -> None:
     node = await rig.node(App)
     routers = [await rig.routed(node) for _ in range(2)]
-    links = [link for router in routers for link in router._links.values()]
+    links = [link for router in routers for link in router.members.links.values()]
     written: list[int] = []
     write = ReplicaConnection.write
 
@@ -56,7 +56,7 @@ async def test_a_change_reaches_every_caller_once_for_many_announcements(
 
 async def test_an_announcement_of_the_same_sends_nothing(rig: Rig) -> None:
     node, router = await rig.pair(App)
-    (link,) = router._links.values()
+    (link,) = router.members.links.values()
     node.replica.announce(models=["a"])
     await until(lambda: link.model_ids)
     link.model_ids = frozenset("marked")
@@ -69,10 +69,10 @@ async def test_requests_for_a_model_go_where_it_is(rig: Rig) -> None:
     nodes = [await rig.node(App) for _ in range(3)]
     router = await rig.routed(*nodes)
     nodes[1].replica.announce(models=["m"])
-    await until(lambda: any(link.model_ids for link in router._links.values()))
+    await until(lambda: any(link.model_ids for link in router.members.links.values()))
     for _ in range(10):
-        chosen = router._policy.choose(
-            envelope("which", multiplexed_model_id="m"), router._open, router._rng
+        chosen = router.policy.choose(
+            envelope("which", multiplexed_model_id="m"), router._open, router.rng
         )
         assert chosen is not None
         assert chosen.replica_id == nodes[1].replica.replica_id
@@ -80,7 +80,7 @@ async def test_requests_for_a_model_go_where_it_is(rig: Rig) -> None:
 
 async def test_what_a_lost_connection_told_is_forgotten(rig: Rig) -> None:
     node, router = await rig.pair(App)
-    (link,) = router._links.values()
+    (link,) = router.members.links.values()
     node.replica.announce(models=["a"])
     await until(lambda: link.model_ids)
     node.die()

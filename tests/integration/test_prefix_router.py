@@ -27,7 +27,7 @@ async def test_prompts_that_begin_alike_share_a_replica(rig: Rig) -> None:
     assert set(homes.values()) == {"r0", "r1", "r2"}
     for n in range(6):
         assert await call(router, "which", text(n) + "And what of it?") == homes[n]
-    assert router._custom.errors == {}
+    assert router.custom.errors == {}
 
 
 @pytest.mark.parametrize(("threshold", "most_apart"), [(3, 4), (None, 9)])
@@ -53,7 +53,7 @@ async def test_what_is_remembered_is_bounded(rig: Rig) -> None:
     _, router = await routed(rig, PrefixCacheAffinityRouter, 1, eviction_interval_secs=0, **limits)
     for number in range(10):
         await call(router, "which", text(number))
-    tree = router._custom._user._router._tree
+    tree = router.custom._user._router._tree
     assert 0 < tree.chars("default/App#r0") <= 2000
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.integration.rig import Node, Rig, call, stream, until
 
+from remora.core.retries import MAX_ATTEMPTS
 from remora.core.retry_budget import RESERVE
 from remora.errors import DeploymentUnavailableError, ReplicaDiedError
 from remora.replica.connection import ReplicaConnection
-from remora.router.router import MAX_ATTEMPTS
 from remora.wire.framing import RawFrame
 
 
@@ -116,14 +116,14 @@ async def test_calls_that_a_leaving_replica_never_saw_are_repeated(
 ) -> None:
     one, other, router = await two(rig)
     router.update(rig.route(one))
-    other_link_gone = len(router._links) == 1
+    other_link_gone = len(router.members.links) == 1
     assert other_link_gone
     # As if the process were busy: what arrives from now on is never looked at.
     seen: list[RawFrame] = []
     monkeypatch.setattr(ReplicaConnection, "on_frame", lambda self, frame: seen.append(frame))
     calls = [call(router, "name_of") for _ in range(3)]
     await until(lambda: len(seen) == 3)
-    link = next(iter(router._links.values()))
+    link = next(iter(router.members.links.values()))
     draining = asyncio.create_task(one.replica.drain())
     await until(lambda: link.leaving)
     await draining
@@ -141,7 +141,7 @@ async def test_drain_finishes_what_was_begun_and_turns_the_rest_away(rig: Rig) -
     assert await anext(items) == 0
     await until(lambda: one.target.begun == 2)
     draining = asyncio.create_task(one.replica.drain())
-    link = next(iter(router._links.values()))
+    link = next(iter(router.members.links.values()))
     await until(lambda: link.leaving)
     late = call(router, "name_of")
     assert router.num_waiting == 1
@@ -221,7 +221,7 @@ async def test_calls_before_the_first_snapshot_wait_for_it(rig: Rig) -> None:
 async def test_call_to_an_unknown_deployment_fails_in_the_end(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remora.router.router.UNKNOWN_WAIT_S", 0.01)
+    monkeypatch.setattr("remora.router.unknown.UNKNOWN_WAIT_S", 0.01)
     with pytest.raises(DeploymentUnavailableError, match="no application"):
         await call(rig.router(), "name_of")
 
@@ -229,7 +229,7 @@ async def test_call_to_an_unknown_deployment_fails_in_the_end(
 async def test_each_call_to_an_unknown_deployment_has_its_own_full_wait(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remora.router.router.UNKNOWN_WAIT_S", 0.1)
+    monkeypatch.setattr("remora.router.unknown.UNKNOWN_WAIT_S", 0.1)
     router = rig.router()
     loop = asyncio.get_running_loop()
     first = call(router, "name_of")
@@ -336,7 +336,7 @@ async def test_a_peer_of_another_version_is_not_asked_in_a_hurry(
 async def test_a_replica_that_comes_back_is_used_again(rig: Rig) -> None:
     one = await rig.node(App, "one")
     router = await rig.routed(one)
-    link = next(iter(router._links.values()))
+    link = next(iter(router.members.links.values()))
     before = link.channel
     for connection in list(one.replica._connections):
         connection._transport.abort()  # type: ignore[union-attr]

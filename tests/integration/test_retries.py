@@ -118,7 +118,7 @@ async def test_an_upload_that_was_never_begun_goes_elsewhere_whole(
     monkeypatch.setattr(ReplicaConnection, "on_frame", lambda _, frame: seen.append(frame))
     upload = asyncio.create_task(ask(door, "/", "POST", bytes(LARGE)))
     await until(lambda: seen)
-    link = next(iter(door.router._links.values()))
+    link = next(iter(door.router.members.links.values()))
     await dying.replica.drain()
     await until(lambda: link.leaving)
     monkeypatch.undo()
@@ -212,7 +212,7 @@ async def test_a_router_that_dies_stops_what_runs_for_it(rig: Rig) -> None:
 
 async def test_promises_of_a_replica_are_kept_when_it_is_gone(rig: Rig) -> None:
     node, router = await rig.pair(App, "one")
-    link = next(iter(router._links.values()))
+    link = next(iter(router.members.links.values()))
     assert link.promises.methods == ["items", "twice"]
     node.die()
     await until(lambda: link.channel is None)

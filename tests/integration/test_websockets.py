@@ -760,7 +760,7 @@ async def test_a_replica_that_was_asked_to_leave_and_dies_closes_with_1012(
     node, door = sockets
     async with opened(door, "/echo") as client:
         draining = asyncio.create_task(node.replica.drain())
-        (link,) = door.router._links.values()
+        (link,) = door.router.members.links.values()
         await until(lambda: link.leaving)
         node.die()
         assert (await close_of(client))[0] == 1012

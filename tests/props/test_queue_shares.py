@@ -57,7 +57,7 @@ class Router:
         self.say()
 
     def say(self) -> None:
-        self.up.append(self.held.claim(self.waiting))
+        self.up.append(self.held.next_claim(self.waiting))
 
     def enqueue(self) -> None:
         if self.held.share is not None and self.held.may_join(self.waiting):
@@ -284,7 +284,7 @@ def test_tells_when_the_share_gets_small_when_it_refuses_and_when_it_needs_less(
     held.limit, held.share = 10, 4
     assert [held.on_joined(n) for n in (1, 2, 3)] == [False, False, True]
     assert held.on_refused()
-    assert held.claim(4) == (4, 5, 0)
+    assert held.next_claim(4) == (4, 5, 0)
     assert not held.on_left(3)
     assert held.on_left(2)
     held.share = 10

@@ -92,6 +92,23 @@ def test_round_robin_visits_all_before_it_visits_one_again(count: int, rounds: i
     assert visits == offered * rounds
 
 
+@given(st.lists(st.frozensets(st.integers(0, 7), min_size=1), max_size=20), st.booleans())
+def test_round_robin_chooses_the_same_whether_it_knows_all_replicas_or_not(
+    offers: list[frozenset[int]], sixth_leaves: bool
+) -> None:
+    knows, knows_not = RoundRobin(), RoundRobin()
+    everybody = [Candidate(name, 0) for name in range(8)]
+    knows.keep(everybody)
+    for number, offer in enumerate(offers):
+        if sixth_leaves and number == 5:
+            everybody = [c for c in everybody if c.name != 6]
+            knows.keep(everybody)
+        offered = [c for c in everybody if c.name in offer]
+        assert knows.choose(request(), offered, random.Random(0)) == knows_not.choose(
+            request(), offered, random.Random(0)
+        )
+
+
 @given(st.permutations(range(6)), st.integers(0, 5))
 def test_round_robin_skips_nobody_when_one_is_full_for_a_while(order: list[int], full: int) -> None:
     policy = RoundRobin()

@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +18,9 @@ from remora.core.routing.consistent_hash import ConsistentHash, Ring
 from remora.core.routing.most_room import MostRoom
 from remora.core.routing.power_of_two import PowerOfTwo
 from remora.core.routing.prefix_tree import BLOCK_CHARS, PrefixTree
+from remora.core.routing.round_robin import RoundRobin
 from remora.errors import ConfigError
-from remora.types import NodeID, ReplicaID
+from remora.types import LOCAL_NODE, NodeID, ReplicaID
 
 names = st.lists(st.integers(0, 50), min_size=1, max_size=8, unique=True)
 keys = st.text(min_size=1, max_size=20)
@@ -142,6 +144,60 @@ def test_with_a_load_factor_nobody_gets_more_than_that_share(
 def test_arguments_that_cannot_be_right_are_refused(kwargs: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(kwargs))):
         ConsistentHash(**kwargs)  # type: ignore[arg-type]
+
+
+class Watched:
+    """A candidate that counts how often a policy looks at its load or its id."""
+
+    looks = 0
+
+    def __init__(self, name: int, load: int) -> None:
+        self._id = ReplicaID(f"app/D#{name:03}")
+        self._load = load
+        self.limit = 100
+        self.is_coming = False
+        self.model_ids: frozenset[str] = frozenset()
+        self.node_id = LOCAL_NODE
+        self.availability_zone = ""
+
+    @property
+    def replica_id(self) -> ReplicaID:
+        Watched.looks += 1
+        return self._id
+
+    @property
+    def load(self) -> int:
+        Watched.looks += 1
+        return self._load
+
+
+@pytest.mark.parametrize(
+    ("policy", "most"),
+    [
+        (RoundRobin(), 1),
+        (ConsistentHash(), 0),
+        (ConsistentHash(load_factor=1.5), 102),
+        (MostRoom(), 100),
+    ],
+    ids=["round robin", "hash", "bounded hash", "most room"],
+)
+def test_a_choice_among_many_looks_at_each_once_at_most(policy: Any, most: int) -> None:
+    everybody = [Watched(name, 1) for name in range(100)]
+    policy.keep(everybody)
+    for number in range(5):
+        Watched.looks = 0
+        assert policy.choose(request(request_id=str(number)), everybody, RNG) is not None
+        assert Watched.looks <= most
+
+
+def test_only_sessions_are_remembered() -> None:
+    policy = ConsistentHash()
+    everybody = members(0, 0, 0)
+    policy.keep(everybody)
+    for number in range(50):
+        policy.choose(request(request_id=str(number)), everybody, RNG)
+        policy.choose(request(request_id=str(number), session_id="s"), everybody, RNG)
+    assert list(policy._orders) == ["s"]
 
 
 # -- room, nearness ----------------------------------------------------------------------------

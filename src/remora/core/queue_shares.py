@@ -216,8 +216,11 @@ class HeldShare:
         is_over = self.share is not None and num_waiting >= self.share
         return is_over or (self._claimed > 0 and 2 * num_waiting <= self._claimed)
 
-    def claim(self, num_waiting: int) -> tuple[int, int, int]:
-        """What to tell the controller: held, wanted and version, as `Ledger.claim` takes them."""
+    def next_claim(self, num_waiting: int) -> tuple[int, int, int]:
+        """Make what to tell the controller: held, wanted and version, as `Ledger.claim` takes them.
+
+        Refusals are counted anew from here on: each is wanted once.
+        """
         wanted = min(self.limit, num_waiting + self._refused)
         self._refused = 0
         self._claimed = wanted

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from remora.errors import RequestError
-from remora.wire.messages import ErrorMeta
+from remora.wire.messages import PLAIN_TEXT, ErrorMeta
 
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 #: What a client is told of a failure inside user code: nothing that it could abuse.
 _OPAQUE = b"Internal Server Error"
 #: In the log and the counters only: the client left before its answer.
@@ -25,7 +24,7 @@ class Response(NamedTuple):
 def text(status: int, body: str | bytes, *extra: tuple[bytes, bytes]) -> Response:
     """A plain text response."""
     data = body.encode() if isinstance(body, str) else body
-    return Response(status, [_TEXT, *extra], data)
+    return Response(status, [PLAIN_TEXT, *extra], data)
 
 
 def json_body(status: int, body: bytes) -> Response:

@@ -21,11 +21,12 @@ from typing import Any
 
 import msgspec
 
+from remora.wire.messages import PLAIN_TEXT
+
 #: Status, headers as ASGI wants them, body.
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 _PLAIN = (b"content-type", b"text/plain")
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _JSON = (b"content-type", b"application/json")
 
 #: Most answers of small handlers are short; their length header is made once. Reply lists are
@@ -60,7 +61,7 @@ def to_reply(value: object, origin: str = "The handler") -> Reply:
             body = value.encode()  # type: ignore[attr-defined]
         except UnicodeEncodeError as error:
             raise TypeError(f"{origin} returned a str that is no valid text: {error}.") from error
-        header = _TEXT
+        header = PLAIN_TEXT
     elif value is None:
         return 200, [_PLAIN, _LENGTHS[0]], b""
     elif kind is not dict and isinstance(value, (bytes, bytearray, memoryview)):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import RequestCancelledError
+from remora.replica.wakeup import WakeUp
 from remora.transport.errors import decode_error_frame, encode_error
 from remora.wire import values
 from remora.wire.codec import decode_part, pack
@@ -80,11 +81,11 @@ class ArgumentStream:
         "_ended",
         "_index",
         "_loop",
+        "_more",
         "_number",
         "_parts",
         "_request_id",
         "_taken",
-        "_waiter",
     )
 
     def __init__(
@@ -96,7 +97,7 @@ class ArgumentStream:
         self._request_id = request_id
         self._loop = asyncio.get_running_loop()
         self._parts: deque[tuple[Part, Body]] = deque()
-        self._waiter: asyncio.Future[None] | None = None
+        self._more = WakeUp()
         #: Taken since the last grant: at first the whole window is due.
         self._taken = WINDOW_BYTES
         self._ended = False
@@ -107,7 +108,7 @@ class ArgumentStream:
         """A part has come."""
         if not self._ended:
             self._parts.append((part, body))
-            self._wake()
+            self._more.wake()
 
     def end(self, error: bytes = b"", body: Body = b"") -> None:
         """Nothing more comes, and nothing that came is given out: an end, or an error."""
@@ -115,7 +116,7 @@ class ArgumentStream:
             self._ended = True
             self._parts.clear()
             self._parts.append((Part(self._index, last=True, error=error), body))
-            self._wake()
+            self._more.wake()
 
     # -- for the method ---------------------------------------------------------------------
 
@@ -127,9 +128,7 @@ class ArgumentStream:
         while not parts:
             if is_grant_due(self._taken):
                 self._grant()
-            if self._waiter is None or self._waiter.done():
-                self._waiter = self._loop.create_future()
-            await asyncio.shield(self._waiter)
+            await self._more.wait()
         part, body = parts.popleft()
         if part.last:
             # Stay at the end: the next one ends as well.
@@ -176,7 +175,3 @@ class ArgumentStream:
         grant = Grant(self._index, self._taken)
         self._connection.write(FrameKind.CREDIT, self._number, pack(grant))
         self._taken = 0
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from remora.context import ReplicaContext, ReplicaRank
+from remora.core.room import is_called_back
 from remora.errors import RemoraError, ReplicaStartError
 from remora.replica.connection import ReplicaConnection
 from remora.replica.http_requests import HttpRequests
@@ -148,7 +149,11 @@ class Replica:
 
     def _call_back(self, answered: ReplicaConnection | None = None) -> None:
         room = min(self.max_ongoing - self.ongoing, MAX_LOAD)
-        told = [c for c in self.turned_away if room > 1 or c is not answered or c.was_rejected]
+        told = [
+            c
+            for c in self.turned_away
+            if is_called_back(room, has_answer=c is answered, was_turned_away=c.was_rejected)
+        ]
         for connection in told:
             connection.was_rejected = False
             connection.write(FrameKind.FREED, 0, load=room)

@@ -15,7 +15,7 @@ from remora.replica.requests import RequestRunner
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.websocket_work import ClientGoneError, WebSocketWork
 from remora.wire.codec import pack
-from remora.wire.messages import Envelope, FrameKind, HttpStart, WebSocketClose
+from remora.wire.messages import PLAIN_TEXT, Envelope, FrameKind, HttpStart, WebSocketClose
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("remora.replica")
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
 class WebSocketRequests:
@@ -100,7 +99,7 @@ def _refuse_plain(work: WebSocketWork) -> None:
         f"Deployment {work.envelope.deployment!r} serves no WebSockets: its handler takes HTTP "
         "requests. Put @ingress on its class, with an ASGI app that has a WebSocket route."
     )
-    work.finish(FrameKind.RESPONSE, pack(HttpStart(501, [_TEXT])), text.encode())
+    work.finish(FrameKind.RESPONSE, pack(HttpStart(501, [PLAIN_TEXT])), text.encode())
 
 
 def _finish_well(work: WebSocketWork) -> None:

@@ -21,13 +21,12 @@ from remora.wire.messages import (
     HttpStart,
     WebSocketClose,
 )
-from remora.wire.window import cost, is_grant_due
+from remora.wire.window import UNBOUNDED, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
     from remora.request_context import RequestContext
 
-_UNBOUNDED = 1 << 62
 _RESTART = WebSocketClose(1012, "the replica stops")
 #: ASGI's code for a handshake that came to nothing.
 _NEVER_OPEN = WebSocketClose(1006)
@@ -103,10 +102,9 @@ class WebSocketWork(Work):
     def _end(self, close: WebSocketClose) -> None:
         is_busy = self._num_waiting == 0
         self.close = close
-        self._window = _UNBOUNDED
+        self._window = UNBOUNDED
         self._wake_up()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._room.wake()
         if close.cut and is_busy and self.task is not None:
             # Neither `receive` nor `send` tells the handler soon, and nobody wants its work.
             self.task.cancel()

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from remora.replica.asgi_route import route_template
 from remora.replica.inbound import Inbound
+from remora.replica.wakeup import WakeUp
 from remora.wire.codec import pack
 from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
 from remora.wire.parcel import Body, raw
-from remora.wire.window import FRAME_COST_BYTES, WINDOW_BYTES, cost, is_grant_due
+from remora.wire.window import FRAME_COST_BYTES, UNBOUNDED, WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.replica.connection import ReplicaConnection
 
-_UNBOUNDED = 1 << 62
 #: A generator that never waits for anything is made to let others run after this many items.
 ITEMS_PER_TURN = 64
 #: Parts up to this size are joined when several are sent in one turn of the loop.
@@ -88,14 +88,14 @@ class Work:
         self.answered_error: BaseException | None = None
         self.scope: dict[str, Any] | None = None
         self._window = envelope.credit_bytes
-        self._room: asyncio.Future[None] | None = None
+        self._room = WakeUp()
         self._in_turn = 0
         #: Parts of an HTTP body that were sent in this turn of the loop.
         self._held: list[bytes | memoryview] = []
         self._start: HttpStart | None = None
         self._started = False
         self._disconnected = False
-        self._wake: asyncio.Future[None] | None = None
+        self._wake = WakeUp()
         self._parts: deque[tuple[bytes, bool]] | None = None
         self._upload_used = 0
         self._state = 0
@@ -106,10 +106,9 @@ class Work:
         """The caller has gone or given up: stop the handler at its next await."""
         self._disconnected = True
         # A handler that goes on regardless never waits again: what it sends is dropped.
-        self._window = _UNBOUNDED
+        self._window = UNBOUNDED
         self._wake_up()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._room.wake()
         if self.inbound is not None:
             self.inbound.cancel()
         if self.task is not None:
@@ -118,8 +117,8 @@ class Work:
     def grant(self, num_bytes: int) -> None:
         """The reader has consumed that much."""
         self._window += num_bytes
-        if self._window > 0 and self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if self._window > 0:
+            self._room.wake()
 
     def feed(self, data: bytes | memoryview, meta: bytes) -> None:
         """A part of the request's body has come; the last one has a meta."""
@@ -144,9 +143,7 @@ class Work:
     async def _wait_room(self) -> None:
         # Several tasks of one handler may send: all of them wait for the same room.
         while self._window <= 0:
-            if self._room is None or self._room.done():
-                self._room = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._room)
+            await self._room.wait()
 
     def finish(self, kind: FrameKind, meta: bytes = b"", body: Body = b"") -> None:
         """Send the final frame, once."""
@@ -268,11 +265,8 @@ class Work:
         self._upload_used = 0
 
     def _wake_up(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._wake.wake()
 
     async def _wait_wake(self) -> None:
         # Several readers may wait (an app that watches for the disconnect beside reading).
-        if self._wake is None or self._wake.done():
-            self._wake = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._wake)
+        await self._wake.wait()

@@ -19,6 +19,7 @@ from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDi
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
 from remora.observe.routing_counts import RoutingRow, render
+from remora.router.reconnect import waits
 from remora.router.router import Router
 from remora.router.shares import ShareKeeper
 from remora.transport.channel import Channel, connect
@@ -27,8 +28,6 @@ from remora.types import DeploymentID, Seconds
 from remora.wire.control import Ack, Subscription
 
 _log = logging.getLogger("remora.router")
-_FIRST_RECONNECT_S: Seconds = 0.02
-_LAST_RECONNECT_S: Seconds = 1.0
 _serial = itertools.count()
 
 
@@ -118,7 +117,7 @@ class RoutingClient:
         self._others.clear()
 
     async def _follow(self) -> None:
-        wait_s = _FIRST_RECONNECT_S
+        wait_s = waits()
         address = f"unix:{self.home.controller_socket}"
         while True:
             channel: Channel | None = None
@@ -130,7 +129,7 @@ class RoutingClient:
                 async for change in stream_control(
                     channel, "subscribe", subscription, SnapshotDiff, unpickle=True
                 ):
-                    wait_s = _FIRST_RECONNECT_S
+                    wait_s = waits()
                     self._apply(change)
                     await self._acknowledge(channel, change.version)
             except ConnectionLostError:
@@ -145,8 +144,7 @@ class RoutingClient:
                     sharing.cancel()
                 if channel is not None:
                     channel.close()
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _LAST_RECONNECT_S)
+            await asyncio.sleep(next(wait_s))
 
     async def _acknowledge(self, channel: Channel, version: int) -> None:
         await call_control(channel, "ack", Ack(self._subscriber, version), unpickle=True)

@@ -82,6 +82,11 @@ class _Question:
         self.over: asyncio.Future[None] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Its request waits, and for an answer."""
+        return not self.ranks and not self.undecided and self.call.state is CallState.QUEUED
+
 
 class CustomPolicy:
     """Asks the user's code, and picks a replica as it says."""
@@ -246,7 +251,7 @@ class CustomPolicy:
             question.undecided = True
         elif self._user.is_first_come:
             # Whoever has waited longest and has no answer; the others get those that follow.
-            waiting = (q for q in self._questions.values() if not q.ranks and not q.undecided)
+            waiting = (q for q in self._questions.values() if q.is_open)
             next(waiting, question).ranks = answer
         else:
             question.ranks = answer

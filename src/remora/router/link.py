@@ -7,9 +7,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from remora.core.promises import NO_PROMISES
+from remora.core.room import limit_called_back, limit_turned_away
 from remora.core.snapshot import ReplicaRoute
 from remora.errors import ConnectionLostError, ProtocolError, ReplicaUnavailableError
+from remora.router.call import Call
 from remora.router.pinned_queue import PinnedQueue
+from remora.router.reconnect import waits
 from remora.transport.channel import Channel, connect
 from remora.types import Seconds
 from remora.wire.codec import unpack
@@ -19,9 +22,6 @@ if TYPE_CHECKING:
     from remora.router.router import Router
 
 _log = logging.getLogger("remora.router")
-#: A replica in the snapshot that does not answer is tried again after this long, doubling.
-_FIRST_RECONNECT_S: Seconds = 0.02
-_LAST_RECONNECT_S: Seconds = 1.0
 #: How long a request waits for the first connection to the replica that it is meant for.
 FIRST_CONNECT_S: Seconds = 1.0
 
@@ -31,11 +31,8 @@ class ReplicaLink:
 
     Attributes:
         outstanding: requests this router has sent and that have not ended.
-        others: requests of other routers, as of the replica's last answer.
-        limit: how many may be outstanding. A replica that turns us away lowers it to what it
-            has of us. What reaches a lowered limit asks the replica to tell when it has room,
-            and for how many, which raises the limit again: so a busy replica with many routers
-            turns few requests away, and none waits while it has room.
+        load: those and the requests of other routers, as of the replica's last answer.
+        limit: how many may be outstanding; see `core.room`.
         full: the replica turned us away and has not called us back.
         leaving: the replica said goodbye: it never has room again.
         promises: what the replica's code says of itself; kept when the replica is gone.
@@ -58,10 +55,10 @@ class ReplicaLink:
         "is_coming",
         "leaving",
         "limit",
+        "load",
         "metadata",
         "model_ids",
         "node_id",
-        "others",
         "outstanding",
         "pinned",
         "position",
@@ -82,7 +79,7 @@ class ReplicaLink:
         self.stats: dict[str, Any] = {}
         self.channel: Channel | None = None
         self.outstanding = 0
-        self.others = 0
+        self.load = 0
         self.limit = router.max_ongoing
         self.full = False
         self.leaving = False
@@ -93,11 +90,6 @@ class ReplicaLink:
         self.pinned = PinnedQueue()
         self.promises = NO_PROMISES
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def load(self) -> int:
-        """Requests that the replica works on, as far as we know."""
-        return self.outstanding + self.others
 
     def begin(self) -> None:
         """Connect for the first time, which takes a moment: some requests wait for that."""
@@ -119,7 +111,7 @@ class ReplicaLink:
         self._task = self.router.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
-        wait_s = _FIRST_RECONNECT_S
+        wait_s = waits()
         while not self.gone:
             channel: Channel | None = None
             try:
@@ -132,13 +124,12 @@ class ReplicaLink:
             except ConnectionLostError:
                 # The snapshot says it runs: it is about to vanish from it, or back soon.
                 self._end_coming()
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, _LAST_RECONNECT_S)
+                await asyncio.sleep(next(wait_s))
                 continue
             self.channel = channel
             self.limit = self.router.max_ongoing
             self.full = self.leaving = False
-            self.others = 0
+            self.load = self.outstanding
             self.router.on_link_ready(self)
             self._end_coming()
             return
@@ -164,10 +155,21 @@ class ReplicaLink:
         if self.channel is not None:
             self.channel.close()
 
+    def on_lost_one(self) -> None:
+        """A request has ended without an answer that says how busy the replica is."""
+        self.outstanding -= 1
+        self.load -= 1
+
+    def on_turned_away(self) -> None:
+        """The replica is full or leaving: wait for an answer, or for its call."""
+        self.on_lost_one()
+        self.full = True
+        self.limit = limit_turned_away(self.outstanding)
+
     def on_freed(self, room: int) -> None:
         """The replica has room again."""
         self.full = False
-        self.limit = max(self.limit, min(self.outstanding + room, self.router.max_ongoing))
+        self.limit = limit_called_back(self.limit, self.outstanding, room, self.router.max_ongoing)
         self.router.on_link_ready(self)
 
     def on_bye(self) -> None:
@@ -176,6 +178,18 @@ class ReplicaLink:
         self.model_ids = frozenset()
         self.router.on_link_unready(self)
         self._fail_pinned()
+
+    def wait_pinned(self, call: Call) -> None:
+        """Let a call that is for this replica alone wait until it has room."""
+        if self.gone or self.leaving:
+            call.fail(ReplicaUnavailableError(self.replica_id))
+        else:
+            self.pinned.add(call)
+
+    def serve_pinned(self) -> None:
+        """Send what waits for this replica alone, for as long as it has room."""
+        while self.position >= 0 and (call := self.pinned.take()) is not None:
+            self.router.send(call, self)
 
     def _fail_pinned(self) -> None:
         while (call := self.pinned.take()) is not None:

@@ -121,7 +121,7 @@ class HeldSlot(Call):
         if link is None:
             super().on_lost(error, True)
             return
-        link.outstanding -= 1
+        link.on_lost_one()
         if self.state is not CallState.DONE:
             self.fail(ReplicaUnavailableError(link.replica_id))
 

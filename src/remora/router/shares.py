@@ -89,7 +89,7 @@ class ShareKeeper:
 
     def _claims(self) -> _Claims:
         return {
-            router.deployment: router.backlog.share.claim(router.num_waiting)
+            router.deployment: router.backlog.share.next_claim(router.num_waiting)
             for router in self._routers()
             if router.backlog.share.limit >= 0
         }

@@ -102,6 +102,10 @@ class HttpStart(msgspec.Struct, array_like=True, frozen=True):
     route: str = ""
 
 
+#: The header of a text that no user's code has written.
+PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+
+
 class WebSocketClose(msgspec.Struct, array_like=True, frozen=True):
     """How a WebSocket ends: in the END frame of the callee, in the last BODY frame of the caller."""
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 WINDOW_BYTES = 256 * 1024
 #: What a frame costs beside its body, so that tiny items are bounded as well.
 FRAME_COST_BYTES = 64
+#: The window of a sender whom nobody slows down any more, because what it sends is dropped.
+UNBOUNDED = 1 << 62
 
 
 def cost(body_bytes: int) -> int:

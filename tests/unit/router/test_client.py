@@ -99,7 +99,7 @@ async def test_a_bug_in_one_callback_or_router_stops_nobody_else(
 async def test_a_bug_in_following_is_logged_and_the_controller_asked_again(
     remora_home: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("remora.router.client._FIRST_RECONNECT_S", 0.001)
+    monkeypatch.setattr("remora.router.reconnect.FIRST_S", 0.001)
     async with following(Home.locate()) as (controller, client):
         with caplog.at_level(logging.ERROR, "remora.router"):
             with monkeypatch.context() as broken:

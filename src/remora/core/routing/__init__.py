@@ -11,8 +11,8 @@ Rules: pure but for what a policy remembers of its own choices. Chance is an arg
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import ClassVar, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar, cast
 
 from remora.types import ReplicaID
 from remora.wire.messages import Envelope
@@ -68,3 +68,15 @@ class Policy(Protocol[C]):
 
     def keep(self, members: Sequence[C]) -> None:
         """Take note of all replicas there are now, those that are full as well."""
+
+
+def among(candidates: Sequence[C], members: Mapping[ReplicaID, Candidate]) -> Mapping[ReplicaID, C]:
+    """Give candidates by their ids; no work at all while every member is one. Pure.
+
+    Args:
+        candidates: some of the members.
+        members: all there are.
+    """
+    if len(candidates) == len(members):
+        return cast("Mapping[ReplicaID, C]", members)
+    return {c.replica_id: c for c in candidates}

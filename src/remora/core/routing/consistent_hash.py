@@ -16,15 +16,17 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
+from operator import attrgetter
 from typing import ClassVar
 
 from remora.config import require_number
-from remora.core.routing import C, Candidate
+from remora.core.routing import C, Candidate, among
 from remora.types import ReplicaID
 from remora.wire.messages import Envelope
 
-#: Keys whose replicas are remembered.
+#: Sessions whose replicas are remembered.
 _MAX_ORDERS = 4096
+_load = attrgetter("load")
 
 
 def place_of(key: str) -> int:
@@ -100,25 +102,34 @@ class ConsistentHash:
         self._load_factor = load_factor
         self._members: dict[ReplicaID, Candidate] = {}
         self._ring = Ring((), num_virtual_nodes)
-        #: What the ring says of keys that were asked for; requests that wait ask often.
-        self._orders: dict[str, tuple[ReplicaID, ...]] = {}
+        #: What the ring says of sessions that were asked for. Request ids come once.
+        self._orders: dict[str, Iterable[ReplicaID]] = {}
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
         """Pick the first replica behind the key that may take it; `rng` is not needed."""
-        key = request.session_id or request.request_id
-        order = self._orders.get(key) or self._order(key)
-        bound = None if self._load_factor is None else self._bound(self._load_factor)
+        if not candidates:
+            return None
+        session_id = request.session_id
+        order = self._orders.get(session_id) if session_id else self._order(request.request_id)
+        if order is None:
+            order = self._remember(session_id)
+        able = among(candidates, self._members)
+        bound: int | None = None
         overloaded: C | None = None
         for replica_id in order:
-            for candidate in candidates:
-                if candidate.replica_id == replica_id:
-                    if bound is None or candidate.load < bound:
-                        return candidate
-                    overloaded = overloaded or candidate
-                    break
-            else:
+            candidate = able.get(replica_id)
+            if candidate is None:
                 if self._members[replica_id].is_coming:
                     return None
+                continue
+            # Who has nothing to do is below every bound.
+            if self._load_factor is None or candidate.load == 0:
+                return candidate
+            if bound is None:
+                bound = self._bound(self._load_factor)
+            if candidate.load < bound:
+                return candidate
+            overloaded = overloaded or candidate
         return overloaded
 
     def keep(self, members: Sequence[Candidate]) -> None:
@@ -128,16 +139,18 @@ class ConsistentHash:
             self._ring = Ring(self._members, self._num_virtual_nodes)
             self._orders.clear()
 
-    def _order(self, key: str) -> tuple[ReplicaID, ...]:
-        """Replicas that a key may go to, in order."""
+    def _order(self, key: str) -> Iterable[ReplicaID]:
+        """Replicas that a key may go to, in order; looked up as far as they are taken."""
         order = self._ring.order(key)
-        allowed = order if self._load_factor is not None else islice(order, 1 + self._fallbacks)
+        return order if self._load_factor is not None else islice(order, 1 + self._fallbacks)
+
+    def _remember(self, session_id: str) -> Iterable[ReplicaID]:
         if len(self._orders) >= _MAX_ORDERS:
             self._orders.clear()
-        found = self._orders[key] = tuple(allowed)
+        found = self._orders[session_id] = tuple(self._order(session_id))
         return found
 
     def _bound(self, load_factor: float) -> int:
         """Load below which a replica takes one more request."""
-        total = sum(m.load for m in self._members.values()) + 1
+        total: int = sum(map(_load, self._members.values())) + 1
         return math.ceil(load_factor * total / max(1, len(self._members)))

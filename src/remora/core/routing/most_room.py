@@ -25,9 +25,10 @@ class MostRoom:
         """Pick one; None only when there is no candidate."""
         if not candidates:
             return None
-        most = max(c.limit - c.load for c in candidates)
-        best = [c for c in candidates if c.limit - c.load == most]
-        return best[int(rng.random() * len(best))]
+        room = [c.limit - c.load for c in candidates]
+        most = max(room)
+        best = [place for place, has in enumerate(room) if has == most]
+        return candidates[best[int(rng.random() * len(best))]]
 
     def keep(self, members: Sequence[C]) -> None:
         """Nothing to note: candidates are enough."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import ClassVar
 
-from remora.core.routing import C
+from remora.core.routing import C, Candidate, among
 from remora.core.routing.multiplex import ModelAffinity
 from remora.types import ReplicaID
 from remora.wire.messages import Envelope
@@ -19,13 +20,16 @@ class RoundRobin:
     while, come or go do not make it skip others.
     """
 
-    __slots__ = ("_last", "_models")
+    __slots__ = ("_last", "_members", "_models", "_order")
 
     waits_by_model: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._last = ReplicaID("")
         self._models = ModelAffinity()
+        self._members: dict[ReplicaID, Candidate] = {}
+        #: Their ids in order.
+        self._order: list[ReplicaID] = []
 
     def choose(self, request: Envelope, candidates: Sequence[C], rng: random.Random) -> C | None:
         """Take the next one; `rng` is not needed."""
@@ -36,14 +40,31 @@ class RoundRobin:
             candidates = self._models.narrow(model_id, candidates)
             if not candidates:
                 return None
-        last = self._last
-        # Those after the cursor come before those up to it.
-        chosen = min(candidates, key=lambda c: (c.replica_id <= last, c.replica_id))
-        self._last = chosen.replica_id
-        if model_id:
+            chosen = self._next_of_few(candidates)
             self._models.note(model_id, chosen)
+        else:
+            chosen = self._next(candidates)
+        self._last = chosen.replica_id
         return chosen
 
-    def keep(self, members: Sequence[C]) -> None:
+    def keep(self, members: Sequence[Candidate]) -> None:
         """Note which replicas there are."""
         self._models.keep(members)
+        self._members = {m.replica_id: m for m in members}
+        self._order = sorted(self._members)
+
+    def _next(self, candidates: Sequence[C]) -> C:
+        """Go on from the cursor to the first that may take a request: rarely more than a step."""
+        able = among(candidates, self._members)
+        order = self._order
+        start = bisect_right(order, self._last)
+        for index in range(start, start + len(order)):
+            chosen = able.get(order[index % len(order)])
+            if chosen is not None:
+                return chosen
+        return self._next_of_few(candidates)
+
+    def _next_of_few(self, candidates: Sequence[C]) -> C:
+        last = self._last
+        # Those after the cursor come before those up to it.
+        return min(candidates, key=lambda c: (c.replica_id <= last, c.replica_id))

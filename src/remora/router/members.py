@@ -1,0 +1,81 @@
+"""Which replicas a router knows, and which of them may take a request now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remora.core.snapshot import DeploymentRoute
+from remora.router.link import ReplicaLink
+from remora.types import ReplicaID
+
+if TYPE_CHECKING:
+    from remora.router.router import Router
+
+
+class Members:
+    """The replicas of one deployment, as one router sees them.
+
+    Attributes:
+        links: all of the snapshot.
+        open: those that may take a request now, in no order. Always the same list; who is in it
+            knows his place, so that coming and going takes no time.
+    """
+
+    __slots__ = ("_router", "links", "open")
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.links: dict[ReplicaID, ReplicaLink] = {}
+        self.open: list[ReplicaLink] = []
+
+    def update(self, route: DeploymentRoute) -> None:
+        """Begin with those that are new, part from those that are gone."""
+        wanted = {replica.replica_id: replica for replica in route.replicas}
+        for replica_id in [known for known in self.links if known not in wanted]:
+            link = self.links.pop(replica_id)
+            self.shut(link)
+            link.retire()
+        for replica_id, replica in wanted.items():
+            if replica_id not in self.links:
+                link = self.links[replica_id] = ReplicaLink(self._router, replica)
+                link.begin()
+
+    def limit_to(self, max_ongoing: int) -> None:
+        """Each takes so many requests now."""
+        for link in self.links.values():
+            link.limit = max_ongoing
+
+    def retire_all(self) -> None:
+        """Part from all."""
+        for link in self.links.values():
+            self.shut(link)
+            link.retire()
+        self.links.clear()
+
+    def reconsider(self, link: ReplicaLink) -> None:
+        """Open a link or shut it, as its state says."""
+        may_take = (
+            not link.gone
+            and not link.full
+            and not link.leaving
+            and link.channel is not None
+            and link.outstanding < link.limit
+        )
+        if not may_take:
+            self.shut(link)
+        elif link.position < 0:
+            link.position = len(self.open)
+            self.open.append(link)
+            # Those that can go nowhere else come first.
+            link.serve_pinned()
+
+    def shut(self, link: ReplicaLink) -> None:
+        """Take a link out of the open ones."""
+        position = link.position
+        if position < 0:
+            return
+        last = self.open.pop()
+        if last is not link:
+            self.open[position] = last
+            last.position = position
+        link.position = -1

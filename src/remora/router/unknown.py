@@ -1,0 +1,70 @@
+"""Waiting for a snapshot to name a deployment that none has named yet.
+
+A process that is asked before it has heard of an application must not refuse what is about to be
+there. Each call has its own full wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from remora.errors import DeploymentUnavailableError
+from remora.router.call import Call, CallState
+from remora.types import DeploymentID, Seconds
+
+#: How long a call to a deployment that no snapshot has named yet waits for one.
+UNKNOWN_WAIT_S: Seconds = 5.0
+UNKNOWN_REASON = "no application with such a deployment is running"
+
+
+class RouteWait:
+    """The patience of calls for a first snapshot; the calls themselves stand in the queue."""
+
+    __slots__ = ("_calls", "_deployment", "_known", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deployment: DeploymentID) -> None:
+        self._loop = loop
+        self._deployment = deployment
+        #: Each with the moment its patience ends, the first of them first.
+        self._calls: deque[tuple[float, Call]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._known = asyncio.Event()
+
+    def add(self, call: Call) -> None:
+        """Give this call up if no snapshot comes in time."""
+        self._calls.append((self._loop.time() + UNKNOWN_WAIT_S, call))
+        if self._timer is None:
+            self._timer = self._loop.call_later(UNKNOWN_WAIT_S, self._give_up_oldest)
+
+    async def wait(self) -> None:
+        """Wait for a snapshot, or until the time for one is over."""
+        self._known.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UNKNOWN_WAIT_S):
+                await self._known.wait()
+
+    def end(self) -> None:
+        """Nobody waits any more: a snapshot has come, or none will."""
+        self._calls.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_known(self) -> None:
+        """A snapshot has named the deployment."""
+        self.end()
+        self._known.set()
+
+    def _give_up_oldest(self) -> None:
+        """The timer is always that of the oldest."""
+        self._timer = None
+        calls = self._calls
+        now = self._loop.time()
+        while calls and calls[0][0] <= now:
+            _, call = calls.popleft()
+            if call.state is CallState.QUEUED:
+                call.give_up(DeploymentUnavailableError(self._deployment, UNKNOWN_REASON))
+        if calls:
+            self._timer = self._loop.call_at(calls[0][0], self._give_up_oldest)
