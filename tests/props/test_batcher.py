@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -84,10 +85,10 @@ class BatcherMachine(RuleBasedStateMachine):
         self.is_busy = False
         self.batcher.on_free(self.now)
 
-    @rule(expected=st.floats(0, 20), soon=seconds, run_s=seconds)
-    def look(self, expected: float, soon: float, run_s: float) -> None:
+    @rule(expected=st.floats(0, 20), soon=seconds, run_s=seconds, item_s=seconds)
+    def look(self, expected: float, soon: float, run_s: float, item_s: float) -> None:
         if self.adaptive:
-            self.outlook = Outlook(expected, self.now + soon, run_s)
+            self.outlook = Outlook(expected, self.now + soon, run_s, item_s)
 
     @precondition(lambda self: not self.is_busy)
     @rule()
@@ -214,6 +215,39 @@ def test_callers_who_always_come_back_are_expected(num_callers: int, think_s: fl
     outlook = returns.outlook(now)
     assert outlook.expected > 0.99 * num_callers
     assert outlook.until - now >= num_callers * think_s / 2
+
+
+@given(
+    st.floats(0.0001, 0.01),
+    st.floats(0.00001, 0.001),
+    st.lists(st.integers(1, 32), min_size=40, max_size=60),
+)
+def test_what_a_batch_takes_and_what_an_item_does_is_told_apart(
+    run_s: float, item_s: float, sizes: list[int]
+) -> None:
+    returns = Returns(0.01)
+    for num in (*sizes, 1, 32):
+        returns.on_answered(num, run_s + num * item_s, 1000.0)
+    outlook = returns.outlook(1000.0)
+    assert outlook.run_s == pytest.approx(run_s, rel=0.01, abs=1e-6)
+    assert outlook.item_s == pytest.approx(item_s, rel=0.01)
+
+
+def test_batches_of_one_size_say_nothing_of_their_items() -> None:
+    returns = Returns(0.01)
+    for num in (2, 8, 2, *[8] * 200):
+        returns.on_answered(num, 0.001 + num * 0.0005, 1000.0)
+    assert returns.outlook(1000.0)[2:] == pytest.approx((0.001, 0.0005), rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), seconds), min_size=1))
+def test_whatever_runs_take_no_time_is_negative(runs: list[tuple[int, float]]) -> None:
+    returns = Returns(0.01)
+    for num, run_s in runs:
+        returns.on_answered(num, run_s, 1000.0)
+    outlook = returns.outlook(1000.0)
+    assert outlook.run_s >= -1e-12
+    assert outlook.item_s >= 0.0
 
 
 def test_a_lone_caller_waits_for_nobody() -> None:

@@ -18,8 +18,15 @@ CALLS = 600
 STATIC = [(1, 0.0), *((size, wait) for size in (4, 32) for wait in (0.0, 0.001, 0.01))]
 
 
-def rate(callers: int, run_s: tuple[float, float], **options: Any) -> float:
-    """Calls per second of callers who come back 0.1 to 0.6 ms after each answer."""
+def rate(
+    callers: int,
+    run_s: tuple[float, float],
+    pause_s: tuple[float, float] = (0.0001, 0.0006),
+    noise: float = 0.0,
+    calls: int = CALLS,
+    **options: Any,
+) -> float:
+    """Calls per second of callers who come back after a while; `run_s` is of a batch and an item."""
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -27,17 +34,18 @@ def rate(callers: int, run_s: tuple[float, float], **options: Any) -> float:
 
         @batch(**options)
         async def work(items: list[int]) -> list[int]:
-            await asyncio.sleep(run_s[0] + run_s[1] * len(items))
+            took_s = run_s[0] + run_s[1] * len(items)
+            await asyncio.sleep(took_s * rng.uniform(1 - noise, 1 + noise))
             return items
 
         async def caller() -> None:
-            for _ in range(CALLS // callers):
+            for _ in range(calls // callers):
                 await work(0)
-                await asyncio.sleep(rng.uniform(0.0001, 0.0006))
+                await asyncio.sleep(rng.uniform(*pause_s))
 
         begin = loop.time()
         await asyncio.gather(*(caller() for _ in range(callers)))
-        return (CALLS // callers) * callers / (loop.time() - begin)
+        return (calls // callers) * callers / (loop.time() - begin)
 
     return run(main())
 
@@ -53,6 +61,27 @@ def test_nothing_tuned_is_within_5_percent_of_the_best_static_setting(
         for size, wait_s in STATIC
     )
     assert ours >= 0.95 * best
+
+
+@pytest.mark.parametrize("callers", [32, 48, 64])
+@pytest.mark.parametrize("pause_s", [(0.0001, 0.001), (0.0005, 0.003)])
+def test_nobody_is_waited_for_where_the_items_and_not_the_batch_take_the_time(
+    callers: int, pause_s: tuple[float, float]
+) -> None:
+    options: dict[str, Any] = {
+        "max_batch_size": 32,
+        "run_s": (0.00025, 0.00004),
+        "pause_s": pause_s,
+    }
+    ours = rate(callers, calls=3000, **options)
+    never = rate(callers, calls=3000, batch_wait_timeout_s=0, **options)
+    assert ours >= 0.97 * never
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.5])
+def test_runs_of_uneven_length_do_not_spoil_what_is_learned(noise: float) -> None:
+    never = rate(8, (0.002, 0.0001), noise=noise, max_batch_size=32, batch_wait_timeout_s=0)
+    assert never < 0.9 * rate(8, (0.002, 0.0001), noise=noise, max_batch_size=32)
 
 
 def test_never_waiting_would_be_far_from_it() -> None:

@@ -7,7 +7,9 @@ them; a batch that starts with the first of them makes all others wait for a who
 
 So this module learns, for each batch that answered, how many callers came back and how soon. A
 batch waits for those still expected while the time they would save (a run of the model each) is
-more than the time lost by those who wait (the rest of the period in which callers come back). Of
+more than the time lost by those who wait (the rest of the period in which callers come back, and
+their work on the items that join them). Only what a run takes in any case can be saved, so that is
+told apart from what each item adds: where items take all the time, nobody is waited for. Of
 more callers than there is room for, those who find none need another batch in any case, so the
 saving counts by the share that finds room.
 What is learned does not depend on what was decided, so nothing has to be tried out: without
@@ -30,6 +32,8 @@ from remora.types import Seconds
 _GAIN = 0.125
 #: Deviations above the mean after which a caller is no longer expected.
 _DEVIATIONS = 4.0
+#: Of the sizes of batches, below which they say nothing of what an item costs.
+_MIN_VARIANCE = 0.1
 #: Answered batches whose callers are still awaited; more than that means they are far apart.
 _MAX_GENERATIONS = 64
 
@@ -40,12 +44,14 @@ class Outlook(NamedTuple):
     Attributes:
         expected: items that are likely to come.
         until: when they should be there.
-        run_s: how long a batch takes.
+        run_s: how long a batch takes, apart from its items.
+        item_s: how much longer it takes for each of them.
     """
 
     expected: float
     until: Seconds
     run_s: Seconds
+    item_s: Seconds = 0.0
 
     def limited(self, limit: int, num_inside: int) -> Outlook:
         """The same where at most `limit` items may be inside, and `num_inside` are."""
@@ -73,9 +79,44 @@ def start_at(
     if more <= 0.0 or patience_s <= 0.0:
         return now
     saved_s = more * outlook.run_s * (more / outlook.expected)
-    if saved_s <= num_waiting * patience_s:
+    if saved_s <= num_waiting * (patience_s + more * outlook.item_s):
         return now
     return min(latest, outlook.until)
+
+
+class _Runs:
+    """Follows how long batches take: all of them, and longer for each item that they have.
+
+    A straight line through what was seen, the newest counting most. Batches of one size say
+    nothing of their items: then what was known before holds.
+    """
+
+    __slots__ = ("_covariance", "_item_s", "_mean_num", "_mean_s", "_variance")
+
+    def __init__(self) -> None:
+        self._mean_num = 1.0
+        self._mean_s: Seconds | None = None
+        self._variance = 0.0
+        self._covariance = 0.0
+        self._item_s: Seconds = 0.0
+
+    def learn(self, num: int, run_s: Seconds) -> None:
+        if self._mean_s is None:
+            self._mean_num, self._mean_s = num, run_s
+            return
+        more, longer_s = num - self._mean_num, run_s - self._mean_s
+        self._mean_num += _GAIN * more
+        self._mean_s += _GAIN * longer_s
+        self._variance += _GAIN * ((1 - _GAIN) * more * more - self._variance)
+        self._covariance += _GAIN * ((1 - _GAIN) * more * longer_s - self._covariance)
+        if self._variance >= _MIN_VARIANCE:
+            self._item_s = max(0.0, self._covariance / self._variance)
+
+    def times(self) -> tuple[Seconds, Seconds]:
+        """How long a batch takes apart from its items, and for each of them."""
+        mean_s = self._mean_s or 0.0
+        item_s = min(self._item_s, mean_s / self._mean_num)
+        return mean_s - item_s * self._mean_num, item_s
 
 
 class Returns:
@@ -87,14 +128,14 @@ class Returns:
     Invariants: `0 <= share <= 1`; as many arrivals are counted as returns as there were answers.
     """
 
-    __slots__ = ("_deviation_s", "_generations", "_mean_s", "_run_s", "share", "window_s")
+    __slots__ = ("_deviation_s", "_generations", "_mean_s", "_runs", "share", "window_s")
 
     def __init__(self, window_s: Seconds) -> None:
         self.window_s = window_s
         self.share = 0.0
         self._mean_s = 0.0
         self._deviation_s = 0.0
-        self._run_s: Seconds | None = None
+        self._runs = _Runs()
         # [when they were answered, how many were, how many of them have not come back: >= 1].
         self._generations: deque[list[float]] = deque()
 
@@ -111,9 +152,8 @@ class Returns:
     def on_answered(self, num: int, run_s: Seconds, now: Seconds) -> None:
         """A batch has ended: `num` callers have their answers after `run_s`."""
         self._forget_old(now)
-        before = self._run_s
-        self._run_s = run_s if before is None else before + _GAIN * (run_s - before)
         if num > 0:
+            self._runs.learn(num, run_s)
             if len(self._generations) == _MAX_GENERATIONS:
                 self._settle(self._generations.popleft())
             self._generations.append([now, num, num])
@@ -127,7 +167,7 @@ class Returns:
             if answered_at + patience_s > now:
                 expected += missing * self.share
                 until = answered_at + patience_s
-        return Outlook(expected, until, self._run_s or 0.0)
+        return Outlook(expected, until, *self._runs.times())
 
     def _learn_delay(self, delay_s: Seconds) -> None:
         error_s = delay_s - self._mean_s
