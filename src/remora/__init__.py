@@ -105,7 +105,12 @@ def __getattr__(name: str) -> Any:
     if name in _NOT_YET:
         raise AttributeError(f"{name} of Ray Serve is not supported by this version of Remora")
     if home is None:
-        raise AttributeError(f"module 'remora' has no attribute {name!r}")
+        hint = ""
+        if not name.startswith("_"):  # Those are what Python and libraries look for by themselves.
+            from remora.config import nearest
+
+            hint = nearest(name, __all__)
+        raise AttributeError(f"module 'remora' has no attribute {name!r}.{hint}")
     from importlib import import_module
 
     found = globals()[name] = getattr(import_module(f"remora.{home}"), name)

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from remora.replica.sync_stream import iterate_in_thread
 from remora.response import DeploymentResponse, DeploymentResponseGenerator
 from remora.router.upload import Upload
-from remora.transport.packing import pack_call, pack_value
+from remora.transport.packing import PICKLE_ERRORS, explained, pack_call, pack_value
+from remora.wire import values
 from remora.wire.messages import Envelope
 from remora.wire.parcel import Body
 
@@ -67,8 +68,26 @@ def plain_body(args: tuple[Any, ...], kwargs: dict[str, Any], envelope: Envelope
         TypeError, ValueError, pickle.PicklingError: they do not go into the format.
     """
     # Pickle, whoever made it, is opened like every other.
-    envelope.request_serialization, body = pack_call(args, kwargs, envelope.request_serialization)
+    wanted = envelope.request_serialization
+    try:
+        envelope.request_serialization, body = pack_call(args, kwargs, wanted)
+    except PICKLE_ERRORS as error:
+        if wanted in values.PLAIN_FORMATS:
+            raise
+        method = f"{envelope.deployment}.{envelope.method}"
+        raise explained(error, f"{_culprit(args, kwargs, wanted)} of {method}") from error
     return body
+
+
+def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any], wanted: str) -> str:
+    """Name the first argument that cannot be pickled."""
+    places: list[tuple[Place, Any]] = [*enumerate(args), *kwargs.items()]
+    for place, value in places:
+        try:
+            values.dumps(value, None, wanted)
+        except PICKLE_ERRORS:
+            return f"Argument {place!r}"
+    return "An argument"
 
 
 class Composed:

@@ -45,6 +45,20 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def check_keywords(where: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuse keywords that do not exist.
+
+    Raises:
+        TypeError: as Python itself would, plus the name that was probably meant.
+    """
+    known = list(allowed)
+    for keyword in given:
+        if keyword not in known:
+            raise TypeError(
+                f"{where} got an unexpected keyword argument {keyword!r}.{nearest(keyword, known)}"
+            )
+
+
 def check_keys(field: str, value: dict[str, Any], allowed: Iterable[str]) -> None:
     """Refuse keys that nobody reads.
 

@@ -40,11 +40,13 @@ from typing import Any
 USER_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 
 
-def _rebuild(cls: type[RemoraError], args: tuple[Any, ...], state: dict[str, Any]) -> RemoraError:
+def rebuild(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
     """Make an error again without running its constructor: that may take other arguments."""
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    error.__setstate__(state)
     return error
 
 
@@ -57,7 +59,7 @@ class RemoraError(Exception):
     retry_after_s: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
+        return rebuild, (type(self), self.args, self.__dict__.copy())
 
     @property
     def message(self) -> str:
@@ -221,7 +223,10 @@ class MethodNotFoundError(RequestError, AttributeError):
 
 
 class RemoteError(RequestError):
-    """The user's exception could not be carried over as itself; its text is in here."""
+    """The user's exception could not be carried over as itself; its type and text are in here.
+
+    The message also says what kept it from travelling.
+    """
 
 
 class gRPCStatusError(RequestError):  # noqa: N801 - the name that Ray Serve's users know

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
+
+from remora.config import check_keywords
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -16,17 +18,30 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 IDEMPOTENT_MARK = "__remora_idempotent__"
 
 
-def method(*, idempotent: bool = False) -> Callable[[_F], _F]:
+@overload
+def method() -> Callable[[_F], _F]: ...
+@overload
+def method(*, idempotent: bool) -> Callable[[_F], _F]: ...
+def method(*misplaced: Any, idempotent: bool = False, **unknown: Any) -> Any:
     """Say what callers of this method may rely on.
 
     Args:
         idempotent: calling it twice does no harm: a call whose replica died is made again on
             another one, as long as nothing of its answer has arrived. On a FastAPI route the same
             holds for its requests.
+        misplaced: refused; `@method` takes its options by name, in parentheses.
+        unknown: refused.
 
     Raises:
-        TypeError: not a bool, or what is decorated is no function.
+        TypeError: not a bool, an unknown option, no parentheses, or what is decorated is no
+            function.
     """
+    check_keywords("method()", unknown, ("idempotent",))
+    if misplaced:
+        raise TypeError(
+            f"@method needs parentheses and says what it promises: write "
+            f"@method(idempotent=True) above the method, not @method alone (got {misplaced[0]!r})"
+        )
     if not isinstance(idempotent, bool):
         raise TypeError(
             f"method(idempotent=...) must be a bool, not {type(idempotent).__name__} "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from remora.by_name import ByName
+from remora.config import check_keywords
 from remora.core.model_cache import Limits
 from remora.errors import ConfigError
 from remora.model_loader import LoaderOptions, ModelLoader
@@ -21,6 +22,15 @@ T = TypeVar("T")
 
 #: Attribute of a user's object that holds its loaders, by the methods that they belong to.
 _LOADERS = "__remora_loaders__"
+#: Options of `multiplexed`.
+_OPTIONS = (
+    "max_num_models_per_replica",
+    "max_bytes_per_replica",
+    "size_fn",
+    "max_concurrent_loads",
+    "pin",
+    "preload",
+)
 
 
 def get_multiplexed_model_id() -> str:
@@ -110,6 +120,7 @@ def multiplexed(
     max_concurrent_loads: int = 1,
     pin: Iterable[str] = (),
     preload: Iterable[str] = (),
+    **unknown: Any,
 ) -> Any:
     """Make a loader of models of an `async def` that takes a model id.
 
@@ -127,11 +138,13 @@ def multiplexed(
             one does.
         pin: models that are loaded before the replica takes requests, and never unloaded.
         preload: models that are loaded before the replica takes requests.
+        unknown: refused.
 
     Raises:
-        TypeError: no coroutine function of one id, or a value of a wrong type.
+        TypeError: no coroutine function of one id, a value of a wrong type, or an unknown option.
         ConfigError: a value that cannot be right.
     """
+    check_keywords("multiplexed()", unknown, _OPTIONS)
     options = LoaderOptions(
         Limits(
             _limit("max_num_models_per_replica", max_num_models_per_replica),

@@ -21,7 +21,7 @@ from remora.config import (
     DeploymentConfig,
     RequestRouterConfig,
     check_keys,
-    nearest,
+    check_keywords,
     require_json,
     require_number,
 )
@@ -107,6 +107,11 @@ _LOGGING_KEYS = (
     "logs_dir",
 )
 _GANG_KEYS = ("gang_placement_strategy", "gang_size", "runtime_failure_policy")
+#: Options of old versions of Ray Serve, and what to write instead.
+_MOVED = {
+    "max_concurrent_queries": "it is called max_ongoing_requests now.",
+    "route_prefix": "it belongs to the application. Write run(app, route_prefix=...).",
+}
 _STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
 
@@ -114,15 +119,16 @@ def check_names(given: Mapping[str, object], where: str) -> None:
     """Refuse keywords that do not exist.
 
     Raises:
-        TypeError: as Python itself would, plus the name that was probably meant.
+        TypeError: as Python itself would, plus the name that was probably meant, or where an
+            option of old versions has gone.
         ValueError: `version`, which was removed.
     """
     for keyword in given:
-        if keyword not in KEYWORDS:
+        if keyword in _MOVED:
             raise TypeError(
-                f"{where} got an unexpected keyword argument {keyword!r}."
-                f"{nearest(keyword, KEYWORDS)}"
+                f"{where} got an unexpected keyword argument {keyword!r}: {_MOVED[keyword]}"
             )
+    check_keywords(where, given, KEYWORDS)
     if "version" in given:
         raise ValueError(
             "version is not an option any more: every run gets a version of its own. Leave it out."

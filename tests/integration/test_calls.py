@@ -165,7 +165,7 @@ async def test_arrays_travel_both_ways(rig: Rig) -> None:
     ("kind", "expected", "text"),
     [
         ("odd", OddError, "so odd"),
-        ("two", RemoteError, "NeedsTwoError: 3"),
+        ("two", NeedsTwoError, "3"),
         ("lock", RemoteError, "OddError: <unlocked"),
         ("surrogate", OddError, "half a"),
         ("exit", RemoteError, "SystemExit: 3"),
@@ -200,7 +200,7 @@ async def test_errors_that_cannot_be_described_come_back_too(
 
 async def test_unpicklable_answer_is_an_error(rig: Rig) -> None:
     _, router = await rig.pair(App)
-    with pytest.raises(TypeError, match="pickle"):
+    with pytest.raises(TypeError, match=r"What \S+\.unpicklable returns cannot be pickled: .*lock"):
         await call(router, "unpicklable")
 
 

@@ -155,6 +155,30 @@ async def test_what_comes_is_read_only(rig: Rig) -> None:
     node.target.kept.clear()
 
 
+@pytest.mark.parametrize(
+    ("sent", "writable"),
+    [
+        (np.ones(3), False),
+        (np.ones((300, 300)), False),
+        (np.ones((300, 300)).T, False),
+        (np.array(["a", "b"]), False),
+        (np.zeros(5, dtype=[("a", "i4")]), False),
+        (np.ones((300, 300))[::2], True),
+        (np.ones((10, 10))[:, ::2], True),
+        (np.array([1, "x", None], dtype=object), True),
+        (np.ma.ones(5), True),
+    ],
+    ids=("small", "large", "fortran", "text", "records", "rows", "columns", "objects", "masked"),
+)
+async def test_what_is_a_view_is_read_only_and_what_was_copied_is_not(
+    rig: Rig, sent: Any, writable: bool
+) -> None:
+    _, router = await rig.pair(App)
+    got = await call(router, "echo", sent)
+    assert got.flags.writeable is writable
+    np.testing.assert_array_equal(got, sent)
+
+
 async def test_the_caller_may_change_its_array_at_once(rig: Rig) -> None:
     _, router = await rig.pair(App)
     await warm(router)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import remora
 
 
@@ -21,3 +23,8 @@ def test_lists_no_private_name_but_the_version() -> None:
 
 def test_dir_offers_every_public_name() -> None:
     assert set(remora.__all__) <= set(dir(remora))
+
+
+def test_names_the_public_name_that_was_meant() -> None:
+    with pytest.raises(AttributeError, match="'deploymnt'. Did you mean 'deployment'"):
+        remora.deploymnt  # type: ignore[attr-defined]  # noqa: B018

@@ -80,3 +80,13 @@ def test_refuses_what_is_no_bool(wrong: Any) -> None:
 def test_refuses_what_is_no_function(wrong: Any) -> None:
     with pytest.raises(TypeError, match="@method goes on a function"):
         serve.method(idempotent=True)(wrong)
+
+
+def test_says_that_it_needs_parentheses() -> None:
+    with pytest.raises(TypeError, match=r"needs parentheses.*@method\(idempotent=True\)"):
+        serve.method(lambda: 1)  # type: ignore[call-overload]
+
+
+def test_names_the_option_that_was_meant() -> None:
+    with pytest.raises(TypeError, match="'idempotnt'. Did you mean 'idempotent'"):
+        serve.method(idempotnt=True)  # type: ignore[call-overload]

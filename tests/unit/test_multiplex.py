@@ -860,3 +860,9 @@ def test_whatever_happens_limits_hold_and_nobody_uses_what_has_ended(
     virtual_time.run(main())
     assert set(ends) == {"NoneType", "CancelledError", "OSError"}
     assert ends["NoneType"] > 200
+
+
+def test_an_unknown_option_names_the_one_that_was_meant() -> None:
+    meant = "Did you mean 'max_num_models_per_replica'"
+    with pytest.raises(TypeError, match=f"'max_num_model_per_replica'. {meant}"):
+        multiplexed(max_num_model_per_replica=3)  # type: ignore[call-overload]

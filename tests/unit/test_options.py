@@ -188,3 +188,15 @@ def test_errors_survive_pickling() -> None:
     assert type(copy) is ConfigError
     assert str(copy) == str(caught.value)
     assert copy.field == "num_replicas"
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("max_concurrent_queries", "max_ongoing_requests"),
+        ("route_prefix", r"run\(app, route_prefix=\.\.\.\)"),
+    ],
+)
+def test_an_option_of_old_versions_says_where_it_has_gone(option: str, advice: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}': .*{advice}"):
+        check_names({option: 1}, "deployment()")

@@ -25,6 +25,7 @@ from remora.batching.queue import BatchQueue
 from remora.batching.reply import Answer, Items
 from remora.batching.run import Call
 from remora.by_name import ByName
+from remora.config import check_keywords
 from remora.observe.batches import BatchCounters
 
 P = ParamSpec("P")
@@ -369,6 +370,7 @@ def batch(
     *,
     key_fn: Callable[[Any], Hashable] | None = None,
     wait_policy: WaitPolicy = "adaptive",
+    **unknown: Any,
 ) -> Any:
     """Let callers of an `async def` that takes lists call it with single values.
 
@@ -386,11 +388,13 @@ def batch(
         key_fn: of an item (the first argument); only items with equal keys share a batch.
         wait_policy: `adaptive`: a free model waits only for items that are likely to come soon;
             `always`: it waits for a full batch until `batch_wait_timeout_s` is over.
+        unknown: refused.
 
     Raises:
-        TypeError: not an `async def`, or an option of another type.
+        TypeError: not an `async def`, an option of another type, or an unknown one.
         ConfigError: a value that cannot be right (a `ValueError`).
     """
+    check_keywords("batch()", unknown, BatchOptions.__dataclass_fields__)
     options = BatchOptions(
         max_batch_size,
         batch_wait_timeout_s,

@@ -22,7 +22,7 @@ from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_trac
 from remora.replica.work import Work
 from remora.request_context import RequestContext, current
 from remora.transport.errors import encode_error
-from remora.transport.packing import pack_value
+from remora.transport.packing import PICKLE_ERRORS, explained, pack_value
 from remora.wire import values
 from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind
@@ -66,7 +66,7 @@ class RequestRunner:
                     f"{envelope.deployment}.{envelope.method} is a generator: call it with "
                     "handle.options(stream=True) and iterate over what that returns"
                 )
-            meta, data = _encode_value(result, envelope.response_serialization)
+            meta, data = _encode_value(result, envelope)
         except asyncio.CancelledError:
             context.cancel_children()
             self.refuse_cancelled(connection, number)
@@ -125,16 +125,16 @@ class RequestRunner:
         return result
 
     async def _send_items(self, work: Work, items: Any) -> None:
-        wanted = work.envelope.response_serialization
+        envelope = work.envelope
         if inspect.isasyncgen(items):
             try:
                 async for item in items:
-                    meta, data = _encode_value(item, wanted)
+                    meta, data = _encode_value(item, envelope)
                     await work.send_item(meta, data)
             finally:
                 await items.aclose()
             return
-        encode = partial(_encode_value, wanted=wanted)
+        encode = partial(_encode_value, envelope=envelope)
         encoded = iterate_in_thread(self._replica.threads, items, encode, _weight)
         try:
             async for meta, data in encoded:
@@ -252,6 +252,13 @@ def _weight(encoded: tuple[bytes, Body]) -> int:
     return len(encoded[1])
 
 
-def _encode_value(value: Any, wanted: str = "") -> tuple[bytes, Body]:
-    how, body = pack_value(value, wanted)
+def _encode_value(value: Any, envelope: Envelope) -> tuple[bytes, Body]:
+    wanted = envelope.response_serialization
+    try:
+        how, body = pack_value(value, wanted)
+    except PICKLE_ERRORS as error:
+        if wanted in values.PLAIN_FORMATS:
+            raise
+        what = f"What {envelope.deployment}.{envelope.method} returns"
+        raise explained(error, what) from error
     return (pack(how) if how else b""), body

@@ -22,6 +22,8 @@ from remora.wire.parcel import WRITABLE, Block, Body, Parcel
 LEND_BYTES = 128 * 1024
 
 _RAW = frozenset((bytes, bytearray))
+#: What pickle raises itself; anything else comes from a user's `__reduce__`.
+PICKLE_ERRORS = (TypeError, AttributeError, pickle.PicklingError)
 
 
 class _Beside:
@@ -72,6 +74,27 @@ def pack_value(value: Any, wanted: str = "") -> tuple[str, Body]:
     if wanted and wanted in values.PLAIN_FORMATS:
         return wanted, values.encode_plain(value, wanted)
     return "", _pack(_beside(value), wanted)
+
+
+def explained(error: Exception, what: str) -> Exception:
+    """Say of a value that does not pickle which one it is: pickle names only a type in it.
+
+    Args:
+        error: one of `PICKLE_ERRORS`.
+        what: names the value.
+
+    Returns:
+        one of the same type; the very same, when it was not pickle that raised it.
+    """
+    if type(error) not in PICKLE_ERRORS:
+        return error
+    text = f"{what} cannot be pickled: {error}."
+    if "generator' object" in str(error):
+        text += (
+            " A generator can be an argument (and is streamed then) or what a method returns, but "
+            "not inside a list, dict or object."
+        )
+    return type(error)(text)
 
 
 def _pack(value: Any, wanted: str) -> Body:

@@ -272,6 +272,8 @@ class ErrorMeta(msgspec.Struct, array_like=True, frozen=True):
     from_user: bool = True
     #: Seconds after which trying again makes sense; None: unknown.
     retry_after_s: float | None = None
+    #: What kept the exception itself from travelling, and the cure; empty: it is in the body.
+    obstacle: str = ""
 
 
 class SegmentOffer(msgspec.Struct, array_like=True, frozen=True):

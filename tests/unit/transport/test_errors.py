@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from remora.errors import ConnectionLostError, RemoteError
@@ -48,3 +50,73 @@ def test_the_text_travels_without_the_pickle(error: Exception, text: str) -> Non
     assert type(found) is RemoteError
     assert str(found) == text
     assert type(decode_error_frame(*encode_error(error), unpickle=True)) is type(error)
+
+
+class NeedsTwoError(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a}-{b}")
+        self.a = a
+        self.b = b
+
+
+class DoublesError(Exception):
+    """Unpickles by its constructor, into another text."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {name}")
+
+
+class HoldsLockError(Exception):
+    def __init__(self) -> None:
+        super().__init__("x")
+        self.lock = threading.Lock()
+
+
+class HoldsArrayError(Exception):
+    def __init__(self) -> None:
+        super().__init__("x")
+        self.array = np.ones(10)
+
+
+class StubbornError(Exception):
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("nonsense",)
+
+
+def test_an_exception_whose_constructor_takes_other_arguments_stays_what_it_is() -> None:
+    found = decode_error_frame(*encode_error(NeedsTwoError(1, 2)), unpickle=True)
+    assert type(found) is NeedsTwoError
+    assert (str(found), found.a, found.b) == ("1-2", 1, 2)
+
+
+def test_an_exception_says_the_same_on_the_other_side() -> None:
+    found = decode_error_frame(*encode_error(DoublesError("fish")), unpickle=True)
+    assert type(found) is DoublesError
+    assert str(found) == "no fish"
+
+
+def test_an_exception_may_hold_an_array() -> None:
+    found = decode_error_frame(*encode_error(HoldsArrayError()), unpickle=True)
+    assert type(found) is HoldsArrayError
+    assert found.array.sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(HoldsLockError(), "cannot pickle '_thread.lock'"), (StubbornError(), "invalid literal")],
+)
+def test_what_cannot_travel_says_why_and_what_to_do(
+    error: Exception, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "remora"):
+        frame = encode_error(error)
+        encode_error(error)
+    found = decode_error_frame(*frame, unpickle=True)
+    assert type(found) is RemoteError
+    name = type(error).__name__
+    for text in (str(found), caplog.text):
+        assert f"{name} cannot be sent to the caller as itself: " in text
+        assert reason in text
+        assert "__reduce__" in text
+    # Once for each class.
+    assert len(caplog.records) == 1
