@@ -173,8 +173,9 @@ async def test_what_comes_is_read_only(rig: Rig) -> None:
 async def test_what_is_a_view_is_read_only_and_what_was_copied_is_not(
     rig: Rig, sent: Any, writable: bool
 ) -> None:
-    _, router = await rig.pair(App)
-    got = await call(router, "echo", sent)
+    node, router = await rig.pair(App)
+    await call(router, "keep", sent)
+    got = node.target.kept.pop()
     assert got.flags.writeable is writable
     np.testing.assert_array_equal(got, sent)
 

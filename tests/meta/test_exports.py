@@ -26,5 +26,5 @@ def test_dir_offers_every_public_name() -> None:
 
 
 def test_names_the_public_name_that_was_meant() -> None:
-    with pytest.raises(AttributeError, match="'deploymnt'. Did you mean 'deployment'"):
-        remora.deploymnt  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match=r"'deploymnt'\. Did you mean 'deployment'"):
+        remora.deploymnt  # noqa: B018

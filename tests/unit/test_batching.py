@@ -1196,5 +1196,5 @@ def test_a_reader_far_behind_makes_the_body_wait_instead_of_filling_memory() -> 
 
 
 def test_an_unknown_option_names_the_one_that_was_meant() -> None:
-    with pytest.raises(TypeError, match="'max_batch_sise'. Did you mean 'max_batch_size'"):
+    with pytest.raises(TypeError, match=r"'max_batch_sise'\. Did you mean 'max_batch_size'"):
         typed_batch(max_batch_sise=3)  # type: ignore[call-overload]

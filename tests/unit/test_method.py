@@ -88,5 +88,5 @@ def test_says_that_it_needs_parentheses() -> None:
 
 
 def test_names_the_option_that_was_meant() -> None:
-    with pytest.raises(TypeError, match="'idempotnt'. Did you mean 'idempotent'"):
+    with pytest.raises(TypeError, match=r"'idempotnt'\. Did you mean 'idempotent'"):
         serve.method(idempotnt=True)  # type: ignore[call-overload]

@@ -107,7 +107,8 @@ class _Remade:
         self._error = error
 
     def __reduce__(self) -> Any:
-        kind, args, *state = self._error.__reduce__()
+        reduced: Any = self._error.__reduce__()
+        kind, args, *state = reduced
         return rebuild, (kind, args, state[0] if state else {})
 
 
