@@ -33,7 +33,7 @@ from remora.errors import ConfigError, DeployError, NotSupportedYetError, Remora
 from remora.handle import DeploymentHandle
 from remora.home import Home
 from remora.instance import Instance, awaited, failure_text
-from remora.lookup import forget_handles, get_app_handle, get_deployment_handle
+from remora.lookup import forget_handles, forget_handles_of, get_app_handle, get_deployment_handle
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
@@ -381,6 +381,7 @@ def delete(name: str, _blocking: bool = True) -> None:
         TimeoutError: it is not gone after 60 s; it still will be.
     """
     instance = require_instance()
+    forget_handles_of(name)
     if _blocking:
         _delete(instance, [name])
     else:

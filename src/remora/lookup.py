@@ -15,6 +15,7 @@ from remora.current import require_instance, wait_for
 from remora.errors import InstanceError, RemoraError
 from remora.handle import DeploymentHandle, handle_to_current_app
 from remora.instance import Instance
+from remora.types import DeploymentID
 
 if TYPE_CHECKING:
     from remora.router.client import RoutingClient
@@ -32,6 +33,12 @@ _handles: dict[tuple[str, str], DeploymentHandle[Any]] = {}
 def forget_handles() -> None:
     """Drop the handles that are kept: the instance that they lead to is gone."""
     _handles.clear()
+
+
+def forget_handles_of(app_name: str) -> None:
+    """Drop the handles that are kept for an application: it is being deleted."""
+    for key in [key for key in list(_handles) if key[1] == app_name]:
+        _handles.pop(key, None)
 
 
 def get_app_handle(name: str) -> DeploymentHandle[Any]:
@@ -67,7 +74,7 @@ def get_deployment_handle(
         KeyError: there is no such deployment.
     """
     handle = handle_to_current_app(deployment_name, app_name)
-    if _check_exists and (deployment_name, handle.app_name) not in _handles:
+    if _check_exists and not _is_known(deployment_name, handle.app_name):
         report = wait_for(require_instance(), Instance.status)
         app = report.applications.get(handle.app_name)
         if app is None or deployment_name not in app.deployments:
@@ -79,6 +86,15 @@ def get_deployment_handle(
                 f"{', '.join(known) or 'none'}"
             )
     return _cached(handle)
+
+
+def _is_known(deployment_name: str, app_name: str) -> bool:
+    """Whether the controller need not be asked: there was such a deployment, and still is."""
+    from remora.router.process import knows_deployment
+
+    # A snapshot alone is not enough: it may be of an instance that this process has left.
+    is_kept = (deployment_name, app_name) in _handles
+    return is_kept and knows_deployment(DeploymentID(deployment_name, app_name))
 
 
 def _cached(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:

@@ -12,6 +12,7 @@ from remora.core.retries import MAX_ATTEMPTS
 from remora.core.retry_budget import RESERVE
 from remora.errors import DeploymentUnavailableError, ReplicaDiedError
 from remora.replica.connection import ReplicaConnection
+from remora.router.unknown import UNKNOWN_WAIT_S
 from remora.wire.framing import RawFrame
 
 
@@ -244,6 +245,23 @@ async def test_each_call_to_an_unknown_deployment_has_its_own_full_wait(
         await second
     assert 0.09 <= loop.time() - began < 1
     assert router.num_waiting == 0
+
+
+async def test_call_to_a_deleted_deployment_fails_soon_but_waits_for_its_successor(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remora.router.unknown.DELETED_WAIT_S", 0.01)
+    node = await rig.node(App, "one")
+    router = await rig.routed(node)
+    router.close("it was deleted")
+    with pytest.raises(DeploymentUnavailableError, match="it was deleted"):
+        await asyncio.wait_for(call(router, "name_of"), UNKNOWN_WAIT_S / 2)
+    with pytest.raises(DeploymentUnavailableError, match="it was deleted"):
+        await asyncio.wait_for(router.wait_known(), UNKNOWN_WAIT_S / 2)
+    monkeypatch.undo()
+    waiting = call(router, "name_of")
+    router.update(rig.route(node))
+    assert await waiting == "one"
 
 
 async def test_deleted_deployment_fails_what_waits_and_finishes_what_runs(rig: Rig) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.router.client import RoutingClient
-from remora.types import Seconds
+from remora.types import DeploymentID, Seconds
 
 #: Until the background loop must run, or a replica's own loop must answer. Either takes
 #: milliseconds unless the machine is out of something or the loop is blocked.
@@ -65,6 +65,12 @@ def use_own_loop(loop: asyncio.AbstractEventLoop) -> None:
 def instance_home() -> Home | None:
     """The instance that this process calls; None: none yet."""
     return _process.home
+
+
+def knows_deployment(deployment: DeploymentID) -> bool:
+    """Whether a snapshot of this process names a deployment. In any thread."""
+    clients = list(_process.clients.values())
+    return any(deployment in client.snapshot.deployments for client in clients)
 
 
 def adopt_client(client: RoutingClient) -> None:

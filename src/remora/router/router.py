@@ -30,7 +30,7 @@ from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.link import ReplicaLink
 from remora.router.members import Members
 from remora.router.policies import CUSTOM, built_in
-from remora.router.unknown import UNKNOWN_REASON, RouteWait
+from remora.router.unknown import RouteWait
 from remora.router.waiting import Waiting
 from remora.types import DeploymentID
 from remora.wire.codec import pack
@@ -133,7 +133,7 @@ class Router:
         """
         if self.route is None:
             await self._unknown.wait()
-        reason = self._unavailable_reason(UNKNOWN_REASON)
+        reason = self._unavailable_reason(self._unknown.reason)
         if reason is not None:
             raise DeploymentUnavailableError(self.deployment, reason)
 
@@ -217,7 +217,7 @@ class Router:
     def close(self, reason: str) -> None:
         """The deployment is gone, or this router is: fail what waits, finish what is sent."""
         self.route = None
-        self._unknown.end()
+        self._unknown.end(reason)
         self._drop_custom()
         self.members.retire_all()
         self.waiting.fail_all(DeploymentUnavailableError(self.deployment, reason))

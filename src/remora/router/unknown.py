@@ -1,7 +1,8 @@
-"""Waiting for a snapshot to name a deployment that none has named yet.
+"""Waiting for a snapshot to name a deployment that none has named yet, or none names any more.
 
 A process that is asked before it has heard of an application must not refuse what is about to be
-there. Each call has its own full wait.
+there. Each call has its own full wait. What was deleted is waited for only as long as it may take
+to hear of a successor that was deployed a moment ago.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from remora.types import DeploymentID, Seconds
 
 #: How long a call to a deployment that no snapshot has named yet waits for one.
 UNKNOWN_WAIT_S: Seconds = 5.0
+#: And one to a deployment of which this process knows that it was deleted.
+DELETED_WAIT_S: Seconds = 0.25
 UNKNOWN_REASON = "no application with such a deployment is running"
 
 
 class RouteWait:
     """The patience of calls for a first snapshot; the calls themselves stand in the queue."""
 
-    __slots__ = ("_calls", "_deployment", "_known", "_loop", "_timer")
+    __slots__ = ("_calls", "_deployment", "_known", "_loop", "_timer", "reason")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deployment: DeploymentID) -> None:
         self._loop = loop
@@ -31,22 +34,33 @@ class RouteWait:
         self._calls: deque[tuple[float, Call]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._known = asyncio.Event()
+        #: Why there is no route.
+        self.reason = UNKNOWN_REASON
+
+    @property
+    def _patience_s(self) -> Seconds:
+        return UNKNOWN_WAIT_S if self.reason == UNKNOWN_REASON else DELETED_WAIT_S
 
     def add(self, call: Call) -> None:
         """Give this call up if no snapshot comes in time."""
-        self._calls.append((self._loop.time() + UNKNOWN_WAIT_S, call))
+        # The patience changes only when nobody waits, so that these moments stay in order.
+        self._calls.append((self._loop.time() + self._patience_s, call))
         if self._timer is None:
-            self._timer = self._loop.call_later(UNKNOWN_WAIT_S, self._give_up_oldest)
+            self._timer = self._loop.call_later(self._patience_s, self._give_up_oldest)
 
     async def wait(self) -> None:
         """Wait for a snapshot, or until the time for one is over."""
         self._known.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(UNKNOWN_WAIT_S):
+            async with asyncio.timeout(self._patience_s):
                 await self._known.wait()
 
-    def end(self) -> None:
-        """Nobody waits any more: a snapshot has come, or none will."""
+    def end(self, reason: str) -> None:
+        """Nobody waits any more: the deployment has gone."""
+        self.reason = reason
+        self._forget_calls()
+
+    def _forget_calls(self) -> None:
         self._calls.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -54,7 +68,8 @@ class RouteWait:
 
     def on_known(self) -> None:
         """A snapshot has named the deployment."""
-        self.end()
+        self.reason = UNKNOWN_REASON
+        self._forget_calls()
         self._known.set()
 
     def _give_up_oldest(self) -> None:
@@ -65,6 +80,6 @@ class RouteWait:
         while calls and calls[0][0] <= now:
             _, call = calls.popleft()
             if call.state is CallState.QUEUED:
-                call.give_up(DeploymentUnavailableError(self._deployment, UNKNOWN_REASON))
+                call.give_up(DeploymentUnavailableError(self._deployment, self.reason))
         if calls:
             self._timer = self._loop.call_at(calls[0][0], self._give_up_oldest)
