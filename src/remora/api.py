@@ -25,8 +25,10 @@ from remora.current import (
     begin_local_testing,
     current_instance,
     end_current,
+    note_change,
     require_instance,
     wait_for,
+    wait_ready,
 )
 from remora.deployment import Application
 from remora.errors import ConfigError, DeployError, NotSupportedYetError, RemoraError
@@ -160,9 +162,12 @@ def run_many(
     instance = begin_local_testing() if _local_testing_mode else begin()
     # The instance comes up while the code is pickled.
     specs = [build(one.target, one.name, one.route_prefix) for one in targets]
-    wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))
     try:
-        _announce(specs, instance.wait_ready(), aloud=blocking)
+        wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))
+    finally:
+        note_change()
+    try:
+        _announce(specs, wait_ready(instance), aloud=blocking)
         if blocking:
             _stay(instance)
     except KeyboardInterrupt:
@@ -262,6 +267,8 @@ def _delete(instance: Instance, names: list[str]) -> None:
             f"Applications {', '.join(names)} are not gone after {DELETE_LIMIT_S:g}s; they finish "
             "their ongoing requests. `remora status` shows how far they are."
         ) from None
+    finally:
+        note_change()
 
 
 def start(
@@ -300,7 +307,7 @@ def start(
         controller_options=controller_options,
         **unknown,
     )
-    instance.wait_ready()
+    wait_ready(instance)
 
 
 def begin_start(
@@ -386,6 +393,7 @@ def delete(name: str, _blocking: bool = True) -> None:
         _delete(instance, [name])
     else:
         wait_for(instance, lambda i: i.delete([name]))
+        note_change()
 
 
 def status() -> ServeStatus:

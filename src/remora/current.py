@@ -22,7 +22,7 @@ from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
-from remora.router.process import forget_instance, instance_home, use_instance
+from remora.router.process import expect_news, forget_instance, instance_home, use_instance
 from remora.wire.grpc import GrpcSetup, digest
 
 _T = TypeVar("_T")
@@ -173,6 +173,27 @@ def end_current() -> bool:
     return True
 
 
+def wait_ready(instance: Instance) -> str:
+    """Wait until an instance is up; one that cannot come up is no longer this process's.
+
+    Raises:
+        InstanceError: it cannot come up; says why and what to do.
+    """
+    try:
+        return instance.wait_ready()
+    except InstanceError:
+        with _lock:
+            if _current is instance:
+                _leave()
+        raise
+
+
+def note_change() -> None:
+    """This process has changed what runs: calls from here on wait until that is known here."""
+    forget_routers()
+    expect_news()
+
+
 def wait_for(instance: Instance, work: Callable[[Instance], Coroutine[Any, Any, _T]]) -> _T:
     """Do something with an instance, from any thread, with or without a running loop.
 
@@ -181,7 +202,7 @@ def wait_for(instance: Instance, work: Callable[[Instance], Coroutine[Any, Any, 
         Exception: what `work` raises.
     """
     # Here and not in a loop: this wait can be interrupted.
-    instance.wait_ready()
+    wait_ready(instance)
     return run_coroutine(work(instance))
 
 

@@ -267,6 +267,11 @@ class DeploymentHandle(Generic[_T]):
         router = self._router
         if router is None or loop is not self._loop or self._generation != _Generation.number:
             router = self._find_router(loop)
+            if self._router is None:
+                # News are on their way to this loop: the call waits for them.
+                ready = partial(_ready, data)
+                call = submit_later(self._find_router, loop, envelope, ready, context)
+                return make(call, envelope)
         return make(submit_now(router, envelope, data, context), envelope)
 
     @asynccontextmanager
@@ -389,7 +394,8 @@ class DeploymentHandle(Generic[_T]):
 
         client = routing_client(loop)
         router = client.router(self._deployment)
-        self._loop, self._router, self._generation = loop, router, _Generation.number
+        kept = None if client.is_behind else router
+        self._loop, self._router, self._generation = loop, kept, _Generation.number
         return router
 
     # ------------------------------------------------------------- names that Ray Serve has

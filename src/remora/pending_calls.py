@@ -227,6 +227,11 @@ class ChainedCall:
         """Send the call. A failure is kept as a call that fails: nobody may ever ask."""
         call: UnaryCall | StreamCall | None = None
         try:
+            from remora.router.process import routing_client_behind
+
+            behind = routing_client_behind(self.loop)
+            if behind is not None:
+                await behind.wait_caught_up()
             body, upload = await in_time_of(self._envelope, make_body())
             call = self._call = submit_now(router, self._envelope, body, None)
             if upload is not None:

@@ -530,3 +530,28 @@ async def test_random_cancels_and_failures_lose_no_wake_up(rig: Rig) -> None:
 
 def call_count(router: Any) -> int:
     return sum(len(link.channel._sinks) for link in router.members.links.values())
+
+
+class Together:
+    """Answers its calls all in one turn of the loop."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self.event.wait()
+
+    async def release(self) -> None:
+        self.event.set()
+
+
+async def test_answers_of_one_turn_leave_no_load_behind(rig: Rig) -> None:
+    node, router = await rig.pair(Together, max_ongoing=20)
+    waiting = [call(router, "wait") for _ in range(10)]
+    await until(lambda: node.replica.ongoing == 10)
+    await call(router, "release")
+    await asyncio.gather(*waiting)
+    (link,) = router.members.links.values()
+    assert (link.outstanding, link.others, link.load) == (0, 0, 0)
+    await until(lambda: node.replica.ongoing == 0)
+    assert node.replica.num_answered == 0

@@ -26,6 +26,7 @@ from remora.wire.control import (
     InstanceStatus,
     ProcessView,
     QueueClaim,
+    SnapshotVersion,
     Story,
     StoryRequest,
     Subscription,
@@ -63,6 +64,7 @@ class Admin:
             "watch": self._watch,
             "subscribe": self._subscribe,
             "ack": self._ack,
+            "snapshot_version": self._snapshot_version,
             "queue": self._queue,
             "claim": self._claim,
         }
@@ -179,6 +181,9 @@ class Admin:
                 "live; of those that are gone the last few are remembered."
             )
         return pack(Story("\n".join(lines)))
+
+    async def _snapshot_version(self, body: bytes) -> bytes:
+        return pack(SnapshotVersion(self._controller.publisher.version))
 
     async def _subscribe(self, body: bytes) -> AsyncIterator[bytes]:
         subscription = unpack(body, Subscription)

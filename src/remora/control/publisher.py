@@ -40,6 +40,11 @@ class Publisher:
         self._numbers = itertools.count()
         self._told = -1
 
+    @property
+    def version(self) -> int:
+        """The latest that was published; 0: none yet."""
+        return 0 if self._latest is None else self._latest.version
+
     def publish(self, snapshot: Snapshot) -> None:
         """Make `snapshot` the latest; the same version again changes nothing."""
         if self._latest is not None and self._latest.version == snapshot.version:

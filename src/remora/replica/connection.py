@@ -39,6 +39,8 @@ class ReplicaConnection(ServerConnection):
         #: Requests that were cancelled and have not ended: a second time would stop them while
         #: they clean up after the first.
         self._cancelled: set[int] = set()
+        #: Requests whose final frame was sent and whose task has not ended.
+        self._answered: set[int] = set()
         self._last_number = 0
         #: Requests with parts to be sent at the end of this turn.
         self._held: list[Work] = []
@@ -127,7 +129,11 @@ class ReplicaConnection(ServerConnection):
 
     def finish(self, number: int, kind: int, meta: bytes = b"", body: Body = b"") -> None:
         """Send a final frame; it carries how busy the replica is without this request."""
-        load = min(self._replica.ongoing - 1, MAX_LOAD)
+        replica = self._replica
+        # Several may be answered in one turn of the loop, before the first of them has ended.
+        replica.num_answered += 1
+        self._answered.add(number)
+        load = min(replica.ongoing - replica.num_answered, MAX_LOAD)
         if isinstance(body, Parcel):
             self.write(kind, number, meta, body, 0, load)
         elif len(self._work) == 1 and len(body) <= LARGE_BODY_BYTES:
@@ -223,6 +229,9 @@ class ReplicaConnection(ServerConnection):
         elif (error := task.exception()) is not None:
             # It failed while it answered; whoever waits must hear of an end all the same.
             replica.requests.refuse_broken(self, number, error)
+        if number in self._answered:
+            self._answered.discard(number)
+            replica.num_answered -= 1
         replica.on_request_ended(self)
 
 

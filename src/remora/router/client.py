@@ -25,9 +25,11 @@ from remora.router.shares import ShareKeeper
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.types import DeploymentID, Seconds
-from remora.wire.control import Ack, Subscription
+from remora.wire.control import Ack, SnapshotVersion, Subscription
 
 _log = logging.getLogger("remora.router")
+#: A controller that is there tells its version in a millisecond.
+_CATCH_UP_LIMIT_S: Seconds = 5.0
 _serial = itertools.count()
 
 
@@ -63,6 +65,13 @@ class RoutingClient:
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
+        self._channel: Channel | None = None
+        #: What this process has changed itself, while the loop of this client may have stood
+        #: still, has come in here.
+        self._caught_up = asyncio.Event()
+        self._caught_up.set()
+        self._catching_up: asyncio.Task[None] | None = None
+        self._applied = asyncio.Event()
 
     def start(self) -> None:
         """Begin to follow the controller."""
@@ -77,6 +86,44 @@ class RoutingClient:
         """
         async with asyncio.timeout(timeout_s):
             await self._synced.wait()
+
+    @property
+    def is_behind(self) -> bool:
+        """Calls should wait for news that are on their way."""
+        return not self._caught_up.is_set()
+
+    async def wait_caught_up(self) -> None:
+        """Wait until this client knows what the controller knew at the last `fall_behind`."""
+        await self._caught_up.wait()
+
+    def fall_behind(self) -> None:
+        """This process has deployed or deleted something: catch up before the next call."""
+        self._caught_up.clear()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._catching_up = self.loop.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        try:
+            async with asyncio.timeout(_CATCH_UP_LIMIT_S):
+                await self._synced.wait()
+                if self._channel is None:
+                    # Cut off: the first thing that a controller says is everything.
+                    self._applied.clear()
+                    await self._applied.wait()
+                    return
+                answer = await call_control(
+                    self._channel, "snapshot_version", None, SnapshotVersion, unpickle=True
+                )
+                while self.snapshot.version < answer.version:
+                    self._applied.clear()
+                    await self._applied.wait()
+        except (RemoraError, TimeoutError) as error:
+            # The last snapshot is what there is, as always without a controller.
+            _log.debug("%s could not catch up: %r", self._subscriber, error)
+        finally:
+            if self._catching_up is asyncio.current_task():
+                self._caught_up.set()
 
     def router(self, deployment: DeploymentID) -> Router:
         """The router of a deployment; calls wait in it until a snapshot names replicas."""
@@ -106,11 +153,13 @@ class RoutingClient:
 
     async def close(self) -> None:
         """Stop following and drop all connections."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        for task in (self._task, self._catching_up):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._catching_up = None
+        self._caught_up.set()
         for router in self._all_routers():
             router.disconnect()
         self._routers.clear()
@@ -123,7 +172,7 @@ class RoutingClient:
             channel: Channel | None = None
             sharing: asyncio.Task[None] | None = None
             try:
-                channel = await connect(address, name=self._subscriber)
+                channel = self._channel = await connect(address, name=self._subscriber)
                 sharing = asyncio.create_task(self._shares.follow(channel))
                 subscription = Subscription(self._subscriber, os.getpid())
                 async for change in stream_control(
@@ -142,6 +191,7 @@ class RoutingClient:
             finally:
                 if sharing is not None:
                     sharing.cancel()
+                self._channel = None
                 if channel is not None:
                     channel.close()
             await asyncio.sleep(next(wait_s))
@@ -160,6 +210,7 @@ class RoutingClient:
             with self._surviving(f"the router of {deployment}"):
                 self._route(router, old.deployments.get(deployment))
         self._synced.set()
+        self._applied.set()
         for callback in tuple(self.on_change):
             with self._surviving("a callback"):
                 callback(new)

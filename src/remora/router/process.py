@@ -111,6 +111,29 @@ def background_client() -> RoutingClient:
         return _process.background
 
 
+def expect_news() -> None:
+    """This process has changed what runs: calls wait until their routers have heard of it.
+
+    The loop that has done it has stood still meanwhile, and has not even read the news.
+    """
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    for client in list(_process.clients.values()):
+        if client.loop is here:
+            client.fall_behind()
+        else:
+            with suppress(RuntimeError):  # its loop has ended
+                client.loop.call_soon_threadsafe(client.fall_behind)
+
+
+def routing_client_behind(loop: asyncio.AbstractEventLoop) -> RoutingClient | None:
+    """The client of a loop if its calls should wait; None: they need not."""
+    client = _process.clients.get(loop)
+    return client if client is not None and client.is_behind else None
+
+
 def forget_instance() -> None:
     """Drop the background client and the instance; the next call needs a new one."""
     with _process.lock:

@@ -86,6 +86,8 @@ class Channel(asyncio.Protocol):
         self._last = 0
         self._wrapped = False
         self._last_taken: int | None = None
+        #: The first request of those that wait for the end of the turn, or did last.
+        self._batch_first = 0
         self._greeting: asyncio.Future[None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._outbox: Outbox
@@ -128,11 +130,15 @@ class Channel(asyncio.Protocol):
             if is_lent and self._is_calm and not self._sinks:
                 self._spinner.begin()
         elif self._sinks or len(body) > LARGE_BODY_BYTES:
+            if self._outbox.is_empty:
+                self._batch_first = number
             self._outbox.send(_REQUEST, number, meta, body, flags)
         else:
             self._outbox.write_now(framing.encode(_REQUEST, number, meta, body, flags))
             if self._is_calm:
                 self._spinner.begin()
+        if self._outbox.is_broken:
+            raise ConnectionLostError(f"{self.peer} had closed the connection: nothing was sent")
         self._sinks[number] = sink
         return number
 
@@ -265,7 +271,14 @@ class Channel(asyncio.Protocol):
             self._outbox.send(kind, 0, b"", body)
 
     def _was_not_taken(self, number: int) -> bool:
-        """The other side said goodbye before it saw this request. Numbers start over at 2^32."""
+        """The other side cannot have seen this request whole, or said goodbye before it did.
+
+        A loop that was blocked for long writes to a connection whose end, and the goodbye before
+        it, it has not read yet.
+        """
+        if self._outbox.is_batch_lost and number >= self._batch_first and not self._wrapped:
+            return True
+        # Numbers start over at 2^32.
         taken = self._last_taken
         return taken is not None and 0 < (number - taken) % 2**32 < 2**31
 

@@ -13,14 +13,26 @@ from remora.wire.framing import LARGE_BODY_BYTES
 
 
 class Outbox:
-    """What is to be written to one transport at the end of this turn of the loop."""
+    """What is to be written to one transport at the end of this turn of the loop.
 
-    __slots__ = ("_loop", "_parts", "_transport")
+    Attributes:
+        is_broken: the other side had closed when something was written: none of that has left.
+        is_batch_lost: so it was when what had come together in a turn was written.
+    """
+
+    __slots__ = ("_loop", "_parts", "_transport", "is_batch_lost", "is_broken")
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._parts: list[bytes | memoryview] = []
+        self.is_broken = False
+        self.is_batch_lost = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing waits for the end of the turn."""
+        return not self._parts
 
     def send(
         self,
@@ -84,13 +96,13 @@ class Outbox:
             self._parts.append(data)
             self.flush()
         elif not self._transport.is_closing():
-            self._transport.write(data)
+            self._write(data)
 
     def write_large(self, data: bytes | memoryview) -> None:
         """Write in order, now, without copying `data`."""
         self.flush()
         if not self._transport.is_closing():
-            self._transport.write(data)
+            self._write(data)
 
     def flush(self) -> None:
         """Hand everything to the transport now."""
@@ -98,4 +110,11 @@ class Outbox:
         if parts:
             self._parts = []
             if not self._transport.is_closing():
-                self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+                self._write(parts[0] if len(parts) == 1 else b"".join(parts))
+                self.is_batch_lost = self.is_broken
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._transport.write(data)
+        # A transport that could not write to a socket closes itself in there.
+        if self._transport.is_closing():
+            self.is_broken = True

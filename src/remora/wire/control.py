@@ -13,6 +13,7 @@ Methods of the controller (application and deployment of the envelope are empty)
     shutdown(None) -> None               drains and deletes everything, then ends the instance
     subscribe(Subscription) -> stream of SnapshotDiff (core/snapshot.py)
     ack(Ack) -> None                     a router has applied that version
+    snapshot_version(None) -> SnapshotVersion   what every subscriber has been or is being told
     queue(QueueClaim) -> stream of QueueShares      how many may wait in the caller
     claim(QueueClaim) -> None            what a router holds and needs of queues by now
 
@@ -118,6 +119,12 @@ class QueueShares(msgspec.Struct, frozen=True):
 
     #: Places and version.
     shares: dict[DeploymentID, tuple[int, int]]
+
+
+class SnapshotVersion(msgspec.Struct, frozen=True):
+    """The latest version that was published."""
+
+    version: int
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
