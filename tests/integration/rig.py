@@ -119,6 +119,7 @@ class FakeClient:
     """What the front door asks of a routing client, with a snapshot given by hand."""
 
     def __init__(self, rig: Rig) -> None:
+        self.is_behind = False
         self.name = "proxy"
         self.loop = asyncio.get_running_loop()
         self.snapshot = Snapshot()

@@ -97,6 +97,7 @@ class FakeClient:
     def __init__(self, router: FakeRouter) -> None:
         self.loop = router.loop
         self.fake = router
+        self.is_behind = False
 
     def router(self, deployment: DeploymentID) -> FakeRouter:
         return self.fake
