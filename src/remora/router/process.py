@@ -120,6 +120,7 @@ def expect_news() -> None:
         here = asyncio.get_running_loop()
     except RuntimeError:
         here = None
+    _forget_closed_loops()
     for client in list(_process.clients.values()):
         if client.loop is here:
             client.fall_behind()
