@@ -322,6 +322,30 @@ def test_places_that_are_not_used_move_to_who_needs_them() -> None:
     on_a_loop(work)
 
 
+def test_a_call_that_comes_back_costs_nobody_a_place_because_the_share_has_shrunk() -> None:
+    def work() -> None:
+        world = World(8)
+        world.join("a")
+        world.sync("")
+        for _ in range(MAX_ONGOING + 6):
+            world.enqueue("a")
+        world.join("b")
+        world.fill("b")
+        world.sync("")
+        world.say("b")
+        world.sync("")
+        first = world.routers["a"]
+        assert first.held.share is not None
+        assert first.held.share < first.waiting == 6
+        for waiting in (7, 8, 8):
+            # The third comes back to as many as there could ever be: the last one has to go.
+            world.turn_away("a")
+            world.check()
+            assert first.waiting == waiting
+
+    on_a_loop(work)
+
+
 def test_what_came_before_a_first_share_and_is_too_much_is_refused_the_last_first() -> None:
     def work() -> None:
         world = World(6)
