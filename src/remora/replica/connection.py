@@ -196,10 +196,7 @@ class ReplicaConnection(ServerConnection):
                 run = replica.requests.stream
             task = work.task = create_task(run(work))
         # A task that is cancelled before its first step never runs its own code.
-        task.add_done_callback(self._ender(number))
-
-    def _ender(self, number: int) -> _End:
-        return _End(self, number)
+        task.add_done_callback(_End(self, number))
 
     def _on_control(self, number: int, method: str, body: bytes) -> None:
         handler = self._replica.control.get(method)
@@ -220,7 +217,8 @@ class ReplicaConnection(ServerConnection):
         work = self._work.pop(number, None)
         if self._cancelled:
             self._cancelled.discard(number)
-        if isinstance(work, Work) and work.inbound is not None:
+        # The work of a plain call is its task.
+        if work is not task and isinstance(work, Work) and work.inbound is not None:
             work.inbound.close()
         replica = self._replica
         if task.cancelled():

@@ -11,6 +11,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from functools import partial
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import USER_ERRORS, RemoraError, RemoteError, RequestCancelledError, RequestError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("remora.replica")
 _RESPONSE = int(FrameKind.RESPONSE)
 _ERROR = int(FrameKind.ERROR)
+_GENERATORS = frozenset((AsyncGeneratorType, GeneratorType))
 _CANCELLED_META, _CANCELLED_BODY = encode_error(RequestCancelledError())
 
 
@@ -60,8 +62,12 @@ class RequestRunner:
             method = self.code.method(envelope.method)
             args, kwargs = _arguments(envelope, body, inbound)
             body = b""
-            result = await self.run(method, args, kwargs)
-            if inspect.isasyncgen(result) or inspect.isgenerator(result):
+            # Not by way of `run`: a coroutine less for every request.
+            if method.kind is MethodKind.ASYNC:
+                result = await method.function(*args, **kwargs)
+            else:
+                result = await self.run(method, args, kwargs)
+            if type(result) in _GENERATORS:
                 raise TypeError(
                     f"{envelope.deployment}.{envelope.method} is a generator: call it with "
                     "handle.options(stream=True) and iterate over what that returns"

@@ -200,7 +200,18 @@ class UnaryCall(Call):
         self._future: asyncio.Future[RawFrame | Exception] = router.loop.create_future()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return decode_value((yield from self.frame()))
+        if self._future.done():
+            return decode_value((yield from self.frame()))
+        # As `frame` does, with a generator less on the way of every call.
+        try:
+            answer = yield from self._future
+        except asyncio.CancelledError:
+            self._on_cancelled_wait()
+        else:
+            if isinstance(answer, tuple):
+                return decode_value(answer)
+            raise answer
+        raise RequestCancelledError(self.envelope.request_id)
 
     def frame(self) -> Generator[Any, None, RawFrame]:
         """Wait for the final frame, an ERROR too. May be done more than once.
@@ -214,16 +225,20 @@ class UnaryCall(Call):
                 # Errors are delivered as results: a call that nobody awaits is no warning.
                 answer = yield from future.__await__()
             except asyncio.CancelledError:
-                self.cancel()
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # Another task that awaited this call was cancelled, and this one was not.
+                self._on_cancelled_wait()
             else:
                 if isinstance(answer, tuple):
                     return answer
                 raise answer
         raise RequestCancelledError(self.envelope.request_id)
+
+    def _on_cancelled_wait(self) -> None:
+        """Call in the handler of the cancellation; raises it again if it means this task."""
+        self.cancel()
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # noqa: PLE0704 - the one that the caller handles
+        # Another task that awaited this call was cancelled, and this one was not.
 
     async def unopened(self) -> values.Unopened:
         """Wait for the answer without opening it. Raises like `await`.

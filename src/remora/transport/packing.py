@@ -22,6 +22,8 @@ from remora.wire.parcel import WRITABLE, Block, Body, Parcel
 LEND_BYTES = 128 * 1024
 
 _RAW = frozenset((bytes, bytearray))
+#: Values of these types are a pickle of their own: nothing goes beside it, and no code is in it.
+_ATOMS = frozenset((str, int, float, bool, type(None)))
 #: What pickle raises itself; anything else comes from a user's `__reduce__`.
 PICKLE_ERRORS = (TypeError, AttributeError, pickle.PicklingError)
 
@@ -36,6 +38,11 @@ class _Beside:
 
     def __reduce__(self) -> Any:
         return type(self.value), (pickle.PickleBuffer(self.value),)
+
+
+def _is_atom(value: Any) -> bool:
+    kind = type(value)
+    return kind in _ATOMS or (kind is bytes and len(value) < LEND_BYTES)
 
 
 def _beside(value: Any) -> Any:
@@ -60,6 +67,12 @@ def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], wanted: str = "") -
     """
     if wanted and wanted in values.PLAIN_FORMATS:
         return wanted, values.encode_plain((args, kwargs), wanted)
+    if not kwargs:
+        for value in args:
+            if not _is_atom(value):
+                break
+        else:
+            return "", pickle.dumps((args, kwargs), 5)
     for value in args:
         if type(value) in _RAW and len(value) >= LEND_BYTES:
             args = tuple(map(_beside, args))
@@ -73,6 +86,9 @@ def pack_value(value: Any, wanted: str = "") -> tuple[str, Body]:
     """Make the body of an answer, or of an item of a stream; as `pack_call`."""
     if wanted and wanted in values.PLAIN_FORMATS:
         return wanted, values.encode_plain(value, wanted)
+    if _is_atom(value):
+        # Tokens, ids, numbers: most items of streams, and many answers.
+        return "", pickle.dumps(value, 5)
     return "", _pack(_beside(value), wanted)
 
 
