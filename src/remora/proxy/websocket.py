@@ -183,6 +183,7 @@ class WebSocketExchange(Exchange):
 
     def _on_closed(self, event: Closed) -> None:
         self._client_is_done = True
+        self._pong = []
         self._write()
         if event.failed:
             self.connection.linger()
