@@ -21,6 +21,7 @@ from tests.integration.rig import Door, Node, Rig, until
 from remora.config import HTTPOptions
 from remora.core.snapshot import Snapshot
 from remora.errors import RequestCancelledError
+from remora.proxy import limits
 from remora.proxy.connection import ClientConnection
 from remora.replica.work import Work
 from remora.router.call import CallState
@@ -716,6 +717,29 @@ async def test_requests_sent_ahead_are_answered_in_order(plain: tuple[Node, Door
     assert [answer.body[:7] for answer in answers] == [
         b"/hold/1", b"text", b"success", b'{"n":[1', b"0,1,2,", b"/hold/2", b"Path '/", b"tail",
     ]  # fmt: skip
+    writer.close()
+
+
+@pytest.mark.parametrize("ask", [request("/-/healthz"), request("/-/healthz", "POST", b"x")])
+async def test_more_requests_than_are_kept_are_all_answered(
+    plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, ask: bytes
+) -> None:
+    monkeypatch.setattr(limits, "MAX_REQUESTS_AHEAD", 20)
+    monkeypatch.setattr(limits, "PIECE_BYTES", 300)
+    node, door = plain
+    reader, writer = await door.connect()
+    writer.write(request("/hold/1") + ask * 500 + request("/echo", "POST", b"y" * 70_000))
+    await until(lambda: node.target.running == 1)
+    (connection,) = cast(set[ClientConnection], door.state.connections)
+    # Those of one more piece, at most.
+    assert 20 <= len(connection._ahead) <= 20 + 300 // len(ask)
+    node.target.gate.set()
+    answers = [await read_answer(reader) for _ in range(502)]
+    assert answers[0].body == b"/hold/1"
+    assert {len(answer.body) for answer in answers[1:501]} == {len(answers[1].body)}
+    assert answers[501].body == b"y" * 70_000
+    writer.write(request("/text"))
+    assert (await read_answer(reader)).body == b"text"
     writer.close()
 
 

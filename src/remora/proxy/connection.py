@@ -83,6 +83,8 @@ class ClientConnection(asyncio.Protocol):
         #: Sent ahead by the client, to be answered in turn after the active one.
         self._ahead: deque[Exchange] = deque()
         self._is_taking_turns = False
+        #: Received, and not parsed before there is room for the requests in it.
+        self._rest = b""
         #: Takes all bytes of a client that has asked for a WebSocket.
         self._websocket: WebSocketExchange | None = None
         self._client: tuple[str, int] | None = None
@@ -114,6 +116,7 @@ class ClientConnection(asyncio.Protocol):
         """The client has left: stop what runs for it, at every level."""
         self.is_gone = True
         self._phase = Phase.CLOSING
+        self._rest = b""
         self._server_state.connections.discard(cast(Any, self))
         if self._timer is not None:
             self._timer.cancel()
@@ -147,7 +150,21 @@ class ClientConnection(asyncio.Protocol):
             self._take_turns()
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come."""
+        """Read what has come, as far as there is room for the requests in it."""
+        if self._rest or len(data) > limits.PIECE_BYTES:
+            self._rest += data
+            self._read_on()
+        else:
+            self._read(data)
+
+    def _read_on(self) -> None:
+        while self._rest and len(self._ahead) < limits.MAX_REQUESTS_AHEAD:
+            is_head = self._reader.in_head and self._websocket is None
+            size = limits.PIECE_BYTES if is_head else len(self._rest)
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            self._read(piece)
+
+    def _read(self, data: bytes) -> None:
         if self._websocket is not None:
             self._websocket.feed(data)
         elif self._phase < Phase.LAST or (
@@ -192,13 +209,9 @@ class ClientConnection(asyncio.Protocol):
         if self._active is None and not self.is_write_paused:
             self._active = exchange
             exchange.begin()
-        elif len(self._ahead) < limits.MAX_REQUESTS_AHEAD:
+        else:
             self._ahead.append(exchange)
             self.pause_reading()
-        else:
-            self._reader.exchange = None
-            exchange.cancel()
-            self.refuse(400, "Too many requests were sent ahead on one connection.")
 
     def on_upgrade(self, rest: bytes) -> None:
         """What follows is not HTTP/1.1.
@@ -279,7 +292,21 @@ class ClientConnection(asyncio.Protocol):
             and not self._ahead
             and (self._active is not None or not self.is_write_paused)
         ):
+            if self._rest:
+                # Not now: it may be the parser that calls.
+                self._loop.call_soon(self._read_on_later)
+                return
             self.is_read_paused = False
+            self._transport.resume_reading()
+            self.on_body_wanted()
+
+    def _read_on_later(self) -> None:
+        if not self._rest or self._ahead or not self.is_read_paused:
+            return
+        self.is_read_paused = False
+        self._read_on()
+        # Unless what was read now gives a reason not to read more.
+        if not self.is_read_paused and not self.is_gone:
             self._transport.resume_reading()
             self.on_body_wanted()
 

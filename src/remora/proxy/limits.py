@@ -25,8 +25,10 @@ LAST_REQUEST_S: Seconds = 0.25
 WATCH_EVERY_S: Seconds = 0.5
 #: How often a connection is looked at, at most.
 LOOK_EVERY_S: Seconds = 0.05
-#: Requests that a client may have sent ahead (pipelining) before they are answered.
+#: Requests that are kept of those that a client sends ahead (pipelining); no more are read then.
 MAX_REQUESTS_AHEAD = 1000
+#: Bytes in which heads may be that are parsed without a look at how many requests wait.
+PIECE_BYTES = 16 * 1024
 
 
 class Progress:
