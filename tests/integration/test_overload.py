@@ -9,7 +9,7 @@ from tests.integration.http_client import ask
 from tests.integration.rig import Rig, call, envelope, until
 from tests.integration.test_retries import App, Upload
 
-from remora.errors import BackPressureError
+from remora.errors import BackPressureError, MethodNotFoundError
 from remora.router.pinned import call_each
 from remora.transport.packing import pack_call
 
@@ -103,3 +103,37 @@ async def test_a_call_to_every_replica_that_is_turned_away_costs_nobody_a_place(
     second.take_share(0, 3)
     node.target.gate.set()
     assert list(await asyncio.gather(running, pinned, *queued)) == [""] * 4
+
+
+async def test_the_first_calls_of_a_new_caller_are_no_queue(rig: Rig) -> None:
+    node = await rig.node(App, max_ongoing=20)
+    router = rig.router()
+    router.update(rig.route(node, max_queued_requests=5))
+    # Nothing lies between the snapshot and these: the connection is still under way.
+    calls = [call(router, "once") for _ in range(25)]
+    assert [pending.done() for pending in calls] == [False] * 25
+    refused = call(router, "once")
+    with pytest.raises(BackPressureError):
+        await refused
+    router.take_share(5, 1)
+    await until(lambda: node.target.begun == 20)
+    assert router.num_waiting == 5
+    node.target.gate.set()
+    await asyncio.gather(*calls)
+
+
+async def test_what_a_replica_once_said_of_others_is_forgotten(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remora.router.members.BELIEVED_S", 0.02)
+    node = await rig.node(App, max_ongoing=20)
+    first, second = await rig.routed(node), await rig.routed(node)
+    held = [call(first, "once") for _ in range(3)]
+    await until(lambda: node.target.begun == 3)
+    with pytest.raises(MethodNotFoundError):
+        await call(second, "missing")  # an answer like any other
+    (link,) = second.members.links.values()
+    assert link.load == 3
+    await until(lambda: link.load == 0)
+    node.target.gate.set()
+    await asyncio.gather(*held)

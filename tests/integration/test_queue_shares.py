@@ -85,6 +85,9 @@ async def callers(instance: Instance) -> AsyncIterator[list[Caller]]:
 
 async def test_a_router_that_is_alone_has_the_whole_queue_at_once(callers: list[Caller]) -> None:
     alone = callers[0]
+    # Nobody answers at the address of the replica: only then is who waits for it a queue.
+    assert alone.router.num_waiting == 0
+    await until(lambda: not any(link.is_coming for link in alone.router.links))
     alone.call(LIMIT + 5)
     assert (alone.waiting, alone.refused) == (LIMIT, 5)
     await until(lambda: alone.share == LIMIT)

@@ -85,6 +85,7 @@ class Caller:
         self.replica = Replica()
         (self.link,) = self.router.links
         self.link.channel = cast(Any, self.replica)
+        self.link._end_coming()
         self.router.on_link_ready(self.link)
         self.held = self.router.backlog.share
         self.calls: list[UnaryCall] = []

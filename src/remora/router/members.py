@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from remora.core.snapshot import DeploymentRoute
 from remora.router.link import ReplicaLink
-from remora.types import ReplicaID
+from remora.types import ReplicaID, Seconds
 
 if TYPE_CHECKING:
     from remora.router.router import Router
+
+
+#: What a replica said of others' requests is believed for so long, and up to twice that. A replica
+#: that is passed over says nothing new; Ray Serve believes a length of a queue for 10 s.
+BELIEVED_S: Seconds = 1.0
 
 
 class Members:
@@ -21,12 +27,15 @@ class Members:
             knows his place, so that coming and going takes no time.
     """
 
-    __slots__ = ("_router", "links", "open")
+    __slots__ = ("_ageing", "_doubted", "_router", "links", "open")
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self.links: dict[ReplicaID, ReplicaLink] = {}
         self.open: list[ReplicaLink] = []
+        self._ageing: asyncio.TimerHandle | None = None
+        #: Replicas that have said nothing since the timer began.
+        self._doubted: set[ReplicaLink] = set()
 
     def update(self, route: DeploymentRoute) -> None:
         """Begin with those that are new, part from those that are gone."""
@@ -40,6 +49,25 @@ class Members:
                 link = self.links[replica_id] = ReplicaLink(self._router, replica)
                 link.begin()
 
+    def room_coming(self) -> int:
+        """How many requests those can take whose first connection is under way."""
+        limit = self._router.max_ongoing
+        return sum([limit for link in self.links.values() if link.is_coming])
+
+    def note_others(self, link: ReplicaLink) -> None:
+        """A replica has told of requests of others: forget them if it tells nothing more."""
+        self._doubted.discard(link)
+        if self._ageing is None:
+            self._ageing = self._router.loop.call_later(BELIEVED_S, self._age)
+
+    def _age(self) -> None:
+        self._ageing = None
+        for link in self._doubted:
+            link.load = link.outstanding
+        self._doubted = {link for link in self.links.values() if link.load > link.outstanding}
+        if self._doubted:
+            self._ageing = self._router.loop.call_later(BELIEVED_S, self._age)
+
     def limit_to(self, max_ongoing: int) -> None:
         """Each takes so many requests now."""
         for link in self.links.values():
@@ -47,6 +75,9 @@ class Members:
 
     def retire_all(self) -> None:
         """Part from all."""
+        if self._ageing is not None:
+            self._ageing.cancel()
+            self._ageing = None
         for link in self.links.values():
             self.shut(link)
             link.retire()

@@ -109,7 +109,7 @@ class Router:
             self.counts.refused["unavailable"] += 1
             call.fail(DeploymentUnavailableError(self.deployment, route.unavailable))
             return
-        elif not self.backlog.share.may_join(self.waiting.num):
+        elif not self._may_join():
             call.fail(self.backlog.refuse(route, self.waiting.num))
             return
         self.waiting.add(call)
@@ -211,8 +211,19 @@ class Router:
         """
         is_first = self.backlog.share.share is None
         self.backlog.share.take(share, version, self.waiting.num)
-        while is_first and self.route is not None and self.waiting.num > share:
-            self.waiting.refuse_last()
+        if is_first and self.route is not None:
+            may_stay = share + self.members.room_coming()
+            while self.waiting.num > may_stay:
+                self.waiting.refuse_last()
+
+    def _may_join(self) -> bool:
+        """Say whether one more may wait.
+
+        Who only waits for a first connection to a replica is no queue: a caller that is new is
+        not full, though its first calls come before its connections.
+        """
+        share, num = self.backlog.share, self.waiting.num
+        return share.may_join(num) or share.may_join(max(0, num - self.members.room_coming()))
 
     def close(self, reason: str) -> None:
         """The deployment is gone, or this router is: fail what waits, finish what is sent."""
@@ -250,7 +261,12 @@ class Router:
         link = call.link
         assert link is not None
         link.outstanding = outstanding = link.outstanding - 1
-        link.load = load if load > outstanding else outstanding
+        if load > outstanding:
+            # Others have requests there, as of now.
+            link.load = load
+            self.members.note_others(link)
+        else:
+            link.load = outstanding
         link.full = False
         if self.custom is not None:
             self.custom.on_ended(call, link)
