@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from enum import IntEnum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -22,12 +22,14 @@ from remora.proxy.exchange import Exchange
 from remora.proxy.front import BrokenBodyError, Front
 from remora.proxy.limits import Progress
 from remora.proxy.reading import RequestReader
-from remora.proxy.websocket import WebSocketExchange
 from remora.router.call import CallState
 from remora.transport.outbox import Outbox
 from remora.types import Seconds
 from remora.wire.framing import LARGE_BODY_BYTES
 from remora.wire.messages import HttpHead
+
+if TYPE_CHECKING:
+    from remora.proxy.websocket import WebSocketExchange
 
 _log = logging.getLogger("remora.proxy")
 
@@ -201,6 +203,9 @@ class ClientConnection(asyncio.Protocol):
         request = self.front.open(head)
         exchange: Exchange
         if upgrades and request.wants_websocket:
+            # At the first one: most front doors are never asked for a WebSocket.
+            from remora.proxy.websocket import WebSocketExchange
+
             exchange = WebSocketExchange(self, request)
         else:
             exchange = Exchange(self, request)
@@ -220,9 +225,9 @@ class ClientConnection(asyncio.Protocol):
         behind it cannot be read.
         """
         last = self._ahead[-1] if self._ahead else self._active
-        if self._phase <= Phase.LAST and isinstance(last, WebSocketExchange):
-            self._websocket = last
-            last.feed(rest)
+        if self._phase <= Phase.LAST and last is not None and last.is_websocket:
+            self._websocket = cast("WebSocketExchange", last)
+            self._websocket.feed(rest)
         self._enter(Phase.LAST)
 
     def refuse(self, status: int, reason: str) -> None:

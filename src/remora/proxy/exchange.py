@@ -58,6 +58,9 @@ class Exchange(Call):
         route: template of the route that answered, below the application's prefix.
     """
 
+    #: The connection is no longer HTTP's once it has begun.
+    is_websocket = False
+
     __slots__ = (
         "_buffered_bytes",
         "_chunked",

@@ -65,6 +65,7 @@ LEAVE_TIMEOUT_S: Seconds = 10.0
 class WebSocketExchange(Exchange):
     """One WebSocket of one client."""
 
+    is_websocket = True
     close_timeout_s: Seconds = CLOSE_TIMEOUT_S
     leave_timeout_s: Seconds = LEAVE_TIMEOUT_S
 
