@@ -325,3 +325,45 @@ async def test_a_connection_that_is_gone_needs_no_collector(
         await until(lambda: connection() is None)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /text HTTP/1.1\r\nx-request-id: mine\r\n\r\n", 400),
+        (b"GET /text HTTP/1.1\r\nx-request-id: mine\r\nhost: x\r\nhost: y\r\n\r\n", 400),
+        (b"GET /text HTTP/1.1\r\nx-request-id: mine\r\na: b\r\nnonsense\r\n\r\n", 400),
+        (b"GET /text HTTP/1.1\r\nx-request-id: mine\r\nx: %b\r\n\r\n" % (b"y" * 400), 431),
+        (b"GET /text HTTP/1.1\r\nx-request-id: mine\r\nx: ", 408),
+        (b"CONNECT x:1 HTTP/1.1\r\nx-request-id: mine\r\nhost: x\r\n\r\n", 501),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+async def test_a_refusal_carries_a_request_id(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int
+) -> None:
+    monkeypatch.setattr(ClientConnection, "head_timeout_s", 0.05)
+    door = await rig.door(await rig.node(App), options=HTTPOptions(max_head_bytes=300))
+    reader, writer = await door.connect()
+    writer.write(sent)
+    answer = await read_answer(reader)
+    assert answer.status == status
+    if b"mine" in sent:
+        assert answer.headers["x-request-id"] == "mine"
+    else:
+        assert len(answer.headers["x-request-id"]) > 8
+    writer.close()
+
+
+async def test_an_id_is_of_the_request_that_is_refused_and_of_none_before(
+    rig: Rig,
+) -> None:
+    door = await rig.door(await rig.node(App))
+    reader, writer = await door.connect()
+    writer.write(request("/text", x_request_id="mine"))
+    assert (await read_answer(reader)).headers["x-request-id"] == "mine"
+    writer.write(b"GET /text HTTP/1.1\r\n\r\n")
+    answer = await read_answer(reader)
+    assert answer.status == 400
+    assert answer.headers["x-request-id"] != "mine"
+    writer.close()

@@ -239,6 +239,9 @@ class ClientConnection(asyncio.Protocol):
         if active is None and not self._ahead:
             response = respond.text(status, reason)
             lines = heads.render(status, response.headers).lines
+            request_id = self._reader.request_id()
+            lines.append(b"x-request-id: %b\r\n" % request_id.encode("latin-1", "replace"))
+            lines.append(self.default_lines())
             lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body))
             self._outbox.write(b"".join((*lines, response.body)))
             client = peer.shown(self._client)

@@ -14,8 +14,10 @@ from urllib.parse import unquote
 import httptools
 
 from remora.proxy.exchange import Exchange
+from remora.proxy.front import MAX_REQUEST_ID_CHARS
 from remora.proxy.limits import Progress
 from remora.proxy.peer import shown
+from remora.request_context import new_request_id
 from remora.wire.messages import HttpHead
 
 if TYPE_CHECKING:
@@ -69,6 +71,13 @@ class RequestReader:
         self.exchange = None
         self._parser = None
         del self._connection, self._time
+
+    def request_id(self) -> str:
+        """The id of the request whose head was read last, as far as it was; or a new one."""
+        for name, value in self._headers:
+            if name == b"x-request-id" and value:
+                return value.decode("latin-1")[:MAX_REQUEST_ID_CHARS]
+        return new_request_id()
 
     def feed(self, data: bytes) -> None:
         """Parse what has come; the parser calls the `on_…` methods."""
