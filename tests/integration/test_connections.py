@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -366,4 +367,70 @@ async def test_an_id_is_of_the_request_that_is_refused_and_of_none_before(
     answer = await read_answer(reader)
     assert answer.status == 400
     assert answer.headers["x-request-id"] != "mine"
+    writer.close()
+
+
+# -- a client that sends no more -----------------------------------------------------------------
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def test_who_sends_no_more_gets_an_answer_that_is_there_at_once(
+    app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remora.proxy.half_close.HALF_CLOSE_S", 5)
+    reader, writer = await app[1].connect()
+    writer.write(request("/text"))
+    writer.write_eof()
+    answer = await read_answer(reader)
+    assert (answer.status, answer.body) == (200, b"text")
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_who_sends_no_more_and_reads_on_is_answered_however_long_it_takes(
+    app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.02)
+    node, door = app
+    reader, writer = await door.connect()
+    writer.write(request("/hold") * number)
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.readexactly(len(CONTINUE)), 5) == CONTINUE
+    (connection,) = door.state.connections
+    # Looked at several times after that, it is still there.
+    half_close = connection._half_close  # type: ignore[attr-defined]
+    await until(lambda: half_close._wait_s > 0.05)
+    assert node.target.running == 1
+    node.target.gate.set()
+    answers = [await read_answer(reader) for _ in range(number)]
+    assert [answer.status for answer in answers] == [200] * number
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    await until(lambda: not door.state.connections)
+
+
+async def test_who_has_left_is_noticed_at_once(app: tuple[Node, Door]) -> None:
+    node, door = app
+    _, writer = await door.connect()
+    writer.write(request("/hold"))
+    await until(lambda: node.target.running == 1)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    writer.close()
+    await until(lambda: node.target.running == 0)
+    assert loop.time() - began < 0.4
+    await until(lambda: not door.state.connections)
+
+
+async def test_a_client_of_http_1_0_that_sends_no_more_has_left(app: tuple[Node, Door]) -> None:
+    node, door = app
+    reader, writer = await door.connect()
+    writer.write(request("/hold").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    await until(lambda: node.target.running == 1)
+    writer.write_eof()
+    await until(lambda: node.target.running == 0)
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()

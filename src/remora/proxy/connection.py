@@ -20,6 +20,7 @@ from remora.proxy import head as heads
 from remora.proxy import limits, peer, respond
 from remora.proxy.exchange import Exchange
 from remora.proxy.front import BrokenBodyError, Front
+from remora.proxy.half_close import HalfClose
 from remora.proxy.limits import Progress
 from remora.proxy.reading import RequestReader
 from remora.router.call import CallState
@@ -87,6 +88,8 @@ class ClientConnection(asyncio.Protocol):
         self._is_taking_turns = False
         #: Received, and not parsed before there is room for the requests in it.
         self._rest = b""
+        #: Of a client that sends no more.
+        self._half_close: HalfClose | None = None
         #: Takes all bytes of a client that has asked for a WebSocket.
         self._websocket: WebSocketExchange | None = None
         self._client: tuple[str, int] | None = None
@@ -118,6 +121,9 @@ class ClientConnection(asyncio.Protocol):
         """The client has left: stop what runs for it, at every level."""
         self.is_gone = True
         self._phase = Phase.CLOSING
+        if self._half_close is not None:
+            self._half_close.stop()
+            self._half_close = None
         self._rest = b""
         self._server_state.connections.discard(cast(Any, self))
         if self._timer is not None:
@@ -136,8 +142,34 @@ class ClientConnection(asyncio.Protocol):
         else:
             active.leave()
 
-    def eof_received(self) -> None:
-        """The client has closed its side: it has left."""
+    def eof_received(self) -> bool:
+        """The client sends no more: it has left, or waits for the answers that it is owed."""
+        if not self._may_wait_for_answers():
+            return False
+        last = self._ahead[-1] if self._ahead else self._active
+        assert last is not None
+        last.stop_serving()
+        self._enter(Phase.LAST)
+        self._watch_half_close()
+        return True
+
+    def _may_wait_for_answers(self) -> bool:
+        """Whether a client that sends no more could still be reading."""
+        active = self._active
+        return (
+            active is not None
+            and active.is_read
+            and not active.head_sent
+            and self._reader.exchange is None
+            and self._websocket is None
+            and not active.request.wants_websocket
+            and self._phase <= Phase.LAST
+            and peer.is_plain_tcp(self._transport)
+        )
+
+    def _watch_half_close(self) -> None:
+        if self._half_close is None:
+            self._half_close = HalfClose(self, self._transport)
 
     def pause_writing(self) -> None:
         """The client does not take what we send."""
@@ -274,6 +306,15 @@ class ClientConnection(asyncio.Protocol):
             self._outbox.write_large(data)
         else:
             self._outbox.write(data)
+
+    def flush(self) -> None:
+        """Hand over to the kernel what was written."""
+        self._outbox.flush()
+
+    @property
+    def active(self) -> Exchange | None:
+        """The exchange that is being answered."""
+        return self._active
 
     def is_turn_of(self, exchange: Exchange) -> bool:
         """Whether this exchange is the one to be answered now."""
@@ -487,8 +528,11 @@ class ClientConnection(asyncio.Protocol):
             return
         active = self._active
         is_due = active is not None and active.state is not CallState.DONE
-        if is_due and peer.has_left(self._transport):
-            self.abort()
+        if is_due and peer.has_left(self._transport) and not self._half_close:
+            if peer.is_closed(self._transport) or not self._may_wait_for_answers():
+                self.abort()
+                return
+            self._watch_half_close()
         else:
             self._is_watched = True
             self._loop.call_later(self.watch_every_s, self._watch)

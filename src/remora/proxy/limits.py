@@ -23,6 +23,8 @@ LINGER_S: Seconds = 2.0
 LAST_REQUEST_S: Seconds = 0.25
 #: How often a client is looked for that does not get to send, or to take what it is sent.
 WATCH_EVERY_S: Seconds = 0.5
+#: A client that sends no more gets its answer within this time, or it is looked whether it is there.
+HALF_CLOSE_S: Seconds = 0.02
 #: How often a connection is looked at, at most.
 LOOK_EVERY_S: Seconds = 0.05
 #: Requests that are kept of those that a client sends ahead (pipelining); no more are read then.
