@@ -9,7 +9,7 @@ import signal
 import socket
 import weakref
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.integration.http_client import ask, read_answer, request
@@ -398,9 +398,10 @@ async def test_who_sends_no_more_and_reads_on_is_answered_however_long_it_takes(
     writer.write(request("/hold") * number)
     writer.write_eof()
     assert await asyncio.wait_for(reader.readexactly(len(CONTINUE)), 5) == CONTINUE
-    (connection,) = door.state.connections
+    (connection,) = cast(set[ClientConnection], door.state.connections)
+    half_close = connection._half_close
+    assert half_close is not None
     # Looked at several times after that, it is still there.
-    half_close = connection._half_close  # type: ignore[attr-defined]
     await until(lambda: half_close._wait_s > 0.05)
     assert node.target.running == 1
     node.target.gate.set()
