@@ -163,6 +163,24 @@ async def test_the_limit_of_a_head_is_the_option(rig: Rig) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize(("path", "status"), [("/early", 200), ("/length", 413)])
+async def test_a_chunked_body_that_is_too_large_counts_only_until_the_answer(
+    rig: Rig, path: str, status: int
+) -> None:
+    door = await rig.door(await rig.node(App), options=HTTPOptions(max_body_bytes=10))
+    reader, writer = await door.connect()
+    writer.write(request(path, "POST", transfer_encoding="chunked"))
+    too_large = b"b\r\n" + b"x" * 11 + b"\r\n0\r\n\r\n"
+    if status == 200:
+        assert (await read_answer(reader)).status == 200
+        writer.write(too_large + request("/text"))
+        assert (await read_answer(reader)).status == 200
+    else:
+        writer.write(too_large)
+        assert (await read_answer(reader)).status == 413
+    writer.close()
+
+
 async def test_a_head_behind_another_request_has_its_time(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
