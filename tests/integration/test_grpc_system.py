@@ -19,6 +19,7 @@ from tests.kitchen import SERVICE, pb2, pb2_grpc
 
 from remora.core.snapshot import AppRoute, Snapshot
 from remora.grpc_util import RayServegRPCContext
+from remora.proxy.grpc.server import cut_connections
 from remora.proxy.grpc.system import APIS, HEALTH, REFLECTIONS
 
 pytestmark = pytest.mark.one_loop
@@ -99,6 +100,69 @@ async def test_a_draining_door_says_so_and_lets_what_is_under_way_end(rig: Rig) 
         node.target.go_on.set()
         assert (await call).dish == "waited"
         await stopping
+
+
+async def test_a_watch_that_stays_open_holds_up_no_drain(rig: Rig) -> None:
+    door = await rig.grpc_door(await rig.node(Kitchen))
+    async with aio.insecure_channel(door.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == _SERVING
+        async with asyncio.timeout(10):
+            stopping = asyncio.create_task(door.server.stop(60))
+            assert (await watch.read()).status == _NOT_SERVING
+            await stopping
+            assert (await failure(watch.read())).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_no_request_that_crosses_a_drain_looks_cancelled(rig: Rig) -> None:
+    node = await rig.node(Kitchen)
+    door = await rig.grpc_door(node)
+    seen: set[grpc.StatusCode] = set()
+
+    async def ask_until_unreachable(channel: Any) -> None:
+        while True:
+            try:
+                await pb2_grpc().KitchenStub(channel).Cook(order())
+            except aio.AioRpcError as error:
+                seen.add(error.code())
+                if "stops" not in (error.details() or ""):
+                    return
+
+    async with aio.insecure_channel(door.address) as channel:
+        waiting = pb2_grpc().KitchenStub(channel).Cook(order("waits"))
+        await until(lambda: node.target.seen == ["begun"])
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(16):
+                clients.create_task(ask_until_unreachable(channel))
+            stopping = clients.create_task(door.server.stop(60))
+            await until(lambda: bool(seen))
+            node.target.go_on.set()
+            assert (await waiting).dish == "waited"
+            await stopping
+    assert seen == {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_cutting_connections_leaves_no_descriptor_open() -> None:
+    def descriptors() -> list[str]:
+        return [path.name for path in Path("/proc/self/fd").iterdir()]
+
+    before = descriptors()
+    cut_connections(0)
+    assert descriptors() == before
+
+
+async def test_health_is_not_serving_while_the_instance_shuts_down(rig: Rig) -> None:
+    door = await rig.grpc_door(await rig.node(Kitchen))
+    async with aio.insecure_channel(door.address) as channel:
+        assert await _health(channel) == _SERVING
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == _SERVING
+        door.client.show(Snapshot(2, leaving={"/": "default"}, ending=True))
+        assert (await watch.read()).status == _NOT_SERVING
+        assert await _health(channel) == _NOT_SERVING
+        door.client.show(Snapshot(3, ending=True))
+        error = await failure(pb2_grpc().KitchenStub(channel).Cook(order()))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 # -- reflection -------------------------------------------------------------------------------

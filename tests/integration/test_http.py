@@ -334,6 +334,17 @@ async def test_system_paths(rig: Rig) -> None:
     assert await asked() == [(200, b"success"), (200, b"success"), (200, b"{}")]
 
 
+async def test_while_the_instance_ends_the_door_is_unhealthy_and_knows_no_404(rig: Rig) -> None:
+    door = await rig.door(await rig.node(Plain))
+    assert (await ask(door, "/-/healthz")).status == 200
+    door.client.show(Snapshot(2, ending=True))
+    text = b"The instance is shutting down."
+    for path in ("/-/healthz", "/text"):
+        answer = await ask(door, path)
+        assert (answer.status, answer.body) == (503, text)
+    assert (await ask(door, "/-/livez")).status == 200
+
+
 # -- bodies ------------------------------------------------------------------------------------
 
 

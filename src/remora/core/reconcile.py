@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from remora.core import losses, placement, rollout
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.draft import Draft
@@ -267,7 +269,8 @@ def _number_snapshot(before: ControllerState, draft: Draft) -> None:
     """Give the snapshot a new version when its content changed, and note who left with it."""
     state = draft.state
     old, new = routing_snapshot(before), routing_snapshot(state)
-    if (old.apps, old.deployments, old.leaving) != (new.apps, new.deployments, new.leaving):
+    # The version, which comes first, is what is decided here.
+    if msgspec.structs.astuple(old)[1:] != msgspec.structs.astuple(new)[1:]:
         state.snapshot_version += 1
     for _, _, replica in state.replicas():
         activity = draft.activity(replica.replica_id)

@@ -31,7 +31,7 @@ def routing_snapshot(state: ControllerState) -> Snapshot:
         for app in state.applications.values()
         if app.deleting and app.route_prefix
     }
-    return Snapshot(state.snapshot_version, apps, deployments, leaving)
+    return Snapshot(state.snapshot_version, apps, deployments, leaving, state.shutting_down)
 
 
 def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:

@@ -65,6 +65,8 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     deployments: dict[DeploymentID, DeploymentRoute] = {}
     #: Prefixes of applications that are being deleted, each with its application's name.
     leaving: dict[str, str] = {}
+    #: The instance is shutting down: nothing that is gone comes back.
+    ending: bool = False
 
 
 class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
@@ -79,6 +81,7 @@ class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
     gone_deployments: tuple[DeploymentID, ...] = ()
     #: All of them each time: they are few, and rarely any.
     leaving: dict[str, str] = {}
+    ending: bool = False
 
 
 def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
@@ -87,7 +90,9 @@ def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
     Pure. Invariants: `patch(old, diff(old, new)) == new`.
     """
     if old is None:
-        return SnapshotDiff(new.version, True, new.apps, (), new.deployments, (), new.leaving)
+        return SnapshotDiff(
+            new.version, True, new.apps, (), new.deployments, (), new.leaving, new.ending
+        )
     return SnapshotDiff(
         version=new.version,
         apps={k: v for k, v in new.apps.items() if old.apps.get(k) != v},
@@ -95,6 +100,7 @@ def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
         deployments={k: v for k, v in new.deployments.items() if old.deployments.get(k) != v},
         gone_deployments=tuple(k for k in old.deployments if k not in new.deployments),
         leaving=new.leaving,
+        ending=new.ending,
     )
 
 
@@ -108,4 +114,4 @@ def patch(old: Snapshot, change: SnapshotDiff) -> Snapshot:
         apps.pop(name, None)
     for deployment in change.gone_deployments:
         deployments.pop(deployment, None)
-    return Snapshot(change.version, apps, deployments, change.leaving)
+    return Snapshot(change.version, apps, deployments, change.leaving, change.ending)

@@ -248,9 +248,11 @@ class Front:
         return request
 
     def _nowhere_to(self, path: str) -> Response:
-        leaving = self._client.snapshot.leaving
-        found = RouteTable(leaving).match(path) if leaving else None
-        return respond.not_found(path) if found is None else respond.leaving(found[1])
+        snapshot = self._client.snapshot
+        found = RouteTable(snapshot.leaving).match(path) if snapshot.leaving else None
+        if found is not None:
+            return respond.leaving(found[1])
+        return respond.ending() if snapshot.ending else respond.not_found(path)
 
     # -- the system's own paths ---------------------------------------------------------------
 
@@ -264,7 +266,10 @@ class Front:
             return respond.text(200, "success")
         if path not in ("/-/healthz", "/-/routes"):
             return respond.not_found(path)
-        apps = self._client.snapshot.apps
+        snapshot = self._client.snapshot
+        if snapshot.ending:
+            return respond.ending()
+        apps = snapshot.apps
         routed = {app.route_prefix: app.name for app in apps.values() if app.route_prefix}
         self._was_ready = self._was_ready or bool(routed)
         if not self._was_ready:

@@ -58,6 +58,11 @@ def leaving(app: str) -> Response:
     return text(503, f"Application '{app}' is being deleted, or its instance shut down.")
 
 
+def ending() -> Response:
+    """The instance finishes what it has and takes no more."""
+    return text(503, "The instance is shutting down.")
+
+
 def _retry_after(seconds: float | None) -> tuple[tuple[bytes, bytes], ...]:
     if seconds is None:
         return ()

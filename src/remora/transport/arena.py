@@ -86,6 +86,11 @@ class Segment:
         #: Who has told a reader of this file.
         self.lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
 
+    @property
+    def is_used(self) -> bool:
+        """A block lives, or has died since the last `collect`."""
+        return self.places.used_end > _PAGE
+
     def collect(self) -> None:
         """Take back what died."""
         freed = self.freed
@@ -234,18 +239,20 @@ class Arena:
         if not done:
             self._timer = loop, loop.call_later(_TIDY_PAUSE_S, self._tidy, loop)
             return
-        segment = self._segment
-        is_quiet = not self._peak
-        self._peak = 0
-        if not is_quiet or (segment is not None and segment.freed):
+        with self._lock:
+            # What is still used will die at a time that nobody here hears of.
+            is_over = not self._peak and not any(segment.is_used for segment in self._all())
+            self._peak = 0
+        if not is_over:
             self.tidy_later(loop)
+
+    def _all(self) -> list[Segment]:
+        return [each for each in (self._segment, *self._left) if each is not None]
 
     def _tidy_step(self) -> bool:
         """Give some memory back; True: all that can be."""
         budget = _TIDY_STEP_BYTES
-        for segment in (self._segment, *self._left):
-            if segment is None:
-                continue
+        for segment in self._all():
             segment.collect()
             # What was used since the last time will be used again.
             floor = self._peak if segment is self._segment else 0
@@ -269,9 +276,8 @@ class Arena:
 
     def let_go(self) -> None:
         """In a forked child: nothing of the parent's arena is ours."""
-        for segment in (self._segment, *self._left):
-            if segment is not None:
-                segment.let_go()
+        for segment in self._all():
+            segment.let_go()
 
 
 def exported(memory: mmap.mmap, offset: int, size: int, keep: object) -> memoryview:

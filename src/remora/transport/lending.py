@@ -105,6 +105,9 @@ class Lending:
         framing.check_size(sum(map(len, parts)) + FRAME_ROOM_BYTES)
         for block in lent:
             self._lend(block)
+        if any(type(buffer) is Block for buffer in parcel.buffers):
+            # Also what goes as bytes, before the other side can read ours, is in the arena.
+            arena().tidy_later(self._loop)
         return bool(lent), parts
 
     def _may_lend(self, segment: Segment) -> bool:
@@ -122,7 +125,6 @@ class Lending:
         place = block.segment.number, block.offset
         _, count = self._lent.get(place, (block, 0))
         self._lent[place] = block, count + 1
-        arena().tidy_later(self._loop)
 
     def _take_back(self, places: bytes | memoryview) -> None:
         try:

@@ -21,6 +21,13 @@ def test_an_application_is_found(name: str | None, names: tuple[str, ...], found
     assert choose_app(name, snapshot(*names)).name == found
 
 
+def test_while_the_instance_ends_no_application_is_unknown() -> None:
+    for name in (None, "gone"):
+        with pytest.raises(RefusedError, match="shutting down") as caught:
+            choose_app(name, Snapshot(1, ending=True))
+        assert caught.value.code == GrpcCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize(
     ("name", "names", "leaving", "code", "text"),
     [

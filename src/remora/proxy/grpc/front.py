@@ -5,6 +5,7 @@ Rules: decides from metadata and the last snapshot alone; sends and receives not
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -83,6 +84,8 @@ def choose_app(name: str | None, snapshot: Snapshot) -> AppRoute:
             )
     elif len(apps) == 1:
         return next(iter(apps.values()))
+    if snapshot.ending:
+        raise RefusedError(GrpcCode.UNAVAILABLE, "The instance is shutting down.")
     there = ", ".join(repr(each) for each in sorted(apps)) or "none"
     if name is not None:
         text = f"There is no application {name!r}; there are: {there}."
@@ -112,6 +115,10 @@ class GrpcFront:
         self._access = access
         self._counters = counters
         self.num_ongoing = 0
+        #: Requests that are not over before their last byte is handed to gRPC's library.
+        self.under_way: set[asyncio.Task[None]] = set()
+        #: From now on nothing is taken.
+        self.is_stopping = False
 
     def open(self, service: GrpcService, method: GrpcMethod, path: str, context: Any) -> Rpc:
         """Decide where a request goes.
@@ -132,6 +139,8 @@ class GrpcFront:
         peer = context.peer()
         self.num_ongoing += 1
         try:
+            if self.is_stopping:
+                raise RefusedError(GrpcCode.UNAVAILABLE, "This proxy stops; another may answer.")
             app = choose_app(known.get("application"), self._client.snapshot)
         except RefusedError as refusal:
             envelope = Envelope(request_id, "", "", method.name, CallKind.GRPC)
@@ -171,6 +180,11 @@ class GrpcFront:
             head.auth = {key: list(values) for key, values in context.auth_context().items()}
             head.identity_key = context.peer_identity_key() or ""
         router = self._client.router(DeploymentID(app.ingress, app.name))
+        # Each request has a task of gRPC's server.
+        task = asyncio.current_task()
+        if task is not None:
+            self.under_way.add(task)
+            task.add_done_callback(self.under_way.discard)
         return Rpc(path, began, envelope, router)
 
     def close(self, rpc: Rpc, code: int) -> None:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import stat
+from pathlib import Path
 from typing import Any
 
 from grpc import aio
@@ -38,7 +42,7 @@ class GrpcServer:
         self._front = GrpcFront(client, setup, access, self._counters)
         self._health = Health(client, (service.name for service in setup.services))
         self._server: Any = None
-        self._updates: set[asyncio.Task[None]] = set()
+        self._port = 0
 
     async def start(self) -> int:
         """Open the port and take requests; returns the port.
@@ -64,15 +68,24 @@ class GrpcServer:
             port = server.add_secure_port(address, Certificate(setup).credentials())
         else:
             port = server.add_insecure_port(address)
-        await self._health.update()
         self._client.on_change.append(self._on_change)
         await server.start()
-        return int(port)
+        self._port = int(port)
+        return self._port
 
     async def stop(self, grace_s: Seconds) -> None:
-        """Say so to whoever watches, take nothing new, and let what is under way end."""
+        """Say so to whoever watches, take nothing new, and let what is under way end.
+
+        gRPC's own way to stop would tell clients whose requests cross its notice that these were
+        cancelled. Refused, or cut off with its connection, a request is UNAVAILABLE: clients know
+        that it may be tried elsewhere.
+        """
+        self._front.is_stopping = True
         await self._health.drain()
-        await self._server.stop(grace_s)
+        if self._front.under_way:
+            await asyncio.wait(self._front.under_way, timeout=grace_s)
+        cut_connections(self._port)
+        await self._server.stop(None)
 
     def render_metrics(self) -> str:
         """Write what was counted in the text format of Prometheus."""
@@ -83,7 +96,21 @@ class GrpcServer:
         return self._counters.render() + ongoing
 
     def _on_change(self, _: Snapshot) -> None:
-        task = asyncio.get_running_loop().create_task(self._health.update())
-        # A loop holds its tasks weakly.
-        self._updates.add(task)
-        task.add_done_callback(self._updates.discard)
+        self._health.update()
+
+
+def cut_connections(port: int) -> None:
+    """Close the connections of clients that came to a port of this process; what was sent arrives."""
+    for path in list(Path("/proc/self/fd").iterdir()):
+        try:
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(path.name))) as sock:
+                if (
+                    sock.family in (socket.AF_INET, socket.AF_INET6)
+                    and sock.getsockname()[1] == port
+                    and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                ):
+                    sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # Closed meanwhile, or never connected.

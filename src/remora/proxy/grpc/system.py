@@ -6,22 +6,26 @@ are answered under its name and under ours.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from remora.core.snapshot import Snapshot
 from remora.router.client import RoutingClient
+from remora.types import Seconds
 from remora.wire.grpc import GrpcSetup
 
 _log = logging.getLogger("remora.proxy")
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+#: Who watches and does not read misses the end of it after this long.
+_LAST_WORDS_S: Seconds = 1.0
 HEALTH = "grpc.health.v1.Health"
 #: Under both names of the reflection service the same bytes travel.
 REFLECTIONS = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -53,33 +57,67 @@ def api_file(service: str) -> descriptor_pb2.FileDescriptorProto:
     return file
 
 
-class Health:
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # ships no types
     """Whether this proxy takes requests, for whoever asks in whichever way."""
 
     def __init__(self, client: RoutingClient, services: Iterable[str]) -> None:
         self._client = client
-        self._names = ("", *services)
-        self.servicer = health.aio.HealthServicer()
+        self._names = frozenset(("", *services))
         #: True from the first moment an application was reachable.
         self._was_ready = False
         self._is_draining = False
+        #: Set, and replaced by another one, when there is news.
+        self._changed = asyncio.Event()
+        self._watching: set[asyncio.Task[Any]] = set()
 
-    async def update(self) -> None:
-        """Tell those who watch what the last snapshot says."""
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - as gRPC names it
+        """Answer for one service."""
+        if request.service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return self._answer(request.service)
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - as gRPC names it
+        """Tell what is, and what becomes of it, until this proxy drains."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+        told = None
+        while True:
+            changed = self._changed
+            answer = self._answer(request.service)
+            if answer != told:
+                told = answer
+                await context.write(answer)
+            if self._is_draining:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, self.refusal())
+            await changed.wait()
+
+    def _answer(self, service: str) -> Any:
         status = _NOT_SERVING if self.refusal() else _SERVING
-        for name in self._names:
-            await self.servicer.set(name, status)
+        if service not in self._names:
+            status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        return health_pb2.HealthCheckResponse(status=status)
+
+    def update(self) -> None:
+        """Let those who watch look at the snapshot, which is new."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def drain(self) -> None:
-        """Say NOT_SERVING from now on."""
+        """Say NOT_SERVING from now on, and end those who watch once they have heard it."""
         self._is_draining = True
-        await self.servicer.enter_graceful_shutdown()
+        self.update()
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=_LAST_WORDS_S)
 
     def refusal(self) -> str:
         """Why no request should come here; empty: they may."""
         self._was_ready = self._was_ready or bool(self._client.snapshot.apps)
         if self._is_draining:
             return "This proxy is draining."
+        if self._client.snapshot.ending:
+            return "The instance is shutting down."
         return "" if self._was_ready else "No application has been up yet."
 
     @property
@@ -121,7 +159,7 @@ class _Api:
 
 def add_system_services(server: Any, setup: GrpcSetup, state: Health) -> None:
     """Put health, Ray Serve's questions, and reflection if it is wanted, on a server."""
-    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
     pool = descriptor_pool.DescriptorPool()
     for service in APIS:
         file = api_file(service)
