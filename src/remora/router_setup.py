@@ -28,6 +28,7 @@ def with_policy(config: DeploymentConfig) -> DeploymentConfig:
     Raises:
         ConfigError: the class cannot be found or is none, or takes no such arguments.
         CodeNotPicklableError: it cannot travel.
+        TypeError: its `choose_replicas` is a plain function.
     """
     given = config.request_router_config
     if given.request_router_class == DEFAULT_ROUTER_CLASS and not given.request_router_kwargs:
@@ -52,6 +53,9 @@ def _policy_of(found: type, given: RequestRouterConfig) -> PolicySetup:
         built_in(setup)
         return setup
     _check_kwargs(found, given.request_router_kwargs)
+    choose = inspect.getattr_static(found, "choose_replicas")
+    if inspect.isfunction(choose) and not inspect.iscoroutinefunction(choose):
+        raise TypeError(f"{found.__qualname__}.choose_replicas must be an `async def`.")
     from remora.pickling import dumps_by_value
 
     code = dumps_by_value(found, "the request router")
@@ -92,7 +96,15 @@ def _resolved(given: Any) -> type:
 
 def _check_kwargs(found: type, kwargs: dict[str, Any]) -> None:
     initialize = getattr(found, "initialize_state", None)
-    if initialize is None:
+    from remora.router.request_router import RequestRouter
+
+    if initialize is None or initialize is RequestRouter.initialize_state:
+        if kwargs:
+            raise ConfigError(
+                "request_router_config.request_router_kwargs",
+                kwargs,
+                f"{found.__qualname__} has no initialize_state that would take them",
+            )
         return
     try:
         inspect.signature(initialize).bind(None, **kwargs)

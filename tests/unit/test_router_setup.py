@@ -50,6 +50,30 @@ def test_defaults_are_those_of_ray_serve() -> None:
     assert setup().policy.name == "power_of_two"
 
 
+def test_arguments_that_no_router_would_take_are_refused_at_once() -> None:
+    class Stateless:
+        async def choose_replicas(self, candidates: Any, request: Any) -> Any:
+            return [candidates]
+
+    with pytest.raises(ValueError, match="no initialize_state"):
+        setup(Stateless, size=3)
+
+    class Inherits(RequestRouter):
+        pass
+
+    with pytest.raises(ValueError, match="no initialize_state"):
+        setup(Inherits, size=3)
+
+
+def test_a_plain_choose_replicas_is_refused_at_once() -> None:
+    class Plain:
+        def choose_replicas(self, candidates: Any, request: Any) -> Any:
+            return [candidates]
+
+    with pytest.raises(TypeError, match=r"Plain\.choose_replicas must be an `async def`"):
+        setup(Plain)
+
+
 def test_a_config_is_given_as_dict_or_object_and_none_is_the_default() -> None:
     given: dict[str, Any] = {"request_router_class": PATH, "initial_backoff_s": 0.1}
     assert made(given) == made(RequestRouterConfig(**given))

@@ -23,6 +23,7 @@ from typing import Any
 import click
 
 from remora.build import walk
+from remora.cli.errors import CommandError
 from remora.cli.target import load, parse_arguments, parse_target
 from remora.deployment import INGRESS_MARK, Application
 from remora.typed import is_stream
@@ -43,7 +44,7 @@ def write_stubs(
     """Write the module for an application.
 
     Raises:
-        CommandError: there is no such application.
+        CommandError: there is no such application, or the file cannot be written.
     """
     where = parse_target(target)
     application = load(where, parse_arguments(arguments), app_dir)
@@ -51,10 +52,13 @@ def write_stubs(
     if output is None:
         click.echo(text, nl=False)
         return
-    if output.suffix not in (".py", ".pyi"):
-        output.mkdir(parents=True, exist_ok=True)
-        output = output / f"{where.module.replace('.', '_')}_handles.py"
-    output.write_text(text, encoding="utf-8")
+    try:
+        if output.suffix not in (".py", ".pyi"):
+            output.mkdir(parents=True, exist_ok=True)
+            output = output / f"{where.module.replace('.', '_')}_handles.py"
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"The stubs cannot be written to {output}: {error}") from None
     click.echo(f"Wrote {output}")
 
 
@@ -86,7 +90,11 @@ def _class_of(deployment: str, code: Callable[..., Any], app_name: str, imports:
         identifier = f"_{identifier}"
     protocols = []
     members = []
-    for method, function, has_self in _methods(code):
+    methods = list(_methods(code))
+    names = {method for method, _, _ in methods}
+    for method, function, has_self in methods:
+        if method == "remote" and "__call__" in names:
+            continue  # as with a handle, `remote` calls the deployment itself
         is_call = method == "__call__"
         protocol = f"_{identifier}_{'call' if is_call else method}"
         stream = is_stream(function)

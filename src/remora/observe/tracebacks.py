@@ -16,6 +16,8 @@ _IMPORTING = ("<frozen importlib", str(Path(str(importlib.__file__)).parent) + "
 
 #: The standard library.
 _STANDARD = str(Path(traceback.__file__).resolve().parent) + "/"
+#: What turns values into messages, and back.
+_MESSAGES = ("wire/values.py", "pickling.py", "transport/packing.py", "transport/arena.py")
 #: Shown of a stack in which nothing is the user's.
 INNERMOST_FRAMES = 5
 
@@ -64,8 +66,18 @@ def has_user_frames(exc: BaseException) -> bool:
 def user_stack(frame: FrameType) -> str:
     """Format where a thread is: the user's frames, else the innermost few."""
     stack = traceback.extract_stack(frame)
+    if stack and stack[0].filename == "<string>":
+        del stack[0]  # where the process was started from
     theirs = [each for each in stack if _is_theirs(each)]
     return "".join(traceback.format_list(theirs or stack[-INNERMOST_FRAMES:]))
+
+
+def is_in_message(frame: FrameType) -> bool:
+    """Say whether a thread opens or packs a message, so that no handler of the user's runs."""
+    at: FrameType | None = frame
+    while at is not None and not at.f_code.co_filename.startswith(_OURS):
+        at = at.f_back
+    return at is not None and at.f_code.co_filename[len(_OURS) :] in _MESSAGES
 
 
 def _is_theirs(frame: traceback.FrameSummary) -> bool:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from remora.observe.tracebacks import user_stack
+from remora.observe.tracebacks import is_in_message, user_stack
 from remora.types import Seconds
 
 _log = logging.getLogger("remora.replica")
@@ -100,8 +100,14 @@ class LoopWatchdog:
     def _describe(self, blocked_s: Seconds) -> None:
         frame = sys._current_frames().get(self._watched)
         stack = user_stack(frame) if frame is not None else ""
+        advice = (
+            "Make the handler a plain `def` (it then runs in a thread) or await what takes long."
+        )
+        if frame is not None and is_in_message(frame):
+            advice = (
+                "It opens or packs a large message, or imports what that needs; no handler runs."
+            )
         self._report(
             f"The event loop has been blocked for {blocked_s * 1000:.0f} ms: every other request "
-            "of this replica waits. Make the handler a plain `def` (it then runs in a thread) or "
-            f"await what takes long. It is at:\n{stack}"
+            f"of this replica waits. {advice} It is at:\n{stack}"
         )

@@ -6,6 +6,8 @@ import asyncio
 import threading
 
 from remora.replica.watchdog import LoopWatchdog
+from remora.transport.packing import pack_value
+from remora.wire import values
 
 
 async def test_names_the_line_that_blocks_the_loop() -> None:
@@ -24,6 +26,35 @@ async def test_names_the_line_that_blocks_the_loop() -> None:
     assert "test_watchdog.py" in reports[0]
     assert "reported.wait(5)" in reports[0]
     assert "asyncio/base_events.py" not in reports[0]
+
+
+class _Slow:
+    """Takes its time while it is opened."""
+
+    opened = threading.Event()
+
+    def __setstate__(self, state: object) -> None:
+        assert self.opened.wait(5)
+
+    def __getstate__(self) -> object:
+        return (1,)
+
+
+async def test_a_message_that_is_opened_is_called_so() -> None:
+    reports: list[str] = []
+
+    def report(text: str) -> None:
+        reports.append(text)
+        _Slow.opened.set()
+
+    how, body = pack_value(_Slow())
+    watchdog = LoopWatchdog(asyncio.get_running_loop(), lambda: True, report)
+    watchdog.start()
+    watchdog.arm()
+    values.loads(body, how)
+    watchdog.stop()
+    assert "opens or packs a large message" in reports[0]
+    assert "plain `def`" not in reports[0]
 
 
 async def test_is_silent_while_the_loop_turns() -> None:
