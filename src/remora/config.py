@@ -265,7 +265,22 @@ class ProxyLocation(StrEnum):
 _SSL_OPTIONS = ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs")
 
 
-class HTTPOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Named(msgspec.StructMeta):
+    """Says which keyword was probably meant where one does not exist."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - a metaclass
+        """Make an instance.
+
+        Raises:
+            TypeError: a keyword does not exist.
+        """
+        check_keywords(cls.__name__, given, cls.__struct_fields__)
+        return super().__call__(*args, **given)
+
+
+class HTTPOptions(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Named
+):
     """The HTTP front door."""
 
     #: Address to listen on; None: no HTTP.
@@ -381,7 +396,7 @@ def with_absolute_paths(options: HTTPOptions) -> HTTPOptions:
 
 
 class gRPCOptions(  # noqa: N801 - the name that Ray Serve's users know
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Named
 ):
     """The gRPC front door. It is opened when any option differs from its default."""
 

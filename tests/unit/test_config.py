@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from remora.config import UNSET, HTTPOptions, ProxyLocation, http_options, proxy_location
+from remora.config import (
+    UNSET,
+    HTTPOptions,
+    ProxyLocation,
+    gRPCOptions,
+    http_options,
+    proxy_location,
+)
 from remora.errors import ConfigError
 
 
@@ -72,3 +79,10 @@ def test_proxy_location_refuses_the_rest() -> None:
         proxy_location(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="EveryNode"):
         proxy_location("EveryNod")
+
+
+@pytest.mark.parametrize("kind", [HTTPOptions, gRPCOptions])
+def test_a_misspelt_option_of_a_front_door_names_the_nearest(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"keyword argument 'prot'. Did you mean 'port'\?"):
+        kind(prot=1)
+    assert kind(port=1).port == 1
