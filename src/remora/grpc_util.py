@@ -22,7 +22,7 @@ _KEY = re.compile(r"[0-9a-z_.\-]+").fullmatch
 _TEXT = re.compile(r"[ -~]*").fullmatch
 
 
-class GrpcContext:
+class RayServegRPCContext:
     """One gRPC request, as its handler sees it and wants it to end."""
 
     def __init__(
@@ -181,8 +181,8 @@ def _checked(key: str, value: str | bytes) -> tuple[str, str | bytes]:
     return key, value
 
 
-#: The name that Ray Serve's users know.
-RayServegRPCContext = GrpcContext
+#: A shorter name for it; the other one is what Ray Serve's users know, and what errors say.
+GrpcContext = RayServegRPCContext
 
 
 class gRPCInputStream(Generic[T]):  # noqa: N801 - the name that Ray Serve's users know

@@ -100,3 +100,7 @@ def test_a_stream_is_cancelled_when_its_client_has_left() -> None:
     stream: gRPCInputStream[int] = gRPCInputStream(receive, lambda: True)
     assert stream.is_cancelled()
     assert not stream.is_exhausted
+
+
+def test_errors_call_the_context_by_the_name_that_the_documentation_has() -> None:
+    assert GrpcContext.__qualname__ == "RayServegRPCContext"

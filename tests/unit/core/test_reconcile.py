@@ -158,6 +158,21 @@ def test_a_restarted_controller_asks_again_what_was_asked_before() -> None:
     assert driver.states == {}
 
 
+def test_routers_hear_that_the_instance_ends_also_when_nothing_is_left() -> None:
+    driver = Driver()
+    driver.deploy()
+    driver.come_up("a/d#x1")
+    assert not routing_snapshot(driver.state).ending
+    version = driver.state.snapshot_version
+    driver.feed(ev.ShutdownRequested())
+    assert routing_snapshot(driver.state).ending
+    assert driver.state.snapshot_version > version
+    empty = Driver()
+    empty.feed(ev.ShutdownRequested())
+    assert routing_snapshot(empty.state).ending
+    assert empty.state.snapshot_version > 0
+
+
 def test_a_story_is_found_for_the_living_and_the_gone() -> None:
     driver = Driver()
     driver.deploy()
