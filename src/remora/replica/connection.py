@@ -77,6 +77,13 @@ class ReplicaConnection(ServerConnection):
         self._work.pop(number, None)
         self._cancelled.discard(number)
         self._replica.requests.refuse_cancelled(self, number)
+        self._free(number)
+
+    def _free(self, number: int) -> None:
+        """The slot of a request is free."""
+        if number in self._answered:
+            self._answered.discard(number)
+            self._replica.num_answered -= 1
         self._replica.on_request_ended(self)
 
     def on_greeted(self) -> None:
@@ -131,8 +138,9 @@ class ReplicaConnection(ServerConnection):
         """Send a final frame; it carries how busy the replica is without this request."""
         replica = self._replica
         # Several may be answered in one turn of the loop, before the first of them has ended.
-        replica.num_answered += 1
-        self._answered.add(number)
+        if number not in self._answered:
+            self._answered.add(number)
+            replica.num_answered += 1
         load = min(replica.ongoing - replica.num_answered, MAX_LOAD)
         if isinstance(body, Parcel):
             self.write(kind, number, meta, body, 0, load)
@@ -227,10 +235,7 @@ class ReplicaConnection(ServerConnection):
         elif (error := task.exception()) is not None:
             # It failed while it answered; whoever waits must hear of an end all the same.
             replica.requests.refuse_broken(self, number, error)
-        if number in self._answered:
-            self._answered.discard(number)
-            replica.num_answered -= 1
-        replica.on_request_ended(self)
+        self._free(number)
 
 
 class _End:

@@ -36,6 +36,8 @@ _PROMISES = int(FrameKind.PROMISES)
 _NOTICE = int(FrameKind.NOTICE)
 _SEGMENT = int(FrameKind.SEGMENT)
 _LAST_NUMBER = 2**32 - 1
+#: Above every number.
+_NO_REQUEST = 2**32
 
 
 class Sink(Protocol):
@@ -86,8 +88,8 @@ class Channel(asyncio.Protocol):
         self._last = 0
         self._wrapped = False
         self._last_taken: int | None = None
-        #: The first request of those that wait for the end of the turn, or did last.
-        self._batch_first = 0
+        #: The first request in what waits for the end of the turn, or was written at one last.
+        self._batch_first = _NO_REQUEST
         self._greeting: asyncio.Future[None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._outbox: Outbox
@@ -130,7 +132,7 @@ class Channel(asyncio.Protocol):
             if is_lent and self._is_calm and not self._sinks:
                 self._spinner.begin()
         elif self._sinks or len(body) > LARGE_BODY_BYTES:
-            if self._outbox.is_empty:
+            if self._outbox.is_empty or self._batch_first == _NO_REQUEST:
                 self._batch_first = number
             self._outbox.send(_REQUEST, number, meta, body, flags)
         else:
@@ -147,6 +149,8 @@ class Channel(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        if self._outbox.is_empty:
+            self._batch_first = _NO_REQUEST
         if isinstance(body, Parcel):
             is_lent, parts = self._lend().address(body)
             self._outbox.send_parts(kind, number, meta, parts, LENT if is_lent else 0)
@@ -268,6 +272,8 @@ class Channel(asyncio.Protocol):
 
     def _send_own(self, kind: int, body: bytes) -> None:
         if self.is_open:
+            if self._outbox.is_empty:
+                self._batch_first = _NO_REQUEST
             self._outbox.send(kind, 0, b"", body)
 
     def _was_not_taken(self, number: int) -> bool:

@@ -82,3 +82,17 @@ async def test_requests_of_one_turn_to_a_peer_that_has_left_were_never_started(
     while any(sink.never_started is None for sink in sinks):
         await asyncio.sleep(0.001)
     assert [sink.never_started for sink in sinks] == [False, True, True, True]
+
+
+async def test_what_was_sent_before_is_not_taken_for_unsent(peer: Peer, remora_home: Path) -> None:
+    channel = await connect(f"unix:{remora_home / 'peer.sock'}", name="test")
+    await channel.wait_greeted()
+    sinks = [Sink() for _ in range(3)]
+    numbers = [channel.request(sink, b"meta") for sink in sinks]
+    await asyncio.sleep(0)  # the end of the turn: all of them are in the peer's socket
+    peer.leave()
+    # Something that belongs to a request that has begun is the first that cannot be written.
+    channel.send(FrameKind.BODY, numbers[-1], b"", b"more")
+    while any(sink.never_started is None for sink in sinks):
+        await asyncio.sleep(0.001)
+    assert [sink.never_started for sink in sinks] == [False, False, False]
