@@ -17,6 +17,7 @@ import msgspec
 
 from remora.config import DeploymentConfig
 from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
+from remora.core.update_class import UpdateClass, options_that
 from remora.errors import InternalError, RemoraError
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
 from remora.wire.control import Surroundings
@@ -26,24 +27,6 @@ SCHEMA_VERSION = 1
 
 #: Stopped replicas kept for their story.
 KEPT_STOPPED = 50
-
-#: Options that only the controller or the routers read: changing them touches no replica.
-_CONTROLLER_ONLY = frozenset(
-    {
-        "num_replicas",
-        "max_queued_requests",
-        "health_check_period_s",
-        "health_check_timeout_s",
-        "max_constructor_retry_count",
-        "rolling_update_percentage",
-        "max_surge_percent",
-        "backpressure_config",
-        "idempotent",
-        "policy",
-    }
-)
-#: Options that a process is born with: changing them needs a new replica.
-_BORN_WITH = ("resources", "env_vars")
 
 
 class StateUnreadableError(RemoraError):
@@ -80,14 +63,9 @@ def make_target(
     revision: int,
 ) -> Target:
     """Describe a target and tell what of it needs a restart, and what a reconfiguration. Pure."""
-    options = msgspec.to_builtins(config)
-    born_with = [options.get(name) for name in _BORN_WITH]
+    born_with = options_that(UpdateClass.RESTART, config)
     heavy = [code_version, surroundings.sys_path, surroundings.cwd, ingress, born_with]
-    light = {
-        name: value
-        for name, value in options.items()
-        if name not in _CONTROLLER_ONLY and name not in _BORN_WITH
-    }
+    light = options_that(UpdateClass.RECONFIGURE, config)
     return Target(
         code_key=code_key,
         code_version=code_version,

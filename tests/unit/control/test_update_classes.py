@@ -1,0 +1,95 @@
+"""Changing one option of a running deployment does what its update class says, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.unit.control.rig import app, deployment, rig
+
+from remora.config import (
+    BackpressureConfig,
+    DeploymentConfig,
+    PolicySetup,
+    RequestRouterConfig,
+)
+from remora.core.update_class import UPDATE_CLASS, UpdateClass, heaviest
+from remora.testing.virtual_time import run
+
+#: Another value than the default, for each option.
+CHANGED: dict[str, Any] = {
+    "num_replicas": 3,
+    "max_ongoing_requests": 7,
+    "max_queued_requests": 9,
+    "user_config": {"k": 1},
+    "health_check_period_s": 5.0,
+    "health_check_timeout_s": 7.0,
+    "graceful_shutdown_wait_loop_s": 1.0,
+    "graceful_shutdown_timeout_s": 3.0,
+    "max_constructor_retry_count": 2,
+    "rolling_update_percentage": 0.5,
+    "max_surge_percent": 50,
+    "backpressure_config": BackpressureConfig(status_code=429),
+    "idempotent": True,
+    "resources": {"CPU": 1.0},
+    "env_vars": {"A": "1"},
+    "request_router_config": RequestRouterConfig(request_routing_stats_period_s=3.0),
+    "policy": PolicySetup("round_robin"),
+}
+
+
+@pytest.mark.parametrize("option", sorted(UPDATE_CLASS))
+def test_an_option_costs_what_its_class_says(option: str) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(app("default", deployment(num_replicas=2)))
+            await r.until_settled()
+            before = {replica.pid: len(replica.calls) for replica in r.replicas.serving}
+            options = {"num_replicas": 2, option: CHANGED[option]}
+            await r.deploy(app("default", deployment(**options)))
+            await r.until_settled()
+            await asyncio.sleep(1.0)
+            kept = {replica.pid: replica for replica in r.replicas.serving if replica.pid in before}
+            calls = [call for pid in kept for call in kept[pid].calls[before[pid] :]]
+            match UPDATE_CLASS[option]:
+                case UpdateClass.LIGHTWEIGHT:
+                    assert (len(kept), calls) == (2, [])
+                case UpdateClass.RECONFIGURE:
+                    assert (len(kept), calls) == (2, ["reconfigure"] * 2)
+                case UpdateClass.RESTART:
+                    assert not kept
+            target = r.controller.state.applications["default"].deployments["Model"].target
+            assert getattr(target.config, option) == CHANGED[option]
+
+    run(main())
+
+
+def test_every_option_has_a_class() -> None:
+    assert set(UPDATE_CLASS) == set(DeploymentConfig.__struct_fields__)
+
+
+def test_the_heaviest_of_several_changes_counts() -> None:
+    base = DeploymentConfig()
+    assert heaviest(base, base) is None
+    assert heaviest(base, DeploymentConfig(num_replicas=2)) is UpdateClass.LIGHTWEIGHT
+    mixed = DeploymentConfig(num_replicas=2, user_config={"k": 1})
+    assert heaviest(base, mixed) is UpdateClass.RECONFIGURE
+    assert heaviest(mixed, DeploymentConfig(env_vars={"A": "1"})) is UpdateClass.RESTART
+
+
+def test_code_and_ingress_restart_and_a_route_prefix_does_not() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(app("default", deployment(num_replicas=2)))
+            await r.until_settled()
+            pids = {replica.pid for replica in r.replicas.serving}
+            await r.deploy(app("default", deployment(num_replicas=2), route_prefix="/moved"))
+            await r.until_settled()
+            assert {replica.pid for replica in r.replicas.serving} == pids
+            assert r.snapshot.apps["default"].route_prefix == "/moved"
+            await r.deploy(app("default", deployment(version="2", num_replicas=2)))
+            await r.until_settled()
+            assert not {replica.pid for replica in r.replicas.serving} & pids
+
+    run(main())
