@@ -9,17 +9,22 @@ What a user writes in a decorator is turned into these structs by `options.py`.
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
 import warnings
-from collections.abc import Iterable
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from remora.autoscaling_config import AutoscalingConfig as AutoscalingConfig  # noqa: PLC0414 - found here by users of this module
+from remora.autoscaling_config import AutoscalingPolicy as AutoscalingPolicy  # noqa: PLC0414 - found here by users of this module
+from remora.autoscaling_config import ScalingPolicySetup
+from remora.checks import Named, is_import_path
+from remora.checks import check_keys as check_keys  # noqa: PLC0414 - found here by users of this module
+from remora.checks import check_keywords as check_keywords  # noqa: PLC0414 - found here by users of this module
+from remora.checks import nearest as nearest  # noqa: PLC0414 - found here by users of this module
+from remora.checks import require_json as require_json  # noqa: PLC0414 - found here by users of this module
+from remora.checks import require_number as require_number  # noqa: PLC0414 - found here by users of this module
 from remora.errors import ConfigError
 
 
@@ -37,88 +42,6 @@ class _Unset(Enum):
 
 #: Stands for an option that the user did not set. None is a value of its own.
 UNSET: Final = _Unset.UNSET
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Say which allowed name was probably meant: ` Did you mean …?`, or nothing. Pure."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def check_keywords(where: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Refuse keywords that do not exist.
-
-    Raises:
-        TypeError: as Python itself would, plus the name that was probably meant.
-    """
-    known = list(allowed)
-    for keyword in given:
-        if keyword not in known:
-            raise TypeError(
-                f"{where} got an unexpected keyword argument {keyword!r}.{nearest(keyword, known)}"
-            )
-
-
-def check_keys(field: str, value: dict[str, Any], allowed: Iterable[str]) -> None:
-    """Refuse keys that nobody reads.
-
-    Raises:
-        ConfigError: names the first unknown key and the one that was probably meant.
-    """
-    known = sorted(allowed)
-    for key, item in value.items():
-        if key not in known:
-            hint = nearest(str(key), known)
-            raise ConfigError(
-                f"{field}[{key!r}]", item, f"no such key.{hint} Keys: {', '.join(known)}."
-            )
-
-
-def require_number(
-    field: str,
-    value: object,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-    whole: bool = False,
-) -> None:
-    """Check that a value is a number in range.
-
-    Args:
-        field: name of the option, for the message.
-        value: what the user gave.
-        low: smallest allowed value.
-        high: largest allowed value.
-        above: the value must be greater than this.
-        whole: True: must be an `int`.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    kind = "a whole number" if whole else "a number"
-    allowed = [kind]
-    allowed += [f">= {low:g}"] if low > -math.inf else []
-    allowed += [f"> {above:g}"] if above > -math.inf else []
-    allowed += [f"<= {high:g}"] if high < math.inf else []
-    types = int if whole else (int, float)
-    # A bool is an int for Python, but nobody means `num_replicas=True`.
-    if isinstance(value, bool) or not isinstance(value, types):
-        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
-    if math.isnan(value) or not (low <= value <= high and value > above):
-        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
-
-
-def require_json(field: str, value: object) -> None:
-    """Check that a value can be written as JSON.
-
-    Raises:
-        ConfigError: it cannot, with the reason.
-    """
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(field, value, f"must be a JSON value ({error})") from None
 
 
 #: Power of two choices.
@@ -161,7 +84,9 @@ class RequestRouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     def __post_init__(self) -> None:
         field = "request_router_config"
         chosen = self.request_router_class
-        if not isinstance(chosen, type) and not (isinstance(chosen, str) and _is_path(chosen)):
+        if not isinstance(chosen, type) and not (
+            isinstance(chosen, str) and is_import_path(chosen)
+        ):
             raise ConfigError(
                 f"{field}.request_router_class", chosen, "must be a class, or 'module:Class'"
             )
@@ -175,12 +100,6 @@ class RequestRouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         require_number(f"{field}.initial_backoff_s", self.initial_backoff_s, low=0)
         require_number(f"{field}.backoff_multiplier", self.backoff_multiplier, low=1)
         require_number(f"{field}.max_backoff_s", self.max_backoff_s, low=self.initial_backoff_s)
-
-
-def _is_path(text: str) -> bool:
-    parts = text.replace(":", ".", 1).split(".")
-    # The last is how Python names a class that was defined in a function.
-    return len(parts) > 1 and all(p.isidentifier() or p == "<locals>" for p in parts)
 
 
 class PolicySetup(msgspec.Struct, array_like=True, frozen=True):
@@ -234,6 +153,10 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     request_router_config: RequestRouterConfig = RequestRouterConfig()
     #: What follows from it for routers; no option of its own.
     policy: PolicySetup = PolicySetup()
+    #: How many replicas there are, by demand; None: `num_replicas`, whatever the demand.
+    autoscaling_config: AutoscalingConfig | None = None
+    #: What follows from its policy for the controller; no option of its own.
+    scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
 
     def __post_init__(self) -> None:
         require_number("num_replicas", self.num_replicas, low=1, whole=True)
@@ -265,21 +188,8 @@ class ProxyLocation(StrEnum):
 _SSL_OPTIONS = ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs")
 
 
-class _Named(msgspec.StructMeta):
-    """Says which keyword was probably meant where one does not exist."""
-
-    def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - a metaclass
-        """Make an instance.
-
-        Raises:
-            TypeError: a keyword does not exist.
-        """
-        check_keywords(cls.__name__, given, cls.__struct_fields__)
-        return super().__call__(*args, **given)
-
-
 class HTTPOptions(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Named
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=Named
 ):
     """The HTTP front door."""
 
@@ -396,7 +306,7 @@ def with_absolute_paths(options: HTTPOptions) -> HTTPOptions:
 
 
 class gRPCOptions(  # noqa: N801 - the name that Ray Serve's users know
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Named
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=Named
 ):
     """The gRPC front door. It is opened when any option differs from its default."""
 

@@ -1,0 +1,118 @@
+"""Checks of what users give: each says which value is wrong, and which name was probably meant.
+
+Rules: pure; knows no option.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from remora.errors import ConfigError
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Say which allowed name was probably meant: ` Did you mean …?`, or nothing. Pure."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_keywords(where: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuse keywords that do not exist.
+
+    Raises:
+        TypeError: as Python itself would, plus the name that was probably meant.
+    """
+    known = list(allowed)
+    for keyword in given:
+        if keyword not in known:
+            raise TypeError(
+                f"{where} got an unexpected keyword argument {keyword!r}.{nearest(keyword, known)}"
+            )
+
+
+def check_keys(field: str, value: dict[str, Any], allowed: Iterable[str]) -> None:
+    """Refuse keys that nobody reads.
+
+    Raises:
+        ConfigError: names the first unknown key and the one that was probably meant.
+    """
+    known = sorted(allowed)
+    for key, item in value.items():
+        if key not in known:
+            hint = nearest(str(key), known)
+            raise ConfigError(
+                f"{field}[{key!r}]", item, f"no such key.{hint} Keys: {', '.join(known)}."
+            )
+
+
+def require_number(
+    field: str,
+    value: object,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    whole: bool = False,
+) -> None:
+    """Check that a value is a number in range.
+
+    Args:
+        field: name of the option, for the message.
+        value: what the user gave.
+        low: smallest allowed value.
+        high: largest allowed value.
+        above: the value must be greater than this.
+        whole: True: must be an `int`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    kind = "a whole number" if whole else "a number"
+    allowed = [kind]
+    allowed += [f">= {low:g}"] if low > -math.inf else []
+    allowed += [f"> {above:g}"] if above > -math.inf else []
+    allowed += [f"<= {high:g}"] if high < math.inf else []
+    types = int if whole else (int, float)
+    # A bool is an int for Python, but nobody means `num_replicas=True`.
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
+    if math.isnan(value) or not (low <= value <= high and value > above):
+        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
+
+
+def require_json(field: str, value: object) -> None:
+    """Check that a value can be written as JSON.
+
+    Raises:
+        ConfigError: it cannot, with the reason.
+    """
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(field, value, f"must be a JSON value ({error})") from None
+
+
+def is_import_path(text: str) -> bool:
+    """Say whether a text can be `module:Name` or `module.Name`. Pure."""
+    parts = text.replace(":", ".", 1).split(".")
+    # The last is how Python names a class that was defined in a function.
+    return len(parts) > 1 and all(p.isidentifier() or p == "<locals>" for p in parts)
+
+
+class Named(msgspec.StructMeta):
+    """Says which keyword was probably meant where one does not exist."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - a metaclass
+        """Make an instance.
+
+        Raises:
+            TypeError: a keyword does not exist.
+        """
+        check_keywords(cls.__name__, given, cls.__struct_fields__)
+        return super().__call__(*args, **given)
