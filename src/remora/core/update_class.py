@@ -54,6 +54,10 @@ UPDATE_CLASS: dict[str, UpdateClass] = {
     "request_router_config": _RECONFIGURE,
     # Follows from it, and only routers read it.
     "policy": _LIGHT,
+    # The controller asks replicas for reports, and says how often.
+    "autoscaling_config": _LIGHT,
+    # Follows from it.
+    "scaling_policy": _LIGHT,
 }
 
 if missing := set(DeploymentConfig.__struct_fields__) ^ set(UPDATE_CLASS):
