@@ -9,10 +9,12 @@ import pytest
 from tests.unit.control.rig import app, deployment, rig
 
 from remora.config import (
+    AutoscalingConfig,
     BackpressureConfig,
     DeploymentConfig,
     PolicySetup,
     RequestRouterConfig,
+    ScalingPolicySetup,
 )
 from remora.core.update_class import UPDATE_CLASS, UpdateClass, heaviest
 from remora.testing.virtual_time import run
@@ -36,6 +38,8 @@ CHANGED: dict[str, Any] = {
     "env_vars": {"A": "1"},
     "request_router_config": RequestRouterConfig(request_routing_stats_period_s=3.0),
     "policy": PolicySetup("round_robin"),
+    "autoscaling_config": AutoscalingConfig(min_replicas=2, max_replicas=2),
+    "scaling_policy": ScalingPolicySetup(kwargs={"a": 1}),
 }
 
 
