@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from remora.config import HTTPOptions
-from remora.engine.local.launch import wait_while_ending
+from remora.engine.launch import wait_while_ending
 from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home

@@ -19,8 +19,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
 from remora.config import HTTPOptions
-from remora.engine.local import launch as local
-from remora.engine.local.launch import Launch, Owner, find_owner, left_behind
+from remora.engine import launch as local
+from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.wire.grpc import GrpcSetup, digest

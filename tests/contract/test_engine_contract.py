@@ -20,8 +20,8 @@ from remora.engine.base import (
     ProcessStarted,
 )
 from remora.engine.in_process import InProcessEngine
+from remora.engine.launch import EntryPoints, launch
 from remora.engine.local.client import LocalEngine
-from remora.engine.local.launch import EntryPoints, launch
 from remora.home import Home
 from remora.testing.fake_engine import FakeEngine
 

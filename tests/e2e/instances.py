@@ -18,7 +18,7 @@ from remora.build import build
 from remora.config import HTTPOptions
 from remora.control.client import ControlClient
 from remora.deployment import Application
-from remora.engine.local.launch import Launch, launch
+from remora.engine.launch import Launch, launch
 from remora.errors import ConnectionLostError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.home import Home

@@ -17,7 +17,7 @@ from tests.e2e.instances import Command
 from tests.e2e.processes import marked
 from tests.e2e.waiting import until
 
-from remora.engine.local.launch import find_owner
+from remora.engine.launch import find_owner
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -290,7 +290,7 @@ def test_exit_statuses(remora: StartCommand, folder: Path, words: list[str], sta
 
 async def answering(run: Command, home: Path) -> str:
     """Wait until the script's application answers; returns the URL."""
-    from remora.engine.local.claim import find_owner
+    from remora.engine.claim import find_owner
     from remora.home import Home
 
     async def answers() -> str:

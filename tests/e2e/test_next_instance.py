@@ -15,7 +15,7 @@ from tests.e2e.waiting import until_async, until_true
 from remora.build import build
 from remora.config import HTTPOptions
 from remora.control.client import ControlClient
-from remora.engine.local.launch import Launch, launch
+from remora.engine.launch import Launch, launch
 from remora.home import Home
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]

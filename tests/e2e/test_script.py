@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.waiting import until
 
-from remora.engine.local.launch import find_owner
+from remora.engine.launch import find_owner
 from remora.home import Home
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from remora.config import HTTPOptions
+from remora.engine import linux
 from remora.engine.base import (
     EngineEvent,
     NodeJoined,
@@ -24,10 +25,9 @@ from remora.engine.base import (
     ProcessSpec,
     ProcessStarted,
 )
-from remora.engine.local import linux
-from remora.engine.local.claim import find_owner
+from remora.engine.claim import find_owner
+from remora.engine.launch import EntryPoints, Launch, end, launch
 from remora.engine.local.client import LocalEngine
-from remora.engine.local.launch import EntryPoints, Launch, end, launch
 from remora.errors import InstanceError
 from remora.home import Home
 
@@ -404,7 +404,7 @@ import asyncio, os, sys, time
 from remora.config import HTTPOptions
 from remora.engine.base import ProcessSpec
 from remora.engine.local.client import LocalEngine
-from remora.engine.local.launch import EntryPoints, launch
+from remora.engine.launch import EntryPoints, launch
 from remora.home import Home
 
 async def main():

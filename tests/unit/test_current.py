@@ -9,7 +9,7 @@ import pytest
 
 from remora.config import HTTPOptions
 from remora.current import refuse_other_options, run_coroutine
-from remora.engine.local.launch import Owner
+from remora.engine.launch import Owner
 from remora.errors import ConfigError
 from remora.home import Home
 from remora.instance import Instance

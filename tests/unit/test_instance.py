@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from remora.engine.local.launch import Owner
+from remora.engine.launch import Owner
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.instance import Instance, failure_text

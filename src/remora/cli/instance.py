@@ -9,7 +9,7 @@ from pathlib import Path
 
 from remora.cli.errors import CommandError
 from remora.config import HTTPOptions, gRPCOptions
-from remora.engine.local.launch import wait_while_ending
+from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
 from remora.wire.grpc import GrpcSetup, digest

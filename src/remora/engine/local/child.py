@@ -23,9 +23,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from remora.engine import linux
 from remora.engine.base import ProcessContext
-from remora.engine.local import linux, protocol
-from remora.engine.local.claim import listen_unix
+from remora.engine.doors import listen_unix
+from remora.engine.local import protocol
 from remora.home import Home
 
 #: A report must fit into one atomic write to the pipe that all children share.

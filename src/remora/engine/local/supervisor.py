@@ -30,18 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remora.engine.local import linux
-from remora.engine.local.claim import (
-    Claim,
-    Owner,
-    address_of,
-    folder_error,
-    http_url,
-    listen_http,
-    listen_unix,
-    remove_sockets,
-    reserve_grpc,
-)
+from remora.engine import linux
+from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
+from remora.engine.doors import address_of, http_url, listen_http, listen_unix, reserve_grpc
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
 from remora.engine.local.loop import Loop
 from remora.engine.local.processes import (

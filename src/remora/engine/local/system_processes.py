@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from remora.engine.doors import default_num_proxies
 from remora.engine.local.processes import Process, crashes_in_row, restart_delay_s
 from remora.engine.local.protocol import Message
 from remora.home import Home
@@ -45,16 +46,6 @@ class PermanentProcess:
 def is_proxy(process_id: str) -> bool:
     """Tell a proxy by its id. Pure."""
     return process_id.startswith(_PROXY) and "/" not in process_id
-
-
-def default_num_proxies(cores: int) -> int:
-    """Say how many proxies a machine gets that nobody has chosen a number for. Pure.
-
-    One proxy serves tens of thousands of requests per second, about as many as one replica can
-    answer that does nothing; whatever does more needs several cores of replicas for each proxy.
-    An idle proxy costs 8 MB, which is why there are never more than four of them unasked.
-    """
-    return max(1, min(4, cores // 4))
 
 
 def system_requests(

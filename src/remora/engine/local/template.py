@@ -30,7 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from remora.engine.local import linux, protocol
+from remora.engine import linux
+from remora.engine.local import protocol
 from remora.engine.local.child import Reporter, become
 from remora.home import Home
 

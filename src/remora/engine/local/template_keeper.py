@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from remora.engine.local import linux
+from remora.engine import linux
 from remora.engine.local.link import TemplateLink
 from remora.engine.local.loop import Loop
 from remora.engine.local.processes import crashes_in_row, restart_delay_s

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from remora.engine.claim import Claim
+from remora.engine.doors import listen_unix
 from remora.engine.local import supervisor
-from remora.engine.local.claim import Claim, listen_unix
 from remora.engine.local.supervisor import Options, Supervisor
 from remora.home import Home
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from remora.engine.doors import default_num_proxies
 from remora.engine.local.processes import Process
 from remora.engine.local.system_processes import (
     PermanentProcess,
-    default_num_proxies,
     is_proxy,
     system_requests,
 )

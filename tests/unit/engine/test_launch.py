@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from remora.engine.local import launch
-from remora.engine.local.claim import Claim
+from remora.engine import launch
+from remora.engine.claim import Claim
 from remora.home import Home
 
 

@@ -25,8 +25,8 @@ from pathlib import Path
 import msgspec
 
 from remora.config import HTTPOptions
-from remora.engine.local import linux
-from remora.engine.local.claim import Owner, find_owner, folder_error, left_behind
+from remora.engine import linux
+from remora.engine.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.wire.grpc import GrpcSetup, digest
@@ -280,7 +280,7 @@ def _in_memory(data: bytes) -> int:
 
 def _boot() -> str:
     """Return what the new interpreter runs: it must find the same package as this one."""
-    root = str(Path(__file__).resolve().parents[3])
+    root = str(Path(__file__).resolve().parents[2])
     # Libraries stay behind the standard library; a source tree goes in front of an installed copy.
     installed = root.endswith(("site-packages", "dist-packages"))
     place = f"append({root!r})" if installed else f"insert(0, {root!r})"

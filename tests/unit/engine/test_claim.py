@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from remora.engine.local.claim import Claim, Owner, _address_error, find_owner
-from remora.engine.local.launch import wait_while_ending
+from remora.engine.claim import Claim, Owner, find_owner
+from remora.engine.doors import _address_error
+from remora.engine.launch import wait_while_ending
 from remora.errors import InstanceError
 from remora.home import Home
 
