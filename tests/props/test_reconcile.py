@@ -329,6 +329,13 @@ class World(RuleBasedStateMachine):
         assert again.wake_at == self.wake_at
 
     @invariant()
+    def looking_at_everything_decides_nothing_more(self) -> None:
+        whole = step(self.state, (), self.now, look_at_all=True)
+        assert whole.actions == ()
+        assert whole.state == self.state
+        assert self.state.routing == routing_snapshot(self.state)
+
+    @invariant()
     def only_running_replicas_are_exposed(self) -> None:
         exposed = {
             route.replica_id

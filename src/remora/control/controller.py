@@ -26,7 +26,7 @@ from remora.control.replica_control import Connect, connect_replica
 from remora.core import events as ev
 from remora.core import requests
 from remora.core.reconcile import Step, step
-from remora.core.routing_view import routing_snapshot
+from remora.core.snapshot import Snapshot
 from remora.core.state import ControllerState
 from remora.engine import base
 from remora.errors import EngineError, InstanceError, RemoraError
@@ -89,6 +89,8 @@ class Controller:
         self._wake = asyncio.Event()
         self._wake_at: Seconds | None = None
         self._unsaved = False
+        #: What routers were told last; None: nothing yet.
+        self._published: Snapshot | None = None
         self._logged_s: Seconds = 0.0
         self._watchers: set[asyncio.Event] = set()
         self.ready = asyncio.Event()
@@ -225,13 +227,17 @@ class Controller:
         if asked is not None and asked.answer is not None and not asked.answer.done():
             asked.answer.set_result(None)
         if decided.state.hold_snapshot_until_s is None:
-            snapshot = routing_snapshot(decided.state)
-            self.leases.limit(snapshot)
-            self.publisher.publish(snapshot)
+            self._publish(decided.state.routing)
         self.ready.set()
         for changed in self._watchers:
             changed.set()
         await self._tidy()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        if snapshot is not self._published:
+            self._published = snapshot
+            self.leases.limit(snapshot)
+            self.publisher.publish(snapshot)
 
     def _observe(self) -> tuple[list[ev.AnyEvent], _Inbox | None]:
         """Take facts up to the first request that may be accepted, and that request."""

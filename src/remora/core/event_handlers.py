@@ -25,7 +25,7 @@ from remora.core.state import (
     Target,
     make_target,
 )
-from remora.types import ReplicaID, Seconds
+from remora.types import DeploymentID, ReplicaID, Seconds
 
 #: A restarted controller waits this long for the replicas that it knows before it tells
 #: routers anything: a replica answers within a loop turn unless it is stuck.
@@ -63,6 +63,7 @@ def _controller_started(draft: Draft, event: ev.ControllerStarted) -> None:
         # Whether the engine ever got a start that was asked for, its inventory will tell.
         call = "start" if replica.state is ReplicaState.PENDING else ""
         state.activity[replica_id] = Activity(found=True, call=call, health_checked_s=draft.now)
+    draft.mark_all()
     state.inventory_complete = not state.activity
     state.hold_snapshot_until_s = draft.now + HOLD_SNAPSHOT_S if state.activity else None
 
@@ -76,6 +77,7 @@ def complete_inventory(draft: Draft) -> None:
     if draft.state.inventory_complete:
         return
     draft.state.inventory_complete = True
+    draft.mark_all()
     for _, _, replica in draft.state.replicas():
         activity = draft.activity(replica.replica_id)
         if activity.found and not activity.reported:
@@ -91,23 +93,26 @@ def _deploy_requested(draft: Draft, event: ev.DeployRequested) -> None:
 
 
 def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
-    app = draft.state.applications.get(request.name)
+    app = draft.application(request.name)
     if app is None:
-        app = Application(
+        draft.state.applications[request.name] = Application(
             name=request.name,
             route_prefix=request.route_prefix,
             ingress=request.ingress,
             revision=0,
             last_deployed_unix_s=draft.unix_s,
         )
-        draft.state.applications[request.name] = app
+        app = draft.application(request.name)
+        assert app is not None
     app.route_prefix = request.route_prefix
     app.ingress = request.ingress
     app.revision += 1
     app.last_deployed_unix_s = draft.unix_s
     app.deleting = False
-    for name, deployment in app.deployments.items():
-        deployment.removed = all(wanted.name != name for wanted in request.deployments)
+    wanted_names = {wanted.name for wanted in request.deployments}
+    for name in app.deployments:
+        if (known := draft.deployment(DeploymentID(name, app.name))) is not None:
+            known.removed = name not in wanted_names
     for wanted in request.deployments:
         target = make_target(
             code_key=wanted.code_key,
@@ -118,13 +123,14 @@ def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
             ingress=wanted.name == request.ingress,
             revision=app.revision,
         )
-        found = app.deployments.get(wanted.name)
+        found = draft.deployment(DeploymentID(wanted.name, app.name))
         if found is None:
             app.deployments[wanted.name] = Deployment(name=wanted.name, target=target)
         else:
             _retarget(found, target)
             # Whoever deploys again wants to see a try now.
             draft.pace(app.name, found, retry_at_s=draft.now, crashes_s=())
+    draft.mark_app(app)
 
 
 def _retarget(deployment: Deployment, target: Target) -> None:
@@ -152,14 +158,15 @@ def _retarget(deployment: Deployment, target: Target) -> None:
 
 def _delete_requested(draft: Draft, event: ev.DeleteRequested) -> None:
     for name in event.names:
-        if app := draft.state.applications.get(name):
+        if app := draft.application(name):
             app.deleting = True
+            draft.mark_app(app)
 
 
 def _shutdown_requested(draft: Draft, _event: ev.ShutdownRequested) -> None:
     draft.state.shutting_down = True
-    for app in draft.state.applications.values():
-        app.deleting = True
+    names = tuple(draft.state.applications)
+    _delete_requested(draft, ev.DeleteRequested(names=names))
 
 
 # -------------------------------------------------------------------------------------- the engine
@@ -219,15 +226,18 @@ def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
 
 def _node_joined(draft: Draft, event: ev.NodeJoined) -> None:
     draft.state.nodes[event.node_id] = NodeView(event.resources)
+    draft.nodes_changed()
 
 
 def _node_draining(draft: Draft, event: ev.NodeDraining) -> None:
     if node := draft.state.nodes.get(event.node_id):
         draft.state.nodes[event.node_id] = msgspec.structs.replace(node, draining=True)
+        draft.nodes_changed()
 
 
 def _node_lost(draft: Draft, event: ev.NodeLost) -> None:
     draft.state.nodes.pop(event.node_id, None)
+    draft.nodes_changed()
 
 
 # ------------------------------------------------------------------------------------ replicas
@@ -315,6 +325,7 @@ def _call_lost(draft: Draft, event: ev.CallLost) -> None:
 
 def _routers_acked(draft: Draft, event: ev.RoutersAcked) -> None:
     draft.state.acked_version = max(draft.state.acked_version, event.version)
+    draft.mark(*(at for at, attention in draft.state.attention.items() if attention.is_draining))
 
 
 _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {

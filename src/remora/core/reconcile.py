@@ -6,14 +6,15 @@ deployment (`goal`, `rollout`, `placement`), then give each replica its next thi
 missed does no harm: the next one finds what is still to do. Where time matters, the step says
 when it wants to be called again.
 
+A step looks only at deployments that something happened to, or whose time has come: `draft.py`
+keeps count. Looking at all of them must decide nothing else, which the property tests hold.
+
 Rules: pure; the state that comes in stays as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import msgspec
 
 from remora.core import losses, placement, rollout
 from remora.core.actions import Action, EndInstance, Reconfigure
@@ -23,7 +24,7 @@ from remora.core.events import AnyEvent
 from remora.core.goal import Goal, goal_of, is_current, is_reached
 from remora.core.lifecycle import advance
 from remora.core.replica_state import LIVE, STAYING, Replica, ReplicaState
-from remora.core.routing_view import routing_snapshot
+from remora.core.routing_view import publish_routing
 from remora.core.state import Application, ControllerState, Deployment, Target
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds, replica_id
 
@@ -44,43 +45,66 @@ class Step:
     warnings: tuple[str, ...] = ()
 
 
-def step(state: ControllerState, events: tuple[AnyEvent, ...], now: Seconds) -> Step:
+def step(
+    state: ControllerState,
+    events: tuple[AnyEvent, ...],
+    now: Seconds,
+    *,
+    look_at_all: bool = False,
+) -> Step:
     """Take in `events` and decide what to do.
 
     Pure. Invariants: without events a second step at the same time has no actions; at most one
-    call per replica is under way; replaying the events gives the same state.
+    call per replica is under way; replaying the events gives the same state; `look_at_all`
+    changes nothing but the time it takes.
     """
     draft = Draft(state, now)
     for event in events:
         apply_event(draft, event)
-    # One decision can make another one due (a crash wants a replacement, a replacement a
-    # process). A replica changes its state a few times at most, so this ends.
-    before = -1
-    while draft.num_decisions != before:
-        before = draft.num_decisions
-        # The last pass decides nothing and finds every time that matters.
-        draft.wake_at = None
+    draft.mark_due()
+    if look_at_all:
+        draft.mark_all()
+    _end_hold(draft)
+    while draft.dirty:
+        # One decision can make another one due (a crash wants a replacement, a replacement a
+        # process). A replica changes its state a few times at most, so this ends.
+        while draft.dirty:
+            marked, draft.dirty = sorted(draft.dirty), set()
+            for where in marked:
+                _decide(draft, where)
         _end_hold(draft)
-        _decide(draft)
-    _number_snapshot(state, draft)
+    publish_routing(draft)
     _end_instance(draft)
     warnings = tuple(losses.tell(loss, draft.state, now) for loss in draft.losses)
-    return Step(draft.state, tuple(draft.actions), draft.wake_at, warnings)
+    return Step(draft.state, tuple(draft.actions), _wake_at(draft.state), warnings)
 
 
-def _decide(draft: Draft) -> None:
-    for app, deployment, replica in draft.state.replicas():
+def _wake_at(state: ControllerState) -> Seconds | None:
+    times = [each.due_s for each in state.attention.values() if each.due_s is not None]
+    if state.hold_snapshot_until_s is not None:
+        times.append(state.hold_snapshot_until_s)
+    return min(times, default=None)
+
+
+def _decide(draft: Draft, where: DeploymentID) -> None:
+    """Decide what there is to decide for one deployment, as far as it can be seen now."""
+    app = draft.application(where.app_name)
+    deployment = draft.deployment(where)
+    if app is None or deployment is None:
+        return
+    draft.begin()
+    for replica in list(deployment.replicas.values()):
         advance(draft, app, deployment, replica)
     if draft.state.hold_snapshot_until_s is None:
-        for app in _by_name(draft.state.applications):
-            _reconcile_application(draft, app)
-    for app in _by_name(draft.state.applications):
-        _note_completion(app)
-        _prune(draft, app)
-
-
-def _by_name(applications: dict[str, Application]) -> list[Application]:
-    return [applications[name] for name in sorted(applications)]
+        if app.deleting:
+            _take_down(draft, app)
+        elif not deployment.removed:
+            _reconcile_deployment(draft, app, deployment)
+    _note_completion(deployment)
+    draft.end(where, is_draining=bool(deployment.in_state(ReplicaState.DRAINING)))
+    if draft.state.hold_snapshot_until_s is None:
+        _drop_removed(draft, app)
+    _prune(draft, app)
 
 
 def _end_hold(draft: Draft) -> None:
@@ -97,58 +121,60 @@ def _end_hold(draft: Draft) -> None:
     )
     if late or (state.inventory_complete and not unanswered):
         state.hold_snapshot_until_s = None
-    else:
-        draft.wake(state.hold_snapshot_until_s)
+        draft.mark_all()
 
 
 # ---------------------------------------------------------------------------------- applications
 
 
-def _reconcile_application(draft: Draft, app: Application) -> None:
-    if app.deleting:
-        _take_down(draft, app)
+def _drop_removed(draft: Draft, app: Application) -> None:
+    """Let go what the new version no longer has, once nothing of the old one calls it."""
+    removed = [name for name, deployment in app.deployments.items() if deployment.removed]
+    if app.deleting or not removed:
         return
     staying = [deployment for deployment in app.deployments.values() if not deployment.removed]
-    for deployment in sorted(staying, key=lambda deployment: deployment.name):
-        _reconcile_deployment(draft, app, deployment)
-    # What the new version no longer has is still called by the old one.
     if all(is_reached(deployment, goal_of(deployment)) for deployment in staying):
-        for deployment in app.deployments.values():
-            if deployment.removed:
-                _empty(draft, deployment, "no longer part of the application")
+        for name in removed:
+            _empty(draft, app, name, "no longer part of the application")
 
 
 def _take_down(draft: Draft, app: Application) -> None:
     """Take the ingress first: what it still works on may need the others."""
     ingress = app.deployments.get(app.ingress)
     if ingress is not None:
-        _empty(draft, ingress, "the application is being deleted")
-        if ingress.in_state(ReplicaState.RUNNING, ReplicaState.DRAINING):
+        _empty(draft, app, ingress.name, "the application is being deleted")
+        if app.deployments[app.ingress].in_state(ReplicaState.RUNNING, ReplicaState.DRAINING):
             return
-    for deployment in app.deployments.values():
-        _empty(draft, deployment, "the application is being deleted")
+    for name in list(app.deployments):
+        _empty(draft, app, name, "the application is being deleted")
 
 
-def _empty(draft: Draft, deployment: Deployment, why: str) -> None:
+def _empty(draft: Draft, app: Application, name: str, why: str) -> None:
+    if not app.deployments[name].in_state(*STAYING):
+        return
+    deployment = draft.deployment(DeploymentID(name, app.name))
+    assert deployment is not None
     for replica in deployment.in_state(*STAYING):
         draft.let_go(deployment, replica, why)
 
 
-def _note_completion(app: Application) -> None:
-    for deployment in app.deployments.values():
-        goal = goal_of(deployment)
-        if not goal.fallen_back and is_reached(deployment, goal):
-            deployment.completed = deployment.worked = True
-            deployment.previous = None
+def _note_completion(deployment: Deployment) -> None:
+    goal = goal_of(deployment)
+    if not goal.fallen_back and is_reached(deployment, goal):
+        deployment.completed = deployment.worked = True
+        deployment.previous = None
 
 
 def _prune(draft: Draft, app: Application) -> None:
     for name, deployment in list(app.deployments.items()):
         if (app.deleting or deployment.removed) and not deployment.replicas:
+            where = DeploymentID(name, app.name)
+            draft.touched.add(where)
             del app.deployments[name]
-            draft.state.pacing.pop(DeploymentID(name, app.name), None)
+            draft.state.pacing.pop(where, None)
+            draft.state.attention.pop(where, None)
     if app.deleting and not app.deployments:
-        del draft.state.applications[app.name]
+        draft.state.applications.pop(app.name, None)
 
 
 # ----------------------------------------------------------------------------------- deployments
@@ -190,7 +216,8 @@ def _start(
         suffix = f"{draft.state.salt}{draft.state.next_replica + offset:x}"
         new_id = replica_id(DeploymentID(deployment.name, app.name), suffix)
         demands.append(placement.Demand(new_id, target.config.resources))
-    placed = placement.assign(demands, _capacities(draft.state)) if demands else None
+    capacities = _capacities(draft) if demands else {}
+    placed = placement.assign(demands, list(capacities.values())) if demands else None
     assigned = placed.assigned if placed else {}
     unplaced = list(placed.unplaced.values()) if placed else []
     if unplaced or pacing.num_unplaced:
@@ -208,6 +235,8 @@ def _start(
             since_s=draft.now,
         )
         draft.add(app, deployment, replica)
+        node = capacities[place.node_id]
+        capacities[place.node_id] = placement.take(node, replica.resources, place.gpus)
     if assigned:
         # An id is never used twice, also not the ones that found no place.
         draft.state.next_replica += count
@@ -218,7 +247,11 @@ def _free_rank(deployment: Deployment) -> int:
     return next(rank for rank in range(len(taken) + 1) if rank not in taken)
 
 
-def _capacities(state: ControllerState) -> list[placement.Capacity]:
+def _capacities(draft: Draft) -> dict[NodeID, placement.Capacity]:
+    """Say what each node has and gives; worked out once in a step, and kept up to date."""
+    if draft.capacities is not None:
+        return draft.capacities
+    state = draft.state
     capacities: dict[NodeID, placement.Capacity] = {
         node_id: placement.Capacity(node_id, dict(node.resources), draining=node.draining)
         for node_id, node in state.nodes.items()
@@ -227,7 +260,8 @@ def _capacities(state: ControllerState) -> list[placement.Capacity]:
         node = capacities.get(replica.node_id)
         if node is not None and replica.state in LIVE:
             capacities[replica.node_id] = placement.take(node, replica.resources, replica.gpus)
-    return list(capacities.values())
+    draft.capacities = capacities
+    return capacities
 
 
 def _reconfigure(draft: Draft, deployment: Deployment, goal: Goal, batch: int) -> None:
@@ -263,19 +297,6 @@ def _busy(draft: Draft, replica: Replica) -> bool:
 
 
 # ------------------------------------------------------------------------------------ the instance
-
-
-def _number_snapshot(before: ControllerState, draft: Draft) -> None:
-    """Give the snapshot a new version when its content changed, and note who left with it."""
-    state = draft.state
-    old, new = routing_snapshot(before), routing_snapshot(state)
-    # The version, which comes first, is what is decided here.
-    if msgspec.structs.astuple(old)[1:] != msgspec.structs.astuple(new)[1:]:
-        state.snapshot_version += 1
-    for _, _, replica in state.replicas():
-        activity = draft.activity(replica.replica_id)
-        if replica.state is ReplicaState.DRAINING and activity.left_at_version is None:
-            draft.note(replica.replica_id, left_at_version=state.snapshot_version)
 
 
 def _end_instance(draft: Draft) -> None:

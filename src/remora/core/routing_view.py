@@ -1,37 +1,103 @@
 """What routers get to see of the state.
 
+A step works out anew only what it touched: with a thousand deployments all of it takes too long
+for a tick.
+
 Rules: pure. Only RUNNING replicas; an application that is being deleted has no route any more.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from remora.core import restart
+from remora.core.draft import Draft
 from remora.core.goal import has_failed
-from remora.core.replica_state import ROUTABLE
+from remora.core.replica_state import ROUTABLE, ReplicaState
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
 from remora.core.state import Application, ControllerState, Deployment
 from remora.types import DeploymentID
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 def routing_snapshot(state: ControllerState) -> Snapshot:
-    """Make the routing snapshot of a state. Pure."""
-    apps = {
-        app.name: AppRoute(app.name, app.route_prefix, app.ingress)
-        for app in state.applications.values()
-        if not app.deleting
-    }
+    """Make the routing snapshot of a state, all of it. Pure."""
+    apps = {app.name: _app_route(app) for app in state.applications.values() if not app.deleting}
     deployments = {
         DeploymentID(deployment.name, app.name): route
         for app in state.applications.values()
         for deployment in app.deployments.values()
         if (route := _route(app, deployment)) is not None
     }
-    leaving = {
+    return Snapshot(state.snapshot_version, apps, deployments, _leaving(state), state.shutting_down)
+
+
+def publish_routing(draft: Draft) -> None:
+    """Give the snapshot a new version when what a step touched changed it, and note who left."""
+    state, known = draft.state, draft.state.routing
+    apps = _changed(known.apps, {name: _find_app(state, name) for name in draft.touched_apps})
+    deployments = _changed(
+        known.deployments, {where: _find_route(state, where) for where in draft.touched}
+    )
+    leaving = _leaving(state) if draft.touched_apps else known.leaving
+    ending = state.shutting_down
+    same = apps is known.apps and deployments is known.deployments
+    if not same or leaving != known.leaving or ending != known.ending:
+        state.snapshot_version += 1
+        state.routing = Snapshot(state.snapshot_version, apps, deployments, leaving, ending)
+    for where in draft.touched:
+        _note_departures(draft, where)
+
+
+def _note_departures(draft: Draft, where: DeploymentID) -> None:
+    """Remember of replicas that drain which snapshot was the first without them."""
+    deployment = _find_deployment(draft.state, where)
+    for replica in deployment.in_state(ReplicaState.DRAINING) if deployment else ():
+        if draft.activity(replica.replica_id).left_at_version is None:
+            draft.note(replica.replica_id, left_at_version=draft.state.snapshot_version)
+
+
+def _changed(known: dict[K, V], found: dict[K, V | None]) -> dict[K, V]:
+    """Put what was found in its place; the same object when nothing differs."""
+    changes = {key: value for key, value in found.items() if known.get(key) != value}
+    if not changes:
+        return known
+    merged = dict(known)
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _find_app(state: ControllerState, name: str) -> AppRoute | None:
+    app = state.applications.get(name)
+    return None if app is None or app.deleting else _app_route(app)
+
+
+def _find_deployment(state: ControllerState, where: DeploymentID) -> Deployment | None:
+    app = state.applications.get(where.app_name)
+    return app.deployments.get(where.name) if app is not None else None
+
+
+def _find_route(state: ControllerState, where: DeploymentID) -> DeploymentRoute | None:
+    deployment = _find_deployment(state, where)
+    return None if deployment is None else _route(state.applications[where.app_name], deployment)
+
+
+def _app_route(app: Application) -> AppRoute:
+    return AppRoute(app.name, app.route_prefix, app.ingress)
+
+
+def _leaving(state: ControllerState) -> dict[str, str]:
+    return {
         app.route_prefix: app.name
         for app in state.applications.values()
         if app.deleting and app.route_prefix
     }
-    return Snapshot(state.snapshot_version, apps, deployments, leaving, state.shutting_down)
 
 
 def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:

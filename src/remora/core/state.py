@@ -5,7 +5,7 @@ survives the controller. The volatile part (`activity`, `pacing`, `nodes`, ackno
 what a new controller learns again: calls under way, timers, what the engine offers. Status is
 nowhere in here; it is computed (`status.py`).
 
-Rules: pure data. `reconcile.step` works on a copy; nobody else changes a state.
+Rules: pure data. `reconcile.step` copies what it changes (`draft.py`); nobody else changes a state.
 `validate` states what must always hold.
 """
 
@@ -17,6 +17,7 @@ import msgspec
 
 from remora.config import DeploymentConfig
 from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
+from remora.core.snapshot import Snapshot
 from remora.core.update_class import UpdateClass, options_that
 from remora.errors import InternalError, RemoraError
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
@@ -170,6 +171,15 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True):
     num_unplaced: int = 0
 
 
+class Attention(msgspec.Struct, frozen=True):
+    """When a deployment is looked at although nothing happened to it; volatile."""
+
+    #: None: not before something happens.
+    due_s: Seconds | None = None
+    #: It has replicas that may wait for routers to acknowledge.
+    is_draining: bool = False
+
+
 class ControllerState(msgspec.Struct, kw_only=True):
     """Everything, at one moment."""
 
@@ -187,6 +197,9 @@ class ControllerState(msgspec.Struct, kw_only=True):
     nodes: dict[NodeID, NodeView] = {}
     activity: dict[ReplicaID, Activity] = {}
     pacing: dict[DeploymentID, Pacing] = {}
+    attention: dict[DeploymentID, Attention] = {}
+    #: What routers get to see, kept up to date by each step.
+    routing: Snapshot = Snapshot()
     #: Latest ones last, at most `KEPT_STOPPED`.
     stopped: tuple[Replica, ...] = ()
     acked_version: int = 0
@@ -195,27 +208,6 @@ class ControllerState(msgspec.Struct, kw_only=True):
     #: After a restart nothing is published before every found replica answered, or this time.
     hold_snapshot_until_s: Seconds | None = None
     end_sent: bool = False
-
-    def copy(self) -> ControllerState:
-        """Copy as deep as `reconcile.step` writes."""
-        replace = msgspec.structs.replace
-        applications = {
-            name: replace(
-                app,
-                deployments={
-                    key: replace(deployment, replicas=dict(deployment.replicas))
-                    for key, deployment in app.deployments.items()
-                },
-            )
-            for name, app in self.applications.items()
-        }
-        return replace(
-            self,
-            applications=applications,
-            nodes=dict(self.nodes),
-            activity=dict(self.activity),
-            pacing=dict(self.pacing),
-        )
 
     def replicas(self) -> list[tuple[Application, Deployment, Replica]]:
         """Every replica that is not STOPPED, with where it belongs."""
@@ -293,6 +285,8 @@ def decode(data: bytes) -> ControllerState:
         next_replica=saved.next_replica,
         snapshot_version=saved.snapshot_version,
         last_event_id=saved.last_event_id,
+        # Routers may hold that version from a controller before this one.
+        routing=Snapshot(saved.snapshot_version),
     )
     try:
         validate(state)
