@@ -9,6 +9,9 @@
     │   ├── CodeNotPicklableError   code or arguments cannot be sent to a replica
     │   ├── RouteTakenError     another application owns the route prefix
     │   └── ReplicaStartError   the user's constructor or first health check failed
+    ├── ScaleError              a number of replicas cannot be set
+    │   ├── UnknownTargetError          there is no such application or deployment
+    │   └── ExternalScalerDisabledError it is not scaled from outside
     ├── RequestError            one request failed; has an HTTP status and says if a retry is safe
     │   ├── BackPressureError           the queue is full
     │   ├── DeploymentUnavailableError  no replica, and none will come for now
@@ -123,6 +126,24 @@ class CodeNotPicklableError(DeployError, TypeError):
 
 class RouteTakenError(DeployError):
     """Another live application owns the route prefix."""
+
+
+class ScaleError(RemoraError):
+    """A number of replicas cannot be set; nothing has changed."""
+
+    http_status = 400
+
+
+class UnknownTargetError(ScaleError):
+    """There is no such application or deployment."""
+
+    http_status = 404
+
+
+class ExternalScalerDisabledError(ScaleError):
+    """The deployment is not scaled from outside, or not any more."""
+
+    http_status = 412
 
 
 class ReplicaStartError(DeployError):

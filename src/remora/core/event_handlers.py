@@ -16,6 +16,7 @@ from remora.core import health
 from remora.core.actions import KillProcess
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
 from remora.core.replica_state import STAYING, Cause, ReplicaState
+from remora.core.scale import count_of, scale_after_deploy, set_scale, take_capacity
 from remora.core.setbacks import count_failure, note_crash, note_failure, note_loss
 from remora.core.state import (
     Activity,
@@ -106,6 +107,8 @@ def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
         assert app is not None
     app.route_prefix = request.route_prefix
     app.ingress = request.ingress
+    app.external_scaler = request.external_scaler
+    app.scaling_policy = request.scaling_policy
     app.revision += 1
     app.last_deployed_unix_s = draft.unix_s
     app.deleting = False
@@ -125,7 +128,8 @@ def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
         )
         found = draft.deployment(DeploymentID(wanted.name, app.name))
         if found is None:
-            app.deployments[wanted.name] = Deployment(name=wanted.name, target=target)
+            new = app.deployments[wanted.name] = Deployment(name=wanted.name, target=target)
+            take_capacity(draft.state, new)
         else:
             _retarget(found, target)
             # Whoever deploys again wants to see a try now.
@@ -135,11 +139,13 @@ def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
 
 def _retarget(deployment: Deployment, target: Target) -> None:
     old = deployment.target
+    before = count_of(deployment)
+    deployment.scale = scale_after_deploy(deployment, target.config)
     deployment.target = target
     deployment.failures = 0
     deployment.last_failure = ""
     same = (old.version, old.config_key) == (target.version, target.config_key)
-    grows_by = target.config.num_replicas - old.config.num_replicas
+    grows_by = count_of(deployment) - before
     if same and not grows_by:
         return
     if same:
@@ -161,6 +167,41 @@ def _delete_requested(draft: Draft, event: ev.DeleteRequested) -> None:
         if app := draft.application(name):
             app.deleting = True
             draft.mark_app(app)
+
+
+def _scale_requested(draft: Draft, event: ev.ScaleRequested) -> None:
+    where = DeploymentID(event.deployment, event.app_name)
+    deployment = draft.deployment(where)
+    if deployment is not None and set_scale(deployment, event.num_replicas):
+        draft.mark(where)
+
+
+def _capacity_requested(draft: Draft, event: ev.CapacityRequested) -> None:
+    before = draft.state.target_capacity
+    if event.percent == before:
+        return
+    draft.state.target_capacity = event.percent
+    # No share given is all of it, so whoever then gives one lowers it.
+    draft.state.capacity_grows = event.percent is not None and event.percent > (
+        100.0 if before is None else before
+    )
+    for name, app in draft.state.applications.items():
+        for each in list(app.deployments):
+            deployment = draft.deployment(DeploymentID(each, name))
+            assert deployment is not None
+            take_capacity(draft.state, deployment)
+    draft.mark_all()
+
+
+def _scale_decided(draft: Draft, event: ev.ScaleDecided) -> None:
+    where = DeploymentID(event.deployment, event.app_name)
+    app, deployment = draft.application(where.app_name), draft.deployment(where)
+    if app is None or deployment is None or app.deleting or deployment.removed:
+        return
+    # It was decided for an earlier target: the options may have changed meanwhile.
+    is_scaled = deployment.target.config.autoscaling_config is not None
+    if is_scaled and set_scale(deployment, event.record.after):
+        draft.mark(where)
 
 
 def _shutdown_requested(draft: Draft, _event: ev.ShutdownRequested) -> None:
@@ -334,6 +375,9 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.DeployRequested: _deploy_requested,
     ev.DeleteRequested: _delete_requested,
     ev.ShutdownRequested: _shutdown_requested,
+    ev.ScaleRequested: _scale_requested,
+    ev.CapacityRequested: _capacity_requested,
+    ev.ScaleDecided: _scale_decided,
     ev.ProcessStarted: _process_started,
     ev.ProcessExited: _process_exited,
     ev.NodeJoined: _node_joined,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.config import DeploymentConfig
+from remora.config import DeploymentConfig, ScalingPolicySetup
+from remora.core.autoscale.record import ScalingRecord
 from remora.types import NodeID, ReplicaID
 from remora.wire.control import Surroundings
 
@@ -55,6 +56,10 @@ class ApplicationRequest(msgspec.Struct, frozen=True, kw_only=True):
     ingress: str
     deployments: tuple[DeploymentRequest, ...]
     surroundings: Surroundings = Surroundings()
+    #: Numbers of replicas come from outside.
+    external_scaler: bool = False
+    #: Decides for all deployments; without a path each has its own policy.
+    scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
 
 
 class DeployRequested(Event, frozen=True, kw_only=True):
@@ -71,6 +76,28 @@ class DeleteRequested(Event, frozen=True, kw_only=True):
 
 class ShutdownRequested(Event, frozen=True, kw_only=True):
     """Somebody wants the whole instance to end."""
+
+
+class ScaleRequested(Event, frozen=True, kw_only=True):
+    """Somebody outside wants a deployment to have so many replicas."""
+
+    app_name: str
+    deployment: str
+    num_replicas: int
+
+
+class CapacityRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants this share of everything switched on, in per cent; None: all of it."""
+
+    percent: float | None
+
+
+class ScaleDecided(Event, frozen=True, kw_only=True):
+    """Demand asks for another number of replicas; the record says why."""
+
+    app_name: str
+    deployment: str
+    record: ScalingRecord
 
 
 class ProcessStarted(Event, frozen=True, kw_only=True):
@@ -169,6 +196,9 @@ AnyEvent = (
     | DeployRequested
     | DeleteRequested
     | ShutdownRequested
+    | ScaleRequested
+    | CapacityRequested
+    | ScaleDecided
     | ProcessStarted
     | ProcessExited
     | NodeJoined
@@ -184,7 +214,7 @@ AnyEvent = (
 )
 
 #: What a person asked for: checked before it is accepted, refused when it cannot be saved.
-Request = DeployRequested | DeleteRequested | ShutdownRequested
+Request = DeployRequested | DeleteRequested | ShutdownRequested | ScaleRequested | CapacityRequested
 
 
 class LogEntry(msgspec.Struct, frozen=True):

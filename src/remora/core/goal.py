@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from remora.core import restart
 from remora.core.replica_state import STAYING, Replica, ReplicaState
+from remora.core.scale import attempts_for, count_of
 from remora.core.state import Deployment, NodeView, Target
 from remora.types import NodeID
 
@@ -19,30 +20,29 @@ class Goal:
 
     Attributes:
         target: what new replicas are made of; None: start none and let none go.
+        count: how many replicas there should be.
         fallen_back: the deploy has failed, and this is what worked before.
     """
 
     target: Target | None
+    count: int
     fallen_back: bool = False
-
-    @property
-    def count(self) -> int:
-        """How many replicas there should be."""
-        return self.target.config.num_replicas if self.target else 0
 
 
 def goal_of(deployment: Deployment) -> Goal:
     """Choose between going on with the target and falling back. Pure."""
     if has_failed(deployment):
-        return Goal(deployment.previous, fallen_back=True)
-    return Goal(deployment.target)
+        previous = deployment.previous
+        count = count_of(deployment, previous) if previous is not None else 0
+        return Goal(previous, count, fallen_back=True)
+    return Goal(deployment.target, count_of(deployment))
 
 
 def has_failed(deployment: Deployment) -> bool:
     """Say whether the present target is given up until somebody deploys again. Pure."""
     limit = restart.max_attempts(
         deployment.target.config.max_constructor_retry_count,
-        deployment.target.config.num_replicas,
+        attempts_for(deployment),
     )
     if deployment.failures < limit:
         return False

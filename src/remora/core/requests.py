@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from remora.core import events as ev
 from remora.core.state import ControllerState
-from remora.errors import ConfigError, InstanceError, RemoraError, RouteTakenError
+from remora.errors import (
+    ConfigError,
+    ExternalScalerDisabledError,
+    InstanceError,
+    RemoraError,
+    RouteTakenError,
+    UnknownTargetError,
+)
 
 
 def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
     """Say why a request must be refused; None: it may be accepted. Pure."""
+    if isinstance(request, ev.ScaleRequested):
+        return _check_scale(state, request)
+    if isinstance(request, ev.CapacityRequested):
+        return _check_capacity(request)
     if not isinstance(request, ev.DeployRequested):
         return None
     if state.shutting_down:
@@ -28,7 +39,64 @@ def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
     return _check_routes(state, request)
 
 
+def _check_scale(state: ControllerState, request: ev.ScaleRequested) -> RemoraError | None:
+    app = state.applications.get(request.app_name)
+    if app is None:
+        known = ", ".join(sorted(state.applications)) or "none"
+        return UnknownTargetError(
+            f"No application {request.app_name!r} to scale. Applications: {known}."
+        )
+    deployment = app.deployments.get(request.deployment)
+    if deployment is None:
+        known = ", ".join(sorted(app.deployments))
+        return UnknownTargetError(
+            f"Application {app.name!r} has no deployment {request.deployment!r} to scale. It has: "
+            f"{known}."
+        )
+    name = f"{app.name}/{deployment.name}"
+    if not app.external_scaler:
+        return ExternalScalerDisabledError(
+            f"{name} is not scaled from outside: deploy application {app.name!r} with "
+            "external_scaler_enabled=True, or set num_replicas and deploy again."
+        )
+    if app.deleting or deployment.removed or state.shutting_down:
+        return ExternalScalerDisabledError(f"{name} is being deleted and cannot be scaled.")
+    if request.num_replicas < 0:
+        return ConfigError("num_replicas", request.num_replicas, "must be a whole number >= 0")
+    return None
+
+
+def _check_capacity(request: ev.CapacityRequested) -> RemoraError | None:
+    percent = request.percent
+    if percent is None or 0 <= percent <= 100:
+        return None
+    return ConfigError("target_capacity", percent, "must be a number >= 0 and <= 100, or null")
+
+
+def _check_scaling(app: ev.ApplicationRequest) -> RemoraError | None:
+    """Demand and somebody outside cannot both have the say."""
+    if not app.external_scaler:
+        return None
+    for deployment in app.deployments:
+        if deployment.config.autoscaling_config is not None:
+            return ConfigError(
+                "external_scaler_enabled",
+                True,
+                f"deployment {deployment.name!r} of application {app.name!r} has autoscaling "
+                "(autoscaling_config, or num_replicas='auto'): choose one of the two",
+            )
+    if app.scaling_policy.path:
+        return ConfigError(
+            "external_scaler_enabled",
+            True,
+            f"application {app.name!r} has an autoscaling_policy: choose one of the two",
+        )
+    return None
+
+
 def _check_application(app: ev.ApplicationRequest) -> RemoraError | None:
+    if error := _check_scaling(app):
+        return error
     names = [deployment.name for deployment in app.deployments]
     for name in names:
         if not name or "#" in name:

@@ -14,6 +14,7 @@ from remora.core import restart
 from remora.core.draft import Draft
 from remora.core.goal import has_failed
 from remora.core.replica_state import ROUTABLE, ReplicaState
+from remora.core.scale import attempts_for
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
 from remora.core.state import Application, ControllerState, Deployment
 from remora.types import DeploymentID
@@ -124,7 +125,7 @@ def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:
 def why_unavailable(deployment: Deployment) -> str:
     """Say why no replica will come for now; empty: one is coming. Pure."""
     config = deployment.target.config
-    limit = restart.max_attempts(config.max_constructor_retry_count, config.num_replicas)
+    limit = restart.max_attempts(config.max_constructor_retry_count, attempts_for(deployment))
     if deployment.failures < limit:
         return ""
     if has_failed(deployment) and deployment.previous is None:

@@ -15,7 +15,7 @@ import hashlib
 
 import msgspec
 
-from remora.config import DeploymentConfig
+from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
 from remora.core.snapshot import Snapshot
 from remora.core.update_class import UpdateClass, options_that
@@ -103,6 +103,11 @@ class Deployment(msgspec.Struct, kw_only=True):
     failures: int = 0
     #: The user's traceback of the last failed start or reconfiguration.
     last_failure: str = ""
+    #: How many replicas demand or somebody outside asked for; None: the options say it.
+    scale: int | None = None
+    #: Per cent of it that is switched on; None: all. `growing`: that share was raised last.
+    capacity: float | None = None
+    growing: bool = False
     replicas: dict[ReplicaID, Replica] = {}
 
     def in_state(self, *states: ReplicaState) -> list[Replica]:
@@ -122,6 +127,10 @@ class Application(msgspec.Struct, kw_only=True):
     deleting: bool = False
     #: Path of the API docs, as its ingress reported it.
     docs_path: str = ""
+    #: Its deployments take their number of replicas from outside.
+    external_scaler: bool = False
+    #: Decides for all its deployments; without a path each has its own policy.
+    scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
     deployments: dict[str, Deployment] = {}
 
 
@@ -185,6 +194,10 @@ class ControllerState(msgspec.Struct, kw_only=True):
 
     applications: dict[str, Application] = {}
     shutting_down: bool = False
+    #: Per cent of every deployment that is switched on; None: all of it.
+    target_capacity: float | None = None
+    #: That share was raised last.
+    capacity_grows: bool = False
     #: Part of every replica id of this state.
     salt: str = ""
     next_replica: int = 1
@@ -238,6 +251,8 @@ class _Saved(msgspec.Struct, kw_only=True):
     salt: str
     next_replica: int
     snapshot_version: int
+    target_capacity: float | None = None
+    capacity_grows: bool = False
     #: Last, because it alone does not make a new state worth saving.
     last_event_id: int
 
@@ -258,6 +273,8 @@ def encode(state: ControllerState, *, with_event_id: bool = True) -> bytes:
             salt=state.salt,
             next_replica=state.next_replica,
             snapshot_version=state.snapshot_version,
+            target_capacity=state.target_capacity,
+            capacity_grows=state.capacity_grows,
             last_event_id=state.last_event_id if with_event_id else 0,
         )
     )
@@ -284,6 +301,8 @@ def decode(data: bytes) -> ControllerState:
         salt=saved.salt,
         next_replica=saved.next_replica,
         snapshot_version=saved.snapshot_version,
+        target_capacity=saved.target_capacity,
+        capacity_grows=saved.capacity_grows,
         last_event_id=saved.last_event_id,
         # Routers may hold that version from a controller before this one.
         routing=Snapshot(saved.snapshot_version),

@@ -13,6 +13,7 @@ from remora.core import restart
 from remora.core.goal import goal_of, has_failed, is_current
 from remora.core.lifecycle import SLOW_START_S
 from remora.core.replica_state import Replica, ReplicaState
+from remora.core.scale import attempts_for, count_of
 from remora.core.state import Application, ControllerState, Deployment, Pacing
 from remora.types import DeploymentID, Seconds
 from remora.wire.control import ApplicationStatus, DeploymentStatus, ReplicaStatus
@@ -93,7 +94,7 @@ def _deployment(
         status=verdict.status,
         status_trigger=verdict.trigger,
         message=verdict.message,
-        target_num_replicas=0 if app.deleting else deployment.target.config.num_replicas,
+        target_num_replicas=0 if app.deleting else count_of(deployment),
         replica_states=dict(Counter(str(replica.state) for replica in replicas)),
         replicas=tuple(_replica(deployment, replica) for replica in replicas),
     )
@@ -122,13 +123,13 @@ def _judge(
     if has_failed(deployment):
         return _Verdict("DEPLOY_FAILED", "REPLICA_STARTUP_FAILED", _failed_message(deployment))
     running = sum(_runs(deployment, replica, found_again) for replica in _values(deployment))
-    target = deployment.target.config.num_replicas
+    target = count_of(deployment)
     trouble = _trouble(deployment, pacing, now)
     if not deployment.completed:
         progress = f"{running} of {target} replicas are up and running."
         return _Verdict(
             _UNDER_WAY[deployment.change],
-            "CONFIG_UPDATE_STARTED",
+            _why_under_way(deployment),
             " ".join([progress, *trouble]),
         )
     if running < target:
@@ -137,6 +138,11 @@ def _judge(
         crash = [pacing.last_crash] if pacing.last_crash else []
         return _Verdict("UNHEALTHY", trigger, " ".join([shortage, *crash, *trouble]))
     return _Verdict("HEALTHY", _DONE[deployment.change])
+
+
+def _why_under_way(deployment: Deployment) -> str:
+    is_scaled = deployment.target.config.autoscaling_config is not None
+    return "AUTOSCALING" if is_scaled and deployment.change != "deploy" else "CONFIG_UPDATE_STARTED"
 
 
 def _values(deployment: Deployment) -> list[Replica]:
@@ -156,7 +162,7 @@ def _failed_message(deployment: Deployment) -> str:
     """Say how often it failed, what serves instead, what to do, and why it failed (MO-08)."""
     previous = goal_of(deployment).target
     instead = (
-        f"The version before goes on serving with {previous.config.num_replicas} replica(s). "
+        f"The version before goes on serving with {count_of(deployment, previous)} replica(s). "
         if previous is not None
         else ""
     )
@@ -185,7 +191,7 @@ def _trouble(deployment: Deployment, pacing: Pacing, now: Seconds) -> list[str]:
         )
     if deployment.failures:
         config = deployment.target.config
-        limit = restart.max_attempts(config.max_constructor_retry_count, config.num_replicas)
+        limit = restart.max_attempts(config.max_constructor_retry_count, attempts_for(deployment))
         left = max(0, limit - deployment.failures)
         outlook = (
             f"{left} more attempt(s) follow"

@@ -1,0 +1,422 @@
+"""The decision: from demand to the number of replicas that there should be.
+
+Theory of operation: a policy turns demand into a number. If that is more than the target for
+`upscale_delay_s`, or less for `downscale_delay_s`, it becomes the target.
+
+What makes a burst quick is *the rise*: the moment when more was asked than the target is made
+for. A mean over a long window sees a burst late, because the quiet before it counts for as long.
+So growth is decided on the mean since the rise, if that is higher; the delay begins with the rise;
+and a blip ends it by itself, because the mean since then falls. Shrinking is decided on the whole
+window, so that a blip does not interrupt its delay, but a rise that was answered counts in full
+for as long as it is in the window: otherwise the quiet before it would undo the answer.
+
+Rules: pure. What must be remembered between two decisions is a value, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from remora.autoscaling_config import AutoscalingConfig
+from remora.core.autoscale.capacity import Bounds
+from remora.core.autoscale.demand import Demand
+from remora.core.autoscale.formula import ceil, explained, wanted
+from remora.core.autoscale.record import Limit, ScalingRecord
+from remora.types import Seconds
+
+#: Clocks of computers do not agree on less.
+TOLERANCE_S: Seconds = 1e-6
+#: A rise that is younger may be one request that comes a moment before another one goes.
+MIN_RISE_S: Seconds = 0.5
+#: While the window is not all the same, it says something else so many times in its length.
+_LOOKS_PER_WINDOW = 10
+_SHORTEST_LOOK_S: Seconds = 0.1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one decision has to know of those before; all times None: nothing of the kind.
+
+    Attributes:
+        rise_s: when more was asked than the target is made for.
+        answered_s: the rise that the last growth answered.
+        up_since_s: since when more replicas are needed.
+        down_since_s: since when fewer are enough.
+        panic_s: when a burst was last seen in the short window.
+        scaled_up_s: the last growth.
+        scaled_down_s: the last shrinking.
+    """
+
+    rise_s: Seconds | None = None
+    answered_s: Seconds | None = None
+    up_since_s: Seconds | None = None
+    down_since_s: Seconds | None = None
+    panic_s: Seconds | None = None
+    scaled_up_s: Seconds | None = None
+    scaled_down_s: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a policy of the user's said, or why it said nothing.
+
+    Attributes:
+        num: replicas; None: it gave no answer, and the target stays.
+        error: why; empty: it was not asked yet, or left this deployment out.
+        policy: its name, for people.
+    """
+
+    num: float | None
+    error: str = ""
+    policy: str = ""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is decided about.
+
+    Attributes:
+        target: replicas that there should be now.
+        running: replicas that run.
+        bounds: of the number.
+        gang: the number is a multiple of this, >= 1.
+        silent: replicas that should have reported and did not.
+        unix_offset_s: Unix time minus the time of the decision.
+    """
+
+    target: int
+    running: int
+    bounds: Bounds
+    gang: int = 1
+    silent: Sequence[str] = ()
+    unix_offset_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome.
+
+    Attributes:
+        target: replicas that there should be from now on.
+        look_at: decide again then, even if nothing is reported; None: no need.
+    """
+
+    target: int
+    memory: Memory
+    record: ScalingRecord
+    look_at: Seconds | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Demand as a decision sees it.
+
+    Attributes:
+        growing: of the whole window, or since the rise if that is more.
+        shrinking: of the whole window, or since the last answered rise if that is more.
+        queued: the share of `growing` that waits.
+        length_s: of the window that `growing` is from.
+        rise_s: when more was asked than the target is made for; None: not lately.
+        by_rise: `growing` is the demand since then.
+    """
+
+    growing: float
+    shrinking: float
+    queued: float
+    length_s: Seconds
+    rise_s: Seconds | None
+    by_rise: bool
+
+
+def look(
+    config: AutoscalingConfig, demand: Demand, memory: Memory, target: int, now: Seconds
+) -> Window:
+    """Aggregate demand for a decision. Pure. Invariants: `shrinking` is at least the window's."""
+    how = config.aggregation_function
+    start = max(now - config.look_back_period_s, demand.since_s)
+    whole = demand.total.aggregate(how, start, now)
+    made_for = config.target_ongoing_requests * max(0, target - config.spare_replicas)
+    rise = memory.rise_s
+    if rise is not None and rise < start:
+        rise = None
+    risen = whole if rise is None else demand.total.aggregate(how, rise, now)
+    if max(whole, risen) <= made_for < demand.total.value:
+        rise, risen = now, demand.total.value
+    begin = start if rise is None or whole >= risen else rise
+    answered = memory.answered_s
+    held = whole
+    if answered is not None and answered > start:
+        held = max(whole, demand.total.aggregate(how, answered, now))
+    return Window(
+        growing=max(whole, risen),
+        shrinking=held,
+        queued=demand.queued.aggregate(how, begin, now),
+        length_s=now - begin,
+        rise_s=rise,
+        by_rise=risen > whole,
+    )
+
+
+def decide(
+    config: AutoscalingConfig,
+    demand: Demand,
+    memory: Memory,
+    situation: Situation,
+    now: Seconds,
+    asked: Asked | None = None,
+) -> Decision:
+    """Decide how many replicas there should be.
+
+    Args:
+        config: how the deployment is scaled.
+        demand: what is asked of it.
+        memory: from the decision before.
+        situation: what there is.
+        now: the present.
+        asked: what a policy of the user's said; None: the default policy decides.
+
+    Pure. Invariants: the target stays within the bounds; it never shrinks while a replica is
+    silent; without delays and with steady demand it is what the policy asks for.
+    """
+    window = look(config, demand, memory, situation.target, now)
+    return _Deciding(config, demand, memory, situation, now, asked, window).decide()
+
+
+class _Deciding:
+    """One decision under way: the numbers so far, and what limited them."""
+
+    def __init__(
+        self,
+        config: AutoscalingConfig,
+        demand: Demand,
+        memory: Memory,
+        situation: Situation,
+        now: Seconds,
+        asked: Asked | None,
+        window: Window,
+    ) -> None:
+        self.config = config
+        self.demand = demand
+        self.memory = memory
+        self.situation = situation
+        self.now = now
+        self.asked = asked
+        self.window = window
+        self.limits: list[Limit] = []
+        self.look_at: Seconds | None = None
+
+    def decide(self) -> Decision:
+        """Go from demand to the target, step by step."""
+        target = self.situation.target
+        is_cold = self.situation.running == 0 and self.demand.total.value > 0
+        up, down = self._numbers(is_cold)
+        if up is None or down is None:
+            return self._stay(target)
+        panic_s, up = self._panic(up)
+        up, down = self._fit(up), self._fit(down)
+        memory = replace(self.memory, rise_s=self.window.rise_s, panic_s=panic_s)
+        new = target
+        if not self.situation.bounds.low <= target <= self.situation.bounds.high:
+            new = self._fit(target)
+            self._limit("bounds", new, f"bounds are {self._bounds_text()}")
+        elif up > target:
+            # Whoever asks for replicas where none runs need not ask twice.
+            at_once = is_cold or panic_s is not None or self.situation.running == 0
+            new, memory = self._grow(up, memory, at_once=at_once)
+        else:
+            memory = replace(memory, up_since_s=None)
+        if new == target:
+            new, memory = self._shrink(down, memory, panicking=panic_s is not None)
+        if new != target:
+            memory = self._note(new, memory)
+        self._wake_while_window_changes()
+        return Decision(new, memory, self._record(new), self.look_at)
+
+    # ------------------------------------------------------------------------------- numbers
+
+    def _numbers(self, is_cold: bool) -> tuple[int | None, int | None]:
+        """What the policy asks for: for growing, and for shrinking."""
+        config, window, situation = self.config, self.window, self.situation
+        running, target = situation.running, situation.target
+        if self.asked is None or is_cold:
+            total = max(window.growing, self.demand.total.value) if is_cold else window.growing
+            if running == 0 and not is_cold:
+                return target, target
+            up = wanted(config, total, running, target)
+            down = wanted(config, window.shrinking, running, target)
+            if is_cold:
+                return max(up, target), max(up, target)
+            return self._with_spare(up, window.growing), self._with_spare(down, window.shrinking)
+        if self.asked.num is None:
+            return None, None
+        # Its own number may be a fraction; it goes through delays and factors like ours.
+        num = self._with_factor(self.asked.num)
+        return num, num
+
+    def _with_factor(self, num: float) -> int:
+        running = self.situation.running
+        if running == 0 or num == running:
+            return max(0, ceil(num))
+        factor = self.config.up_factor if num > running else self.config.down_factor
+        found = ceil(running + factor * (num - running))
+        if ceil(num) < running <= found:
+            found = running - 1
+        return max(0, found)
+
+    def _with_spare(self, num: int, total: float) -> int:
+        spare = self.config.spare_replicas
+        return num + spare if total > 0 else num
+
+    def _panic(self, up: int) -> tuple[Seconds | None, int]:
+        """Look at the short window; in panic at least what it asks for is wanted, at once."""
+        config = self.config
+        if config.panic_window_s is None:
+            return None, up
+        start = max(self.now - config.panic_window_s, self.demand.since_s)
+        burst = self.demand.total.aggregate("mean", start, self.now)
+        made_for = config.target_ongoing_requests * max(1, self.situation.running)
+        panic_s = self.memory.panic_s
+        if burst >= config.panic_threshold * made_for and self.now > start:
+            panic_s = self.now
+        if panic_s is None or self.now - panic_s >= config.look_back_period_s:
+            return None, up
+        needed = ceil(burst / config.target_ongoing_requests)
+        self._wake(panic_s + config.look_back_period_s)
+        if needed > up:
+            self._limit(
+                "panic",
+                needed,
+                f"panic: {burst:.4g} requests over {config.panic_window_s:g} s ask for {needed}",
+            )
+        return panic_s, max(up, needed)
+
+    def _fit(self, num: int) -> int:
+        """Within bounds, and whole gangs: rounded up, because a gang that is short is none."""
+        bounds, gang = self.situation.bounds, self.situation.gang
+        num = bounds.clip(num)
+        if gang > 1 and num % gang:
+            up = num + gang - num % gang
+            return up if up <= bounds.high else num - num % gang
+        return num
+
+    def _bounds_text(self) -> str:
+        bounds = self.situation.bounds
+        return f"{bounds.low}..{bounds.high}"
+
+    # ------------------------------------------------------------------------------ directions
+
+    def _grow(self, up: int, memory: Memory, *, at_once: bool) -> tuple[int, Memory]:
+        target, now = self.situation.target, self.now
+        since = memory.up_since_s
+        since = now if since is None else since
+        delay_s = 0.0 if at_once else self.config.upscale_delay_s
+        if not at_once and self.window.by_rise:
+            delay_s = max(delay_s, MIN_RISE_S)
+        memory = replace(memory, up_since_s=since)
+        if now - since >= delay_s - TOLERANCE_S:
+            return up, memory
+        self._wake(since + delay_s)
+        left_s = since + delay_s - now
+        self._limit(
+            "upscale_delay",
+            target,
+            f"{up} are wanted, for {now - since:.1f} s so far: in {left_s:.1f} s it is done",
+        )
+        return target, memory
+
+    def _shrink(self, down: int, memory: Memory, *, panicking: bool) -> tuple[int, Memory]:
+        target, now, config = self.situation.target, self.now, self.config
+        reset = replace(memory, down_since_s=None)
+        if down >= target:
+            return target, reset
+        if panicking:
+            self._limit("panic", target, f"panic: none is stopped, though {down} would be enough")
+            return target, reset
+        if self.situation.silent:
+            names = ", ".join(self.situation.silent[:3])
+            self._limit("silence", target, f"{names} did not report: none is stopped")
+            return target, reset
+        since = memory.down_since_s
+        since = now if since is None else since
+        new = down
+        if down == 0 and target > 1 and self.situation.bounds.low == 0:
+            new = self._fit(1)
+            self._limit("one_at_last", new, "the last one goes alone")
+            if new >= target:
+                new = 0
+        delay_s = config.to_zero_delay_s if new == 0 else config.downscale_delay_s
+        memory = replace(memory, down_since_s=since)
+        if now - since >= delay_s - TOLERANCE_S:
+            return new, memory
+        self._wake(since + delay_s)
+        left_s = since + delay_s - now
+        self._limit(
+            "downscale_delay",
+            target,
+            f"{new} are enough, for {now - since:.1f} s so far: in {left_s:.1f} s it is done",
+        )
+        return target, memory
+
+    def _note(self, new: int, memory: Memory) -> Memory:
+        """The target changes: delays begin anew."""
+        memory = replace(memory, up_since_s=None, down_since_s=None)
+        if new > self.situation.target:
+            return replace(memory, scaled_up_s=self.now, answered_s=self.window.rise_s)
+        return replace(memory, scaled_down_s=self.now)
+
+    # --------------------------------------------------------------------------------- outcome
+
+    def _stay(self, target: int) -> Decision:
+        """No number: the target stays, within its bounds."""
+        assert self.asked is not None
+        new = self._fit(target)
+        name = "error" if self.asked.error else "no_answer"
+        why = "the policy failed" if self.asked.error else "the policy said nothing"
+        self._limit(name, new, f"{why}: the number stays")
+        memory = replace(self.memory, rise_s=self.window.rise_s, up_since_s=None, down_since_s=None)
+        return Decision(new, memory, self._record(new), self.look_at)
+
+    def _limit(self, name: str, num: int, why: str) -> None:
+        self.limits.append(Limit(name, num, why))
+
+    def _wake(self, at: Seconds) -> None:
+        if self.look_at is None or at < self.look_at:
+            self.look_at = at
+
+    def _wake_while_window_changes(self) -> None:
+        """An aggregate goes on changing for as long as its window holds a change."""
+        config = self.config
+        if self.demand.total.changed_s > self.now - config.look_back_period_s:
+            pause_s = max(_SHORTEST_LOOK_S, config.look_back_period_s / _LOOKS_PER_WINDOW)
+            self._wake(self.now + pause_s)
+
+    def _record(self, new: int) -> ScalingRecord:
+        config, window, situation = self.config, self.window, self.situation
+        policy, formula = "default", ""
+        asked: float | None
+        if self.asked is None:
+            formula = explained(config, window.growing, situation.running, situation.target)
+            asked = wanted(config, window.growing, situation.running, situation.target)
+        else:
+            policy, asked = self.asked.policy, self.asked.num
+            formula = f"{policy} asked for {asked:g}" if asked is not None else ""
+        clipped = situation.bounds.clip(ceil(asked)) if asked is not None else new
+        if asked is not None and clipped != ceil(asked):
+            self.limits.insert(0, Limit("bounds", clipped, f"bounds are {self._bounds_text()}"))
+        return ScalingRecord(
+            at_unix_s=self.now + situation.unix_offset_s,
+            before=situation.target,
+            after=new,
+            running=situation.running,
+            queued=window.queued,
+            ongoing=max(0.0, window.growing - window.queued),
+            total=window.growing,
+            window_s=window.length_s,
+            aggregation=config.aggregation_function,
+            policy=policy,
+            formula=formula,
+            asked=asked,
+            limits=tuple(self.limits),
+            error=self.asked.error if self.asked is not None else "",
+        )
