@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from remora.proxy.websocket import WebSocketExchange
 
 _log = logging.getLogger("remora.proxy")
+# A member of an enumeration is slow to look up.
+_DONE = CallState.DONE
 
 
 class Phase(IntEnum):
@@ -188,6 +190,8 @@ class ClientConnection(asyncio.Protocol):
         if self._rest or len(data) > limits.PIECE_BYTES:
             self._rest += data
             self._read_on()
+        elif not self._phase and self._websocket is None:
+            self._reader.feed(data)
         else:
             self._read(data)
 
@@ -270,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
         active, reading = self._active, self._reader.exchange
         if active is None and not self._ahead:
             response = respond.text(status, reason)
-            lines = heads.render(status, response.headers).lines
+            lines = [heads.render(status, response.headers).text]
             request_id = self._reader.request_id()
             lines.append(b"x-request-id: %b\r\n" % request_id.encode("latin-1", "replace"))
             lines.append(self.default_lines())
@@ -527,7 +531,7 @@ class ClientConnection(asyncio.Protocol):
         if self.is_gone or not self.is_read_paused:
             return
         active = self._active
-        is_due = active is not None and active.state is not CallState.DONE
+        is_due = active is not None and active.state is not _DONE
         if is_due and peer.has_left(self._transport) and not self._half_close:
             if peer.is_closed(self._transport) or not self._may_wait_for_answers():
                 self.abort()

@@ -22,7 +22,7 @@ from remora.proxy import respond
 from remora.proxy.front import SMALL_BODY_BYTES, BodyTooLargeError, Request
 from remora.proxy.respond import Response
 from remora.router.call import Call, CallState
-from remora.wire.codec import decode_credit, decode_error, decode_http_start, pack
+from remora.wire.codec import decode_credit, decode_error, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import FrameKind
 from remora.wire.parcel import raw
@@ -37,6 +37,7 @@ _ITEM = int(FrameKind.ITEM)
 _END = int(FrameKind.END)
 _ERROR = int(FrameKind.ERROR)
 _CREDIT = int(FrameKind.CREDIT)
+_SENT, _DONE = CallState.SENT, CallState.DONE
 
 _log = logging.getLogger("remora.proxy")
 
@@ -61,46 +62,28 @@ class Exchange(Call):
     #: The connection is no longer HTTP's once it has begun.
     is_websocket = False
 
-    __slots__ = (
-        "_buffered_bytes",
-        "_chunked",
-        "_consumed",
-        "_left",
-        "_parts",
-        "_received_bytes",
-        "_upload_ended",
-        "_upload_room",
-        "began",
-        "complete",
-        "connection",
-        "head_sent",
-        "is_read",
-        "keep_alive",
-        "owes_continue",
-        "request",
-        "route",
-        "status",
-    )
+    # As in `Call`: what most requests never change.
+    keep_alive = True
+    complete = False
+    head_sent = False
+    is_read = False
+    owes_continue = False
+    status = 0
+    route = ""
+    _chunked = False
+    _left: int | None = None
+    _consumed = 0
+    _buffered_bytes = 0
+    _received_bytes = 0
+    _upload_room = 0
+    _upload_ended = False
+    #: Of the body, received and not sent on; None: nothing came.
+    _parts: deque[bytes] | None = None
 
     def __init__(self, connection: ClientConnection, request: Request) -> None:
         self.connection = connection
         self.request = request
         self.began = time.perf_counter()
-        self.keep_alive = True
-        self.complete = False
-        self.head_sent = False
-        self.is_read = False
-        self.owes_continue = False
-        self.status = 0
-        self.route = ""
-        self._chunked = False
-        self._left: int | None = None
-        self._consumed = 0
-        self._parts: deque[bytes] = deque()
-        self._buffered_bytes = 0
-        self._received_bytes = 0
-        self._upload_room = 0
-        self._upload_ended = False
         # What the replica may send before the client has taken any of it.
         request.envelope.credit_bytes = WINDOW_BYTES
         super().__init__(request.router, request.envelope, b"")
@@ -119,7 +102,7 @@ class Exchange(Call):
 
     def leave(self) -> None:
         """The client has left."""
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             self._finish(respond.STATUS_CLIENT_LEFT)
         else:
             self.cancel()
@@ -132,7 +115,7 @@ class Exchange(Call):
 
     def take_body(self, data: bytes) -> None:
         """A part of the body has come from the client."""
-        if self.complete or self.state is CallState.DONE:
+        if self.complete or self.state is _DONE:
             return
         self._received_bytes += len(data)
         self.owes_continue = False
@@ -141,6 +124,8 @@ class Exchange(Call):
             self.keep_alive = False
             self.give_up(BodyTooLargeError(limit))
             return
+        if self._parts is None:
+            self._parts = deque()
         self._parts.append(data)
         self._buffered_bytes += len(data)
         if self.envelope.body_follows:
@@ -164,10 +149,10 @@ class Exchange(Call):
             self.router.submit(self)
 
     def _pump_upload(self) -> None:
-        if self.state is not CallState.SENT or self.link is None or self.link.channel is None:
+        if self.state is not _SENT or self.link is None or self.link.channel is None:
             return
         parts = self._parts
-        while self._upload_room > 0 and parts:
+        while parts and self._upload_room > 0:
             data = parts.popleft()
             self._buffered_bytes -= len(data)
             self._upload_room -= cost(len(data))
@@ -189,7 +174,7 @@ class Exchange(Call):
     def on_frame(self, frame: RawFrame) -> None:
         """Take a frame; CREDIT is room for the request's body."""
         kind = frame[0]
-        if kind == _ITEM and self._chunked and self.state is CallState.SENT:
+        if kind == _ITEM and self._chunked and self.state is _SENT:
             # The short way for the many: a stream of text is one small part after the other.
             self._write_chunk(raw(frame[5]))
             return
@@ -210,15 +195,17 @@ class Exchange(Call):
     def _deliver(self, frame: RawFrame) -> None:
         kind = frame[0]
         if kind == _RESPONSE:
-            start = decode_http_start(frame[4])
-            self.route = start.route
-            self._write_whole(start.status, start.headers, raw(frame[5]))
+            try:
+                head = heads.read(frame[4])
+            except ValueError as error:
+                self._refuse(error)
+                return
+            self.route = head.route
+            self._write_whole(head, raw(frame[5]))
         elif kind == _ITEM:
             self._write_part(raw(frame[5]))
         elif kind == _START:
-            start = decode_http_start(frame[4])
-            self.route = start.route
-            self._write_head(start.status, start.headers)
+            self._write_head(frame[4])
         elif kind == _END:
             self._write_end()
         elif kind == _ERROR:
@@ -242,7 +229,7 @@ class Exchange(Call):
 
     def cancel_quietly(self) -> None:
         """Stop the replica's work; what the client is told is decided by the caller."""
-        if self.state is CallState.SENT:
+        if self.state is _SENT:
             self.stop()
         self._close()
 
@@ -250,24 +237,17 @@ class Exchange(Call):
 
     def answer(self, response: Response) -> None:
         """Write a response that was made here."""
-        self._write_whole(response.status, response.headers, response.body)
+        self._write_whole(heads.render(response.status, response.headers), response.body)
 
-    def _write_whole(
-        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview
-    ) -> None:
-        try:
-            rendered = heads.render(status, headers)
-        except ValueError as error:
-            self._refuse(error)
-            return
-        lines = rendered.lines
-        if heads.has_body(self.request.method, status):
+    def _write_whole(self, head: heads.Head, body: bytes | memoryview) -> None:
+        lines = [head.text]
+        if heads.has_body(self.request.method, head.status):
             lines.append(b"content-length: %d\r\n" % len(body))
         else:
             body = b""
-            if rendered.content_length is not None and status not in heads.WITHOUT_LENGTH:
-                lines.append(b"content-length: %d\r\n" % rendered.content_length)
-        self._finish_head(rendered)
+            if head.content_length is not None and head.status not in heads.WITHOUT_LENGTH:
+                lines.append(b"content-length: %d\r\n" % head.content_length)
+        self._finish_head(head, lines)
         connection = self.connection
         if len(body) <= SMALL_BODY_BYTES:
             lines.append(bytes(body))
@@ -275,18 +255,19 @@ class Exchange(Call):
         else:
             connection.write(b"".join(lines))
             connection.write(body)
-        self._finish(status)
+        self._finish(head.status)
 
-    def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def _write_head(self, meta: bytes) -> None:
         try:
-            rendered = heads.render(status, headers)
+            head = heads.read(meta)
         except ValueError as error:
             self.cancel_quietly()
             self._refuse(error)
             return
-        lines = rendered.lines
-        self.status = status
-        self._left = rendered.content_length
+        lines = [head.text]
+        self.route = head.route
+        status = self.status = head.status
+        self._left = head.content_length
         if self._left is not None:
             if status not in heads.WITHOUT_LENGTH:
                 lines.append(b"content-length: %d\r\n" % self._left)
@@ -297,26 +278,25 @@ class Exchange(Call):
             else:
                 # HTTP/1.0: the end of the connection is the end of the body.
                 self.keep_alive = False
-        self._finish_head(rendered)
+        self._finish_head(head, lines)
         self.connection.write(b"".join(lines))
 
-    def _finish_head(self, rendered: heads.Head) -> None:
+    def _finish_head(self, head: heads.Head, lines: list[bytes]) -> None:
         if self.owes_continue:
             # Answered without its body, which may follow all the same, or not.
             self.owes_continue = self.keep_alive = False
-        self._add_own_lines(rendered)
-        rendered.lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self._add_own_lines(head, lines)
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
 
-    def _add_own_lines(self, rendered: heads.Head) -> None:
-        lines = rendered.lines
-        if not rendered.has_request_id:
+    def _add_own_lines(self, head: heads.Head, lines: list[bytes]) -> None:
+        if not head.has_request_id:
             request_id = self.envelope.request_id.encode("latin-1", "replace")
             lines.append(b"x-request-id: %b\r\n" % request_id)
         if self.envelope.attempt:
             lines.append(b"x-remora-attempts: %d\r\n" % (self.envelope.attempt + 1))
-        if not rendered.has_date:
+        if not head.has_date:
             lines.append(self.connection.default_lines())
-        if rendered.close:
+        if head.close:
             self.keep_alive = False
         self.head_sent = True
 
@@ -334,7 +314,7 @@ class Exchange(Call):
 
     def _write_part(self, body: bytes | memoryview) -> None:
         size = len(body)
-        if self.state is CallState.SENT:
+        if self.state is _SENT:
             self._consumed += cost(size)
             self.grant()
         if size == 0 or not heads.has_body(self.request.method, self.status):
@@ -352,7 +332,7 @@ class Exchange(Call):
         if (
             is_grant_due(self._consumed)
             and not self.connection.is_write_paused
-            and self.state is CallState.SENT
+            and self.state is _SENT
             and self.link is not None
             and self.link.channel is not None
         ):
@@ -388,8 +368,8 @@ class Exchange(Call):
             return
         self.status = status
         self.complete = True
-        if self.state is not CallState.DONE:
+        if self.state is not _DONE:
             # Answered without a replica: nothing else ends the call and its deadline.
             self._close()
-        self._parts.clear()
+        self._parts = None
         self.connection.on_exchange_complete(self)

@@ -1,6 +1,6 @@
 """Response heads as bytes.
 
-Rules: pure. A header that could break out of its line is refused, whoever set it.
+Rules: pure, but for what it remembers. A header that could break out of its line is refused, whoever set it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import http
 import re
 from typing import NamedTuple
+
+from remora.wire.codec import decode_http_start
 
 _BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]").search
 #: RFC 9110: a field value holds no control characters but the tab.
@@ -27,6 +29,11 @@ _names: dict[bytes, tuple[bytes, int]] = {}
 _MAX_NAMES = 1024
 #: Responses that have no body, and so say no length of one.
 WITHOUT_LENGTH = frozenset((204, 304))
+#: Heads that replicas have sent, by the bytes that they came in: an application has few different
+#: ones, and reading one again costs more than the rest of an answer.
+_read: dict[bytes, Head] = {}
+_MAX_READ = 256
+_MAX_READ_BYTES = 1024
 
 
 def _status_line(status: int) -> bytes:
@@ -44,22 +51,47 @@ class Head(NamedTuple):
     """What a response's head says about its body and the connection.
 
     Attributes:
-        lines: status line and headers, each with its line end; length and transfer coding are
+        status: of the response.
+        text: status line and headers, each with its line end; length and transfer coding are
             left out, because the writer decides how the body is framed.
         content_length: what the application said; None: nothing.
         close: the application wants the connection closed.
         has_date: the application has set the date itself.
         has_request_id: the application has set `x-request-id` itself.
+        route: template of the route that answered, below the application's prefix.
     """
 
-    lines: list[bytes]
+    status: int
+    text: bytes
     content_length: int | None
     close: bool
     has_date: bool = False
     has_request_id: bool = False
+    route: str = ""
 
 
-def render(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
+def read(meta: bytes) -> Head:
+    """Make a head of what a replica has sent of it.
+
+    Args:
+        meta: a packed `HttpStart`.
+
+    Raises:
+        ValueError: as `render`.
+        msgspec.MsgspecError: it is something else.
+    """
+    head = _read.get(meta)
+    if head is None:
+        start = decode_http_start(meta)
+        head = render(start.status, start.headers, start.route)
+        if len(meta) <= _MAX_READ_BYTES:
+            if len(_read) >= _MAX_READ:
+                _read.clear()
+            _read[meta] = head
+    return head
+
+
+def render(status: int, headers: list[tuple[bytes, bytes]], route: str = "") -> Head:
     """Make the lines of a head.
 
     Raises:
@@ -90,7 +122,7 @@ def render(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
             lines.append(prefix + value + b"\r\n")
             has_date = has_date or meaning == _DATE
             has_request_id = has_request_id or meaning == _REQUEST_ID
-    return Head(lines, length, close, has_date, has_request_id)
+    return Head(status, b"".join(lines), length, close, has_date, has_request_id, route)
 
 
 def _learn(name: bytes) -> tuple[bytes, int]:

@@ -153,12 +153,16 @@ class RequestReader:
                 400, f"A request has one Host header; this one has {self._num_hosts}."
             )
             return
-        try:
-            url = httptools.parse_url(self._url)
-        except httptools.HttpParserInvalidURLError:
-            connection.refuse(400, "Invalid HTTP request received: its target is no URL")
-            return
-        raw_path = url.path or b"/"
+        target = self._url
+        if target.startswith(b"/") and b"#" not in target:
+            raw_path, _, query = target.partition(b"?")
+        else:
+            try:
+                url = httptools.parse_url(target)
+            except httptools.HttpParserInvalidURLError:
+                connection.refuse(400, "Invalid HTTP request received: its target is no URL")
+                return
+            raw_path, query = url.path or b"/", url.query or b""
         path = raw_path.decode("latin-1")
         if "%" in path:
             path = unquote(path)
@@ -166,7 +170,7 @@ class RequestReader:
             method.decode("latin-1"),
             path,
             raw_path,
-            url.query or b"",
+            query,
             "",
             self._headers,
             self._scheme,

@@ -69,21 +69,6 @@ class WebSocketExchange(Exchange):
     close_timeout_s: Seconds = CLOSE_TIMEOUT_S
     leave_timeout_s: Seconds = LEAVE_TIMEOUT_S
 
-    __slots__ = (
-        "_client_is_done",
-        "_code",
-        "_early",
-        "_farewell",
-        "_inbox",
-        "_is_heard",
-        "_opened",
-        "_options",
-        "_pinger",
-        "_pong",
-        "_session",
-        "_stays",
-    )
-
     def __init__(self, connection: ClientConnection, request: Request) -> None:
         head = request.head
         self._options = connection.front.options
@@ -295,7 +280,7 @@ class WebSocketExchange(Exchange):
     def _open(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The application has accepted: from here on there is no deadline."""
         try:
-            rendered = self._session.handshake_lines(headers)
+            head = self._session.handshake(headers)
         except ValueError as error:
             self.cancel_quietly()
             self._refuse(error)
@@ -304,8 +289,9 @@ class WebSocketExchange(Exchange):
             self._timer.cancel()
             self._timer = None
         self.deadline = None
-        self._add_own_lines(rendered)
-        self.connection.write(b"".join((*rendered.lines, b"\r\n")))
+        lines = [head.text]
+        self._add_own_lines(head, lines)
+        self.connection.write(b"".join((*lines, b"\r\n")))
         self._opened = True
         self._ping_in(self._options.websocket_ping_interval_s)
         self._resume()

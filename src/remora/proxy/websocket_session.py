@@ -125,17 +125,18 @@ class WebSocketSession:
         """Messages may be sent."""
         return self._protocol.state is OPEN
 
-    def handshake_lines(self, headers: list[tuple[bytes, bytes]]) -> heads.Head:
+    def handshake(self, headers: list[tuple[bytes, bytes]]) -> heads.Head:
         """The head of the answer that opens the WebSocket, with the application's `headers`.
 
         Raises:
             ValueError: a header that HTTP does not allow; says which.
         """
-        rendered = heads.render(200, headers)
+        head = heads.render(200, headers)
         lines = [b"HTTP/1.1 101 Switching Protocols\r\n"]
         lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in self._handshake]
-        lines += [line for line in rendered.lines[1:] if not line.startswith(_OWN_HEADERS)]
-        return rendered._replace(lines=lines)
+        own = head.text.splitlines(keepends=True)[1:]
+        lines += [line for line in own if not line.startswith(_OWN_HEADERS)]
+        return head._replace(status=101, text=b"".join(lines))
 
     # -- from the client --------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
 
 from remora.core.admission import may_start
 from remora.errors import MethodNotFoundError
@@ -27,6 +28,9 @@ _BODY = int(FrameKind.BODY)
 _CANCEL = int(FrameKind.CANCEL)
 _CREDIT = int(FrameKind.CREDIT)
 _REJECT = int(FrameKind.REJECT)
+# A member of an enumeration is slow to look up.
+_UNARY, _HTTP, _GRPC = CallKind.UNARY, CallKind.HTTP, CallKind.GRPC
+_WEBSOCKET, _CONTROL = CallKind.WEBSOCKET, CallKind.CONTROL
 
 
 class ReplicaConnection(ServerConnection):
@@ -39,8 +43,6 @@ class ReplicaConnection(ServerConnection):
         #: Requests that were cancelled and have not ended: a second time would stop them while
         #: they clean up after the first.
         self._cancelled: set[int] = set()
-        #: Requests whose final frame was sent and whose task has not ended.
-        self._answered: set[int] = set()
         self._last_number = 0
         #: Requests with parts to be sent at the end of this turn.
         self._held: list[Work] = []
@@ -74,16 +76,8 @@ class ReplicaConnection(ServerConnection):
 
     def release(self, number: int) -> None:
         """A slot is not wanted after all."""
-        self._work.pop(number, None)
-        self._cancelled.discard(number)
         self._replica.requests.refuse_cancelled(self, number)
-        self._free(number)
-
-    def _free(self, number: int) -> None:
-        """The slot of a request is free."""
-        if number in self._answered:
-            self._answered.discard(number)
-            self._replica.num_answered -= 1
+        self._forget(number)
         self._replica.on_request_ended(self)
 
     def on_greeted(self) -> None:
@@ -102,12 +96,19 @@ class ReplicaConnection(ServerConnection):
     def _cancel(self, number: int) -> None:
         if number not in self._cancelled:
             self._cancelled.add(number)
-            self._work[number].cancel()
+            # Not now: a task that is cancelled before its first step never runs its own code,
+            # and this one has an answer to send and a slot to free.
+            self._replica.loop.call_soon(self._cancel_begun, number)
+
+    def _cancel_begun(self, number: int) -> None:
+        work = self._work.get(number)
+        if work is not None:
+            work.cancel()
 
     def close_websockets(self) -> list[asyncio.Task[None]]:
         """Tell open WebSockets that this replica goes; returns what their handlers run in."""
         if not any(
-            isinstance(work, Work) and work.envelope.kind is CallKind.WEBSOCKET
+            isinstance(work, Work) and work.envelope.kind is _WEBSOCKET
             for work in self._work.values()
         ):
             return []
@@ -136,12 +137,7 @@ class ReplicaConnection(ServerConnection):
 
     def finish(self, number: int, kind: int, meta: bytes = b"", body: Body = b"") -> None:
         """Send a final frame; it carries how busy the replica is without this request."""
-        replica = self._replica
-        # Several may be answered in one turn of the loop, before the first of them has ended.
-        if number not in self._answered:
-            self._answered.add(number)
-            replica.num_answered += 1
-        load = min(replica.ongoing - replica.num_answered, MAX_LOAD)
+        load = min(self._replica.ongoing - 1, MAX_LOAD)
         if isinstance(body, Parcel):
             self.write(kind, number, meta, body, 0, load)
         elif len(self._work) == 1 and len(body) <= LARGE_BODY_BYTES:
@@ -160,7 +156,7 @@ class ReplicaConnection(ServerConnection):
             return
         replica = self._replica
         kind = envelope.kind
-        if kind is CallKind.CONTROL:
+        if kind is _CONTROL:
             self._on_control(number, envelope.method, bytes(raw(body)))
             return
         if not may_start(replica.ongoing, replica.max_ongoing, replica.turns_away):
@@ -182,29 +178,51 @@ class ReplicaConnection(ServerConnection):
         replica = self._replica
         kind = envelope.kind
         create_task = replica.loop.create_task
-        if kind is CallKind.UNARY and not envelope.streams:
-            task = create_task(replica.requests.unary(self, number, envelope, body))
-            self._work[number] = task
-        elif kind is CallKind.UNARY:
-            work = self._work[number] = Work(self, number, envelope, body)
-            inbound = work.inbound
-            task = create_task(replica.requests.unary(self, number, envelope, body, inbound))
-            work.task = task
-        elif kind is CallKind.WEBSOCKET:
+        if kind is _UNARY and not envelope.streams:
+            unary = replica.requests.unary
+            self._work[number] = create_task(self._run(number, unary, self, number, envelope, body))
+            return
+        if kind is _WEBSOCKET:
             websocket = replica.websockets.work(self, number, envelope, raw(body))
             self._work[number] = websocket
-            task = websocket.task = create_task(replica.websockets.answer(websocket))
+            websocket.task = create_task(self._run(number, replica.websockets.answer, websocket))
+            return
+        work = self._work[number] = Work(self, number, envelope, body)
+        if kind is _UNARY:
+            coroutine = self._run(
+                number, replica.requests.unary, self, number, envelope, body, work.inbound
+            )
+        elif kind is _HTTP:
+            coroutine = self._run(number, replica.http_requests.answer, work)
+        elif kind is _GRPC:
+            coroutine = self._run(number, replica.grpc_requests.answer, work)
         else:
-            work = self._work[number] = Work(self, number, envelope, body)
-            if kind is CallKind.HTTP:
-                run = replica.http_requests.answer
-            elif kind is CallKind.GRPC:
-                run = replica.grpc_requests.answer
+            coroutine = self._run(number, replica.requests.stream, work)
+        work.task = create_task(coroutine)
+
+    async def _run(
+        self, number: int, answer: Callable[..., Awaitable[None]], *arguments: object
+    ) -> None:
+        """Work on a request from its first step to its end, however that comes."""
+        requests = self._replica.requests
+        try:
+            if self._cancelled and number in self._cancelled:
+                # Given up in the turn that it came in: it is not begun.
+                requests.refuse_cancelled(self, number)
             else:
-                run = replica.requests.stream
-            task = work.task = create_task(run(work))
-        # A task that is cancelled before its first step never runs its own code.
-        task.add_done_callback(_End(self, number))
+                await answer(*arguments)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            # It failed while it answered; whoever waits must hear of an end all the same.
+            requests.refuse_broken(self, number, error)
+        finally:
+            self._end(number)
+
+    def task_of(self, number: int) -> asyncio.Task[None] | None:
+        """The task that works on a request."""
+        work = self._work.get(number)
+        return work.task if isinstance(work, Work) else cast("asyncio.Task[None] | None", work)
 
     def _on_control(self, number: int, method: str, body: bytes) -> None:
         handler = self._replica.control.get(method)
@@ -220,32 +238,11 @@ class ReplicaConnection(ServerConnection):
         self._work.pop(number, None)
         self._cancelled.discard(number)
 
-    def end(self, number: int, task: asyncio.Task[None]) -> None:
-        """A request's task is over, however it ended."""
+    def _end(self, number: int) -> None:
+        """A request is over; in the step that answered it, so that its slot is free at once."""
         work = self._work.pop(number, None)
         if self._cancelled:
             self._cancelled.discard(number)
-        # The work of a plain call is its task.
-        if work is not task and isinstance(work, Work) and work.inbound is not None:
+        if isinstance(work, Work) and work.inbound is not None:
             work.inbound.close()
-        replica = self._replica
-        if task.cancelled():
-            # It never took its first step, so it sent no final frame either.
-            replica.requests.refuse_cancelled(self, number)
-        elif (error := task.exception()) is not None:
-            # It failed while it answered; whoever waits must hear of an end all the same.
-            replica.requests.refuse_broken(self, number, error)
-        self._free(number)
-
-
-class _End:
-    """The done-callback of a request's task (a small object is cheaper than a closure)."""
-
-    __slots__ = ("connection", "number")
-
-    def __init__(self, connection: ReplicaConnection, number: int) -> None:
-        self.connection = connection
-        self.number = number
-
-    def __call__(self, task: asyncio.Task[None]) -> None:
-        self.connection.end(self.number, task)
+        self._replica.on_request_ended(self)

@@ -44,7 +44,7 @@ class GrpcRequests:
         envelope = work.envelope
         head = envelope.grpc
         assert head is not None
-        context = self._runner.enter(envelope)
+        context = self._runner.enter(envelope, work.task)
         rpc = GrpcContext(
             head,
             request_id=envelope.request_id,

@@ -6,8 +6,9 @@ The border to user code: whatever it raises becomes an answer or an ERROR frame.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
+from functools import cached_property
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import USER_ERRORS, RemoraError
@@ -21,10 +22,14 @@ from remora.wire.framing import octets
 from remora.wire.messages import Envelope, FrameKind, HttpStart
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from remora.replica.replica import Replica
 
 _log = logging.getLogger("remora.replica")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
+_ASYNC = MethodKind.ASYNC
+_RESPONSE = int(FrameKind.RESPONSE)
 
 
 class HttpRequests:
@@ -37,7 +42,7 @@ class HttpRequests:
     async def answer(self, work: Work) -> None:
         """Run the ASGI app, or the plain handler, for an HTTP request."""
         envelope = work.envelope
-        context = self._runner.enter(envelope)
+        context = self._runner.enter(envelope, work.task)
         try:
             code = self._runner.code
             if code.asgi_app is not None:
@@ -66,23 +71,31 @@ class HttpRequests:
         args: tuple[Any, ...] = ()
         scope = None
         if code.num_http_parameters:
-            from starlette.requests import Request
-
             scope = self._scope(envelope)
-            request = Request(scope, work.receive)
+            request = self._request_class(scope, work.receive)
             if method.kind in (MethodKind.SYNC, MethodKind.GENERATOR):
                 # A plain `def` cannot await the body, so it finds it read.
                 await request.body()
             args = (request,)
-        result = await self._runner.run(method, args, {})
+        if method.kind is _ASYNC:  # a coroutine less for every request
+            result = await method.function(*args)
+        else:
+            result = await self._runner.run(method, args, {})
         if _is_response(result):
             scope = scope or self._scope(envelope)
             await result(scope, work.receive, work.send)
-        elif inspect.isasyncgen(result) or inspect.isgenerator(result):
+        elif isinstance(result, (AsyncGeneratorType, GeneratorType)):
             await self._send_generator(work, result)
         else:
             status, headers, body = to_reply(result, f"{envelope.deployment}.__call__")
-            work.finish(FrameKind.RESPONSE, pack(HttpStart(status, headers)), body)
+            work.finish(_RESPONSE, pack(HttpStart(status, headers)), body)
+
+    @cached_property
+    def _request_class(self) -> type[Request]:
+        # Imported by the first that needs it: a replica is to be there in tens of milliseconds.
+        from starlette.requests import Request
+
+        return Request
 
     async def _send_generator(self, work: Work, items: Any) -> None:
         """A handler that yields text or bytes is a streamed response."""
@@ -92,7 +105,7 @@ class HttpRequests:
             "headers": [(b"content-type", b"text/plain; charset=utf-8")],
         }
         await work.send(start)
-        if inspect.isgenerator(items):
+        if isinstance(items, GeneratorType):
             # What it makes ahead of its reader is bounded by what that takes of memory.
             items = iterate_in_thread(self._replica.threads, items, _part, len)
         try:

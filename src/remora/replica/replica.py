@@ -46,7 +46,6 @@ class Replica:
 
     Attributes:
         ongoing: requests begun and not ended.
-        num_answered: those of them whose callers have their answers.
         max_ongoing: how many may be.
         turns_away: no new requests (not ready yet, draining, or stopping).
         turned_away: callers that are told when there is room again (turned away, or asked).
@@ -65,7 +64,6 @@ class Replica:
         self.loop = asyncio.get_running_loop()
         self.replica_id = replica_id
         self.ongoing = 0
-        self.num_answered = 0
         self.max_ongoing = 1
         self.turns_away = True
         self.turned_away: set[ReplicaConnection] = set()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("remora.replica")
 _RESPONSE = int(FrameKind.RESPONSE)
+_ASYNC = MethodKind.ASYNC
 _ERROR = int(FrameKind.ERROR)
 _GENERATORS = frozenset((AsyncGeneratorType, GeneratorType))
 _CANCELLED_META, _CANCELLED_BODY = encode_error(RequestCancelledError())
@@ -57,13 +58,13 @@ class RequestRunner:
         inbound: Inbound | None = None,
     ) -> None:
         """Run a method with one answer."""
-        context = self.enter(envelope)
+        context = self.enter(envelope, connection.task_of(number))
         try:
             method = self.code.method(envelope.method)
             args, kwargs = _arguments(envelope, body, inbound)
             body = b""
             # Not by way of `run`: a coroutine less for every request.
-            if method.kind is MethodKind.ASYNC:
+            if method.kind is _ASYNC:
                 result = await method.function(*args, **kwargs)
             else:
                 result = await self.run(method, args, kwargs)
@@ -84,7 +85,7 @@ class RequestRunner:
     async def stream(self, work: Work) -> None:
         """Run a generator method, item by item."""
         envelope = work.envelope
-        context = self.enter(envelope)
+        context = self.enter(envelope, work.task)
         try:
             method = self.code.method(envelope.method)
             args, kwargs = _arguments(envelope, work.body, work.inbound)
@@ -158,8 +159,8 @@ class RequestRunner:
         assert code is not None
         return code
 
-    def enter(self, envelope: Envelope) -> RequestContext:
-        """Make this request the one that the running task works on."""
+    def enter(self, envelope: Envelope, task: asyncio.Task[None] | None) -> RequestContext:
+        """Make this request the one that `task`, which is the running one, works on."""
         replica = self._replica
         timeout_s = envelope.timeout_s
         context = RequestContext(
@@ -173,14 +174,14 @@ class RequestRunner:
             None if timeout_s is None else replica.loop.time() + timeout_s,
             envelope.trace_context,
         )
-        context.task = asyncio.current_task()
+        context.task = task
         current.set(context)
         return context
 
     async def run(self, method: UserMethod, args: Any, kwargs: Any) -> Any:
         """Call a method of the user's, in a thread if it is a plain one."""
         kind = method.kind
-        if kind is MethodKind.ASYNC:
+        if kind is _ASYNC:
             return await method.function(*args, **kwargs)
         if kind is MethodKind.SYNC:
             result = await self._in_thread(method.function, args, kwargs)

@@ -45,7 +45,7 @@ class WebSocketRequests:
     async def answer(self, work: WebSocketWork) -> None:
         """Run the ASGI app from the handshake to the end."""
         envelope = work.envelope
-        context = work.context = self._runner.enter(envelope)
+        context = work.context = self._runner.enter(envelope, work.task)
         try:
             code = self._runner.code
             if code.asgi_app is None:

@@ -47,16 +47,6 @@ class WebSocketWork(Work):
         context: of the request; it has no deadline once the WebSocket is open.
     """
 
-    __slots__ = (
-        "_inbox",
-        "_is_connected",
-        "_num_waiting",
-        "_taken",
-        "accepted",
-        "close",
-        "context",
-    )
-
     def __init__(
         self,
         connection: ReplicaConnection,
@@ -104,7 +94,7 @@ class WebSocketWork(Work):
         self.close = close
         self._window = UNBOUNDED
         self._wake_up()
-        self._room.wake()
+        self._wake_senders()
         if close.cut and is_busy and self.task is not None:
             # Neither `receive` nor `send` tells the handler soon, and nobody wants its work.
             self.task.cancel()

@@ -28,6 +28,9 @@ ITEMS_PER_TURN = 64
 #: Parts up to this size are joined when several are sent in one turn of the loop.
 SMALL_PART_BYTES = 4096
 
+_ITEM, _CREDIT = int(FrameKind.ITEM), int(FrameKind.CREDIT)
+_RESPONSE, _START, _END = map(int, (FrameKind.RESPONSE, FrameKind.START, FrameKind.END))
+
 Message = Any
 
 
@@ -45,28 +48,26 @@ class Work:
         scope: what an ASGI app was given, for what it leaves in it.
     """
 
-    __slots__ = (
-        "_disconnected",
-        "_held",
-        "_in_turn",
-        "_parts",
-        "_room",
-        "_start",
-        "_started",
-        "_state",
-        "_upload_used",
-        "_wake",
-        "_window",
-        "answered_error",
-        "body",
-        "connection",
-        "envelope",
-        "finished",
-        "inbound",
-        "number",
-        "scope",
-        "task",
-    )
+    # What most requests never change stands here and not in `__init__`: there is a `Work` for
+    # each HTTP request.
+    task: asyncio.Task[None] | None = None
+    finished = False
+    #: The streams among the arguments of a handle call.
+    inbound: Inbound | None = None
+    answered_error: BaseException | None = None
+    scope: dict[str, Any] | None = None
+    _in_turn = 0
+    _start: HttpStart | None = None
+    _started = False
+    _disconnected = False
+    #: Parts of the request's body that the handler has not taken.
+    _parts: deque[tuple[bytes, bool]] | None = None
+    _upload_used = 0
+    _state = 0
+    #: Parts of an HTTP body that were sent in this turn of the loop.
+    _held: list[bytes | memoryview] | None = None
+    _room: WakeUp | None = None
+    _wake: WakeUp | None = None
 
     def __init__(
         self,
@@ -79,26 +80,9 @@ class Work:
         self.number = number
         self.envelope = envelope
         self.body = body
-        self.task: asyncio.Task[None] | None = None
-        self.finished = False
-        #: The streams among the arguments of a handle call.
-        self.inbound: Inbound | None = None
+        self._window = envelope.credit_bytes
         if envelope.streams:
             self.inbound = Inbound(connection, number, envelope.streams, envelope.request_id)
-        self.answered_error: BaseException | None = None
-        self.scope: dict[str, Any] | None = None
-        self._window = envelope.credit_bytes
-        self._room = WakeUp()
-        self._in_turn = 0
-        #: Parts of an HTTP body that were sent in this turn of the loop.
-        self._held: list[bytes | memoryview] = []
-        self._start: HttpStart | None = None
-        self._started = False
-        self._disconnected = False
-        self._wake = WakeUp()
-        self._parts: deque[tuple[bytes, bool]] | None = None
-        self._upload_used = 0
-        self._state = 0
 
     # -- from the caller --------------------------------------------------------------------
 
@@ -108,7 +92,7 @@ class Work:
         # A handler that goes on regardless never waits again: what it sends is dropped.
         self._window = UNBOUNDED
         self._wake_up()
-        self._room.wake()
+        self._wake_senders()
         if self.inbound is not None:
             self.inbound.cancel()
         if self.task is not None:
@@ -118,7 +102,7 @@ class Work:
         """The reader has consumed that much."""
         self._window += num_bytes
         if self._window > 0:
-            self._room.wake()
+            self._wake_senders()
 
     def feed(self, data: bytes | memoryview, meta: bytes) -> None:
         """A part of the request's body has come; the last one has a meta."""
@@ -134,7 +118,7 @@ class Work:
         if self._window <= 0:
             await self._wait_room()
         self._window -= cost(len(body))
-        self.connection.write(FrameKind.ITEM, self.number, meta, body)
+        self.connection.write(_ITEM, self.number, meta, body)
         self._in_turn += 1
         if self._in_turn >= ITEMS_PER_TURN:
             self._in_turn = 0
@@ -143,17 +127,25 @@ class Work:
     async def _wait_room(self) -> None:
         # Several tasks of one handler may send: all of them wait for the same room.
         while self._window <= 0:
+            if self._room is None:
+                self._room = WakeUp()
             await self._room.wait()
 
-    def finish(self, kind: FrameKind, meta: bytes = b"", body: Body = b"") -> None:
+    def _wake_senders(self) -> None:
+        if self._room is not None:
+            self._room.wake()
+
+    def finish(self, kind: int, meta: bytes = b"", body: Body = b"") -> None:
         """Send the final frame, once."""
         if not self.finished:
-            self.release()
+            if self._held:
+                self.release()
             # In this order: an answer that cannot be sent (too large) has not been sent.
             self.connection.finish(self.number, kind, meta, body)
             self.finished = True
-            # Whoever still reads the request's body, or waits for the client to leave.
-            self._wake_up()
+            if self._wake is not None:
+                # Whoever still reads the request's body, or waits for the client to leave.
+                self._wake.wake()
 
     @property
     def is_cancelled(self) -> bool:
@@ -214,14 +206,14 @@ class Work:
                 raise RuntimeError("The ASGI app sent a body before `http.response.start`")
             meta = pack(self._start)
             if not more:
-                self.finish(FrameKind.RESPONSE, meta, body)
+                self.finish(_RESPONSE, meta, body)
                 return
             self._started = True
-            self.connection.write(FrameKind.START, self.number, meta)
+            self.connection.write(_START, self.number, meta)
         if body:
             await self._send_part(body)
         if not more:
-            self.finish(FrameKind.END)
+            self.finish(_END)
 
     async def _send_part(self, body: bytes | memoryview) -> None:
         """Send a part of an HTTP body; small ones that are made in one turn leave as one frame."""
@@ -234,6 +226,8 @@ class Work:
             await self._wait_room()
         self._window -= size
         held = self._held
+        if held is None:
+            held = self._held = []
         if held:
             held.append(body)
         elif not self.finished:
@@ -251,7 +245,7 @@ class Work:
             body = held[0] if len(held) == 1 else b"".join(held)
             held.clear()
             self._window -= FRAME_COST_BYTES
-            self.connection.write(FrameKind.ITEM, self.number, b"", body)
+            self.connection.write(_ITEM, self.number, b"", body)
 
     def route(self) -> str:
         """Template of the route that the app has chosen; empty: none, or no app with routes."""
@@ -261,12 +255,15 @@ class Work:
         return route_template(self.scope, head.root_path)
 
     def _grant_upload(self) -> None:
-        self.connection.write(FrameKind.CREDIT, self.number, pack(self._upload_used))
+        self.connection.write(_CREDIT, self.number, pack(self._upload_used))
         self._upload_used = 0
 
     def _wake_up(self) -> None:
-        self._wake.wake()
+        if self._wake is not None:
+            self._wake.wake()
 
     async def _wait_wake(self) -> None:
         # Several readers may wait (an app that watches for the disconnect beside reading).
+        if self._wake is None:
+            self._wake = WakeUp()
         await self._wake.wait()

@@ -44,44 +44,34 @@ class CallState(IntEnum):
     DONE = 3
 
 
+# A member of an enumeration is slow to look up, and these are looked up for every request.
+_, _QUEUED, _SENT, _DONE = CallState
+
+
 class Call:
     """What unary calls and streams share. Lives on its router's loop alone."""
 
-    __slots__ = (
-        "_timer",
-        "answered",
-        "body",
-        "deadline",
-        "envelope",
-        "link",
-        "number",
-        "on_close",
-        "pinned",
-        "router",
-        "sequence",
-        "state",
-        "upload",
-    )
+    # What most calls never change stands here and not in `__init__`: every request is one.
+    state = CallState.NEW
+    link: ReplicaLink | None = None
+    number = 0
+    #: Place in the order of arrival at its router; kept when it has to be sent again.
+    sequence = 0
+    #: Part of the answer has arrived, or part of the body was taken: no second try any more.
+    answered = False
+    #: The streams among its arguments.
+    upload: Upload | None = None
+    #: The replica that it is for, and no other; None: any.
+    pinned: ReplicaLink | None = None
+    #: Called once when the call has ended; see `RequestContext.children`.
+    on_close: Callable[[], object] | None = None
+    deadline: float | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         self.router = router
         self.envelope = envelope
         self.body = body
-        self.state = CallState.NEW
-        self.link: ReplicaLink | None = None
-        self.number = 0
-        #: Place in the order of arrival at its router; kept when it has to be sent again.
-        self.sequence = 0
-        #: Part of the answer has arrived, or part of the body was taken: no second try any more.
-        self.answered = False
-        #: The streams among its arguments.
-        self.upload: Upload | None = None
-        #: The replica that it is for, and no other; None: any.
-        self.pinned: ReplicaLink | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        #: Called once when the call has ended; see `RequestContext.children`.
-        self.on_close: Callable[[], object] | None = None
-        self.deadline: float | None = None
         timeout_s = envelope.timeout_s
         if timeout_s is not None:
             self.deadline = router.loop.time() + timeout_s
@@ -91,7 +81,7 @@ class Call:
         """Send these streams with the call; in the turn of the loop that made it."""
         self.upload = upload
         upload.call = self
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             upload.close()
 
     def cancel(self) -> None:
@@ -100,16 +90,16 @@ class Call:
 
     def give_up(self, error: Exception) -> None:
         """End the call with `error` and stop whatever was begun for it."""
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             return
         state = self.state
         self.fail(error)
-        if state is CallState.QUEUED:
+        if state is _QUEUED:
             if self.pinned is None:
                 self.router.on_abandoned()
             else:
                 self.pinned.pinned.on_abandoned()
-        elif state is CallState.SENT:
+        elif state is _SENT:
             self.stop()
 
     def stop(self) -> None:
@@ -136,7 +126,7 @@ class Call:
             self.answered = True
             self.upload.on_frame(frame)
             return
-        if self.state is CallState.DONE:
+        if self.state is _DONE:
             return
         self.answered = True
         if final:
@@ -151,7 +141,7 @@ class Call:
         self.give_up(RequestTimeoutError(self.envelope.request_id, timeout_s))
 
     def _close(self) -> None:
-        self.state = CallState.DONE
+        self.state = _DONE
         self.body = b""
         if self._timer is not None:
             self._timer.cancel()
@@ -192,8 +182,6 @@ class UnaryCall(Call):
     A task that is cancelled while it awaits gives the call up: whoever awaits it beside or
     after that gets `RequestCancelledError`.
     """
-
-    __slots__ = ("_future",)
 
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         super().__init__(router, envelope, body)
@@ -276,8 +264,6 @@ class UnaryCall(Call):
 class StreamCall(Call):
     """A call with any number of answers, taken frame by frame at the reader's own pace."""
 
-    __slots__ = ("_consumed", "_error", "_frames", "_waiter")
-
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         envelope.credit_bytes = WINDOW_BYTES
         super().__init__(router, envelope, body)
@@ -305,7 +291,7 @@ class StreamCall(Call):
             finally:
                 self._waiter = None
         frame = frames.popleft()
-        if self.state is CallState.SENT:
+        if self.state is _SENT:
             self._consumed += cost(len(frame[5]))
             if is_grant_due(self._consumed):
                 self._grant()

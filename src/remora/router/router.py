@@ -40,6 +40,10 @@ from remora.wire.parcel import Body
 if TYPE_CHECKING:
     from remora.router.custom import CustomPolicy
 
+# A member of an enumeration is slow to look up.
+_QUEUED = CallState.QUEUED
+_SENT = CallState.SENT
+_DONE = CallState.DONE
 _Choose = Callable[[Envelope, Sequence[ReplicaLink], random.Random], ReplicaLink | None]
 
 
@@ -290,7 +294,7 @@ class Router:
         self.counts.retried["turned_away"] += 1
         self._put_back(call)
         if (
-            call.state is CallState.QUEUED
+            call.state is _QUEUED
             and call.pinned is None
             and not self.backlog.share.may_stay(self.waiting.num)
         ):
@@ -304,7 +308,7 @@ class Router:
         link.on_lost_one()
         if self.custom is not None:
             self.custom.on_ended(call, link)
-        if call.state is CallState.DONE:
+        if call.state is _DONE:
             return
         envelope = call.envelope
         again = is_made_again(
@@ -353,7 +357,7 @@ class Router:
             call.fail(error)
             return
         call.link = link
-        call.state = CallState.SENT
+        call.state = _SENT
         link.load += 1
         link.outstanding = outstanding = link.outstanding + 1
         if outstanding >= link.limit:
@@ -361,7 +365,7 @@ class Router:
 
     def _put_back(self, call: Call) -> None:
         """A call that a replica did not take or finish waits again."""
-        if call.state is CallState.DONE:
+        if call.state is _DONE:
             return
         reason = self._unavailable_reason("it was deleted")
         if reason is not None:

@@ -15,6 +15,9 @@ from remora.router.pinned_queue import MAX_GIVEN_UP
 if TYPE_CHECKING:
     from remora.router.router import Router
 
+# A member of an enumeration is slow to look up.
+_QUEUED = CallState.QUEUED
+
 
 class Waiting:
     """Calls that no replica has yet and any may take.
@@ -40,18 +43,18 @@ class Waiting:
 
     def calls(self) -> Iterator[Call]:
         """Those that wait, the oldest first; look at as few as you need."""
-        return (call for call in self._calls if call.state is CallState.QUEUED)
+        return (call for call in self._calls if call.state is _QUEUED)
 
     def add(self, call: Call) -> None:
         """Let a new call wait."""
-        call.state = CallState.QUEUED
+        call.state = _QUEUED
         self._calls.append(call)
         self.num += 1
         self.backlog.on_joined(self.num)
 
     def put_back(self, call: Call) -> None:
         """Let a call wait again, in its old place: several may come back in any order."""
-        call.state = CallState.QUEUED
+        call.state = _QUEUED
         call.link = None
         index = 0
         for other in self._calls:
@@ -68,13 +71,13 @@ class Waiting:
         self.backlog.on_left(self.num)
         # Calls given up must not hold memory behind a queue that does not move.
         if len(self._calls) > 2 * self.num + MAX_GIVEN_UP:
-            self._calls = deque(c for c in self._calls if c.state is CallState.QUEUED)
+            self._calls = deque(c for c in self._calls if c.state is _QUEUED)
 
     def refuse_last(self) -> None:
         """Refuse the call that came last."""
         route = self._router.route
         assert route is not None
-        while (call := self._calls.pop()).state is not CallState.QUEUED:
+        while (call := self._calls.pop()).state is not _QUEUED:
             pass
         self.num -= 1
         call.fail(self.backlog.refuse(route, self.num))
@@ -86,7 +89,7 @@ class Waiting:
         self.num = 0
         self.backlog.on_left(0)
         for call in calls:
-            if call.state is CallState.QUEUED:
+            if call.state is _QUEUED:
                 call.fail(error)
 
     def pump(self, *, everything: bool = False) -> None:
@@ -102,7 +105,7 @@ class Waiting:
         most = self._most_passed_over(everything)
         while calls and candidates:
             call = calls.popleft()
-            if call.state is not CallState.QUEUED:
+            if call.state is not _QUEUED:
                 continue
             if not models or call.envelope.multiplexed_model_id not in models:
                 link = choose(call.envelope, candidates, rng)

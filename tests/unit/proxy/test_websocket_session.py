@@ -37,7 +37,7 @@ def pair() -> tuple[WebSocketSession, ClientProtocol]:
     client.send_request(client.connect())
     client.key = KEY[1].decode()
     client.data_to_send()
-    client.receive_data(b"".join((*session.handshake_lines([]).lines, b"\r\n")))
+    client.receive_data(session.handshake([]).text + b"\r\n")
     client.events_received()
     assert client.handshake_exc is None
     return session, client
@@ -177,7 +177,7 @@ def test_only_the_last_pong_is_kept_for_one_who_does_not_read() -> None:
 def test_compression_is_agreed_on_and_works() -> None:
     offer = (b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits")
     session = WebSocketSession(head(offer), LIMIT)
-    lines = b"".join(session.handshake_lines([]).lines)
+    lines = session.handshake([]).text
     assert b"Sec-WebSocket-Extensions: permessage-deflate; " in lines
     session.send(True, b"a" * 10_000)
     (data,) = session.take()
@@ -214,14 +214,14 @@ def test_nothing_is_unpacked_where_there_is_no_room() -> None:
 def test_headers_of_the_handshake_itself_are_not_the_applications_to_set() -> None:
     session = WebSocketSession(head(), LIMIT)
     mine = [(b"Upgrade", b"h2c"), (b"sec-websocket-accept", b"no"), (b"x-a", b"b")]
-    lines = session.handshake_lines(mine).lines
+    lines = session.handshake(mine).text.splitlines(keepends=True)
     assert [line for line in lines if line.lower().startswith((b"upgrade", b"sec-", b"x-"))] == [
         b"Upgrade: websocket\r\n",
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
         b"x-a: b\r\n",
     ]
     with pytest.raises(ValueError, match="control character"):
-        session.handshake_lines([(b"x-a", b"b\r\nc: d")])
+        session.handshake([(b"x-a", b"b\r\nc: d")])
 
 
 def test_subprotocols_are_those_the_client_offers_in_its_order() -> None:
