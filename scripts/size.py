@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import msgspec
-
 from remora.config import DeploymentConfig
 from remora.control.admin import Admin
 from remora.control.controller import Controller
@@ -144,36 +142,34 @@ class Hall:
         )
 
 
-async def follow(hall: Hall, number: int, versions: list[int]) -> None:
+async def follow(hall: Hall, number: int, news: asyncio.Condition, versions: list[int]) -> None:
     """Follow as a router does."""
     publisher = hall.controller.publisher
     async for change in publisher.subscribe(Subscription(f"router{number}", number)):
         known = unpack(pack(change), type(change))
-        versions[number] = known.version
+        async with news:
+            versions[number] = known.version
+            news.notify_all()
         publisher.ack(Ack(f"router{number}", known.version))
 
 
-async def spread(hall: Hall) -> None:
+async def spread(hall: Hall) -> float:
     """Change the routing, and wait until every subscriber knows."""
-    versions = [-1] * SUBSCRIBERS
+    versions, news = [-1] * SUBSCRIBERS, asyncio.Condition()
     followers = [
-        asyncio.create_task(follow(hall, number, versions)) for number in range(SUBSCRIBERS)
+        asyncio.create_task(follow(hall, number, news, versions)) for number in range(SUBSCRIBERS)
     ]
-    while min(versions) < 0:
-        await asyncio.sleep(0)
-    before = max(versions)
-    began = time.perf_counter()
-    hall.engine.crash(next(iter(hall.engine.processes)))
-    while min(versions) <= before:
-        await asyncio.sleep(0)
-    took_s = time.perf_counter() - began
+    async with news:
+        await news.wait_for(lambda: min(versions) >= 0)
+        before = max(versions)
+        began = time.perf_counter()
+        hall.engine.crash(next(iter(hall.engine.processes)))
+        await news.wait_for(lambda: min(versions) > before)
+        took_s = time.perf_counter() - began
     for task in followers:
         task.cancel()
     await asyncio.wait(followers)
-    hall_spread.append(took_s)
-
-
-hall_spread: list[float] = []
+    return took_s
 
 
 async def take(num_deployments: int, num_replicas: int) -> Sizes:
@@ -193,8 +189,7 @@ async def take(num_deployments: int, num_replicas: int) -> Sizes:
         await controller.tick()
     sizes.idle_tick_s = statistics.median(controller.ticks_s)
 
-    await spread(hall)
-    sizes.spread_s = hall_spread[-1]
+    sizes.spread_s = await spread(hall)
     await hall.until_settled()
 
     controller.ticks_s = []

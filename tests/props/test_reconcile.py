@@ -21,7 +21,8 @@ from remora.core import requests
 from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
 from remora.core.routing_view import routing_snapshot
-from remora.core.state import ControllerState, decode, encode, validate
+from remora.core.saved_state import decode, encode
+from remora.core.state import ControllerState, validate
 from remora.core.status import report
 from remora.testing import replay
 from remora.types import LOCAL_NODE, DeploymentID, ReplicaID

@@ -1,34 +1,22 @@
-"""The controller's memory in the engine's store: state, code, and the log of what happened.
+"""The controller's memory in the engine's store: code, and the log of what happened.
 
-Keys: `state` (the durable part, small, written whole), `code/<sha256>` (what replicas are made
-of, megabytes, written once), `log/<number>` (what was observed, in pieces, for explaining). An
-instance that is bound to a program has keys of its own, below `bound/`.
-
-Rules: this is the only module that knows the keys and that deals with what older versions wrote.
+Keys: `code/<sha256>` (what replicas are made of, megabytes, written once), `log/<number>` (what
+was observed, in pieces, for explaining); the state itself has `state_file.py`. An instance that is
+bound to a program has keys of its own, below `bound/`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter, deque
 from collections.abc import Iterable
 
 import msgspec
 
 from remora.core.events import LogEntry
-from remora.core.state import (
-    ControllerState,
-    StateUnreadableError,
-    decode,
-    encode,
-)
 from remora.engine.base import Engine
 from remora.errors import EngineError
 
-_log = logging.getLogger("remora.controller")
-
-_STATE = "state"
 _CODE = "code/"
 _LOG = "log/"
 #: Enough for hours of a quiet instance and for every step of the last incident.
@@ -73,51 +61,6 @@ class Section:
         """Keys that begin with `prefix`, sorted."""
         found = await self._engine.keys(self._prefix + prefix)
         return [key.removeprefix(self._prefix) for key in found]
-
-
-class StateFile:
-    """The durable part of the state, written when it changed."""
-
-    def __init__(self, store: Section) -> None:
-        self._store = store
-        self._saved = b""
-
-    async def load(self, unix_s: float) -> ControllerState:
-        """Read the state; one that cannot be read is kept aside and an empty one takes its place.
-
-        Raises:
-            EngineError: the store itself cannot be read.
-        """
-        data = await self._store.get(_STATE)
-        if data is None:
-            return ControllerState()
-        try:
-            state = decode(data)
-        except StateUnreadableError as error:
-            aside = f"{_STATE}-unreadable-{int(unix_s)}"
-            await self._store.put(aside, data)
-            await self._store.delete(_STATE)
-            _log.warning(
-                "%s It is kept under the key %r of the store; this instance begins without "
-                "applications: deploy them again.",
-                error,
-                aside,
-            )
-            return ControllerState()
-        self._saved = encode(state, with_event_id=False)
-        return state
-
-    async def save(self, state: ControllerState) -> None:
-        """Write the state if it changed.
-
-        Raises:
-            EngineError: it could not be written; what was written before is still there.
-        """
-        content = encode(state, with_event_id=False)
-        if content == self._saved:
-            return
-        await self._store.put(_STATE, encode(state))
-        self._saved = content
 
 
 class CodeStore:

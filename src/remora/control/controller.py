@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import msgspec
 
 from remora.control.applier import Applier
-from remora.control.checkpoint import CodeStore, EventLog, Section, StateFile
+from remora.control.checkpoint import CodeStore, EventLog, Section
 from remora.control.publisher import Publisher
 from remora.control.queue_leases import QueueLeases
 from remora.control.replica_control import Connect, connect_replica
+from remora.control.state_file import StateFile
 from remora.core import events as ev
 from remora.core import requests
 from remora.core.reconcile import Step, step
@@ -155,7 +156,8 @@ class Controller:
             self._refuse_rest()
 
     async def _load(self) -> None:
-        self.state = await self._file.load(self._unix())
+        loaded = await self._file.load(self._unix())
+        self.state = loaded.state
         await self.code.load()
         await self.log.load()
         salt = f"{self._salt}-" if self._salt else ""
@@ -273,6 +275,7 @@ class Controller:
     ) -> Step:
         """Save before anything irreversible; what cannot be saved is refused if it can be."""
         accepted = asked is not None and asked.answer is not None and not asked.answer.done()
+        self._file.note(decided)
         try:
             await self._file.save(decided.state)
             self._unsaved = False
@@ -283,6 +286,7 @@ class Controller:
                 )
                 accepted = False
                 decided = step(self.state, tuple(facts), now)
+                self._file.note(decided)
             if not self._unsaved:
                 _log.warning(
                     "The state could not be saved. Everything keeps serving; a controller that "

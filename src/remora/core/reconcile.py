@@ -37,12 +37,16 @@ class Step:
         actions: in the order in which they are to begin.
         wake_at: when to step again even if nothing happens; None: no need.
         warnings: what people should read in the log: replicas that died, and what follows.
+        touched: deployments that may differ from before; all others are the same objects.
+        touched_apps: likewise applications.
     """
 
     state: ControllerState
     actions: tuple[Action, ...]
     wake_at: Seconds | None
     warnings: tuple[str, ...] = ()
+    touched: frozenset[DeploymentID] = frozenset()
+    touched_apps: frozenset[str] = frozenset()
 
 
 def step(
@@ -76,7 +80,14 @@ def step(
     publish_routing(draft)
     _end_instance(draft)
     warnings = tuple(losses.tell(loss, draft.state, now) for loss in draft.losses)
-    return Step(draft.state, tuple(draft.actions), _wake_at(draft.state), warnings)
+    return Step(
+        draft.state,
+        tuple(draft.actions),
+        _wake_at(draft.state),
+        warnings,
+        frozenset(draft.touched),
+        frozenset(draft.touched_apps),
+    )
 
 
 def _wake_at(state: ControllerState) -> Seconds | None:

@@ -1,9 +1,9 @@
 """What the controller knows: applications, their deployments, their replicas, the nodes.
 
-Theory of operation: the durable part (applications and everything below them) is saved and
-survives the controller. The volatile part (`activity`, `pacing`, `nodes`, acknowledgements) is
-what a new controller learns again: calls under way, timers, what the engine offers. Status is
-nowhere in here; it is computed (`status.py`).
+Theory of operation: the durable part (applications and everything below them) is saved
+(`saved_state.py`) and survives the controller. The volatile part (`activity`, `pacing`, `nodes`,
+acknowledgements) is what a new controller learns again: calls under way, timers, what the engine
+offers. Status is nowhere in here; it is computed (`status.py`).
 
 Rules: pure data. `reconcile.step` copies what it changes (`draft.py`); nobody else changes a state.
 `validate` states what must always hold.
@@ -19,19 +19,12 @@ from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
 from remora.core.snapshot import Snapshot
 from remora.core.update_class import UpdateClass, options_that
-from remora.errors import InternalError, RemoraError
+from remora.errors import InternalError
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
 from remora.wire.control import Surroundings
 
-#: Raised when a saved state of before cannot be read as it is any more.
-SCHEMA_VERSION = 1
-
 #: Stopped replicas kept for their story.
 KEPT_STOPPED = 50
-
-
-class StateUnreadableError(RemoraError):
-    """A saved state cannot be read."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,78 +233,6 @@ class ControllerState(msgspec.Struct, kw_only=True):
             for target in (deployment.target, deployment.previous)
             if target is not None
         }
-
-
-class _Saved(msgspec.Struct, kw_only=True):
-    """The durable part, as it is written."""
-
-    schema: int
-    applications: dict[str, Application]
-    shutting_down: bool
-    salt: str
-    next_replica: int
-    snapshot_version: int
-    target_capacity: float | None = None
-    capacity_grows: bool = False
-    #: Last, because it alone does not make a new state worth saving.
-    last_event_id: int
-
-
-class _SavedSchema(msgspec.Struct):
-    """Only the number, readable whatever the rest looks like."""
-
-    schema: int
-
-
-def encode(state: ControllerState, *, with_event_id: bool = True) -> bytes:
-    """Write the durable part. Pure."""
-    return msgspec.msgpack.encode(
-        _Saved(
-            schema=SCHEMA_VERSION,
-            applications=state.applications,
-            shutting_down=state.shutting_down,
-            salt=state.salt,
-            next_replica=state.next_replica,
-            snapshot_version=state.snapshot_version,
-            target_capacity=state.target_capacity,
-            capacity_grows=state.capacity_grows,
-            last_event_id=state.last_event_id if with_event_id else 0,
-        )
-    )
-
-
-def decode(data: bytes) -> ControllerState:
-    """Read the durable part; the volatile part is empty. Pure.
-
-    Raises:
-        StateUnreadableError: damaged, or written by a newer version.
-    """
-    try:
-        schema = msgspec.msgpack.decode(data, type=_SavedSchema).schema
-        if schema != SCHEMA_VERSION:
-            raise StateUnreadableError(
-                f"The saved state has schema {schema}, and this version reads {SCHEMA_VERSION}."
-            )
-        saved = msgspec.msgpack.decode(data, type=_Saved)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise StateUnreadableError(f"The saved state is damaged: {error}") from error
-    state = ControllerState(
-        applications=saved.applications,
-        shutting_down=saved.shutting_down,
-        salt=saved.salt,
-        next_replica=saved.next_replica,
-        snapshot_version=saved.snapshot_version,
-        target_capacity=saved.target_capacity,
-        capacity_grows=saved.capacity_grows,
-        last_event_id=saved.last_event_id,
-        # Routers may hold that version from a controller before this one.
-        routing=Snapshot(saved.snapshot_version),
-    )
-    try:
-        validate(state)
-    except InternalError as error:
-        raise StateUnreadableError(f"The saved state contradicts itself: {error}") from error
-    return state
 
 
 def validate(state: ControllerState) -> None:

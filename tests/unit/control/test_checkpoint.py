@@ -2,36 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from remora.control.checkpoint import KEPT_LOG_ENTRIES, CodeStore, EventLog, Section, StateFile
+from remora.control.checkpoint import KEPT_LOG_ENTRIES, CodeStore, EventLog, Section
 from remora.core import events as ev
-from remora.core.state import ControllerState
 from remora.errors import EngineError
 from remora.testing import FakeEngine
-
-
-async def test_a_state_is_written_only_when_it_changed() -> None:
-    engine = FakeEngine()
-    file = StateFile(Section(engine))
-    state = ControllerState(salt="s")
-    await file.save(state)
-    first = engine.store["state"]
-    state.last_event_id = 5
-    await file.save(state)
-    assert engine.store["state"] is first
-    state.next_replica = 2
-    await file.save(state)
-    assert (await StateFile(Section(engine)).load(0.0)).last_event_id == 5
-
-
-async def test_a_failed_save_is_tried_again() -> None:
-    engine = FakeEngine()
-    file = StateFile(Section(engine))
-    engine.fail_puts = True
-    with pytest.raises(EngineError):
-        await file.save(ControllerState(salt="s"))
-    engine.fail_puts = False
-    await file.save(ControllerState(salt="s"))
-    assert (await StateFile(Section(engine)).load(0.0)).salt == "s"
 
 
 async def test_equal_code_is_kept_once_and_swept_when_unneeded() -> None:

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.core.reconcile import story_of
+from remora.core.saved_state import encode
 from remora.core.snapshot import Snapshot
-from remora.core.state import ControllerState, encode
+from remora.core.state import ControllerState
 from remora.errors import ConfigError, EngineError, InstanceError, RouteTakenError
 from remora.testing import FakeEngine, replay
 from remora.testing.virtual_time import run
@@ -481,31 +482,6 @@ def test_a_replica_that_stays_silent_holds_the_snapshot_for_five_seconds_only() 
         await r.stop()
 
     run(main())
-
-
-def test_an_unreadable_state_is_kept_aside_and_the_instance_works(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def main() -> None:
-        r = Rig()
-        await r.start()
-        await r.deploy(app())
-        await r.until_running()
-        await r.stop()
-        orphan = r.replicas.serving[0].process_id
-        r.engine.store["state"] = b"\xc1 rubbish"
-        await r.start()
-        aside = [key for key in r.engine.store if key.startswith("state-unreadable")]
-        assert len(aside) == 1
-        assert r.engine.store[aside[0]] == b"\xc1 rubbish"
-        await asyncio.sleep(1)
-        assert orphan not in r.engine.processes
-        await r.deploy(app())
-        await r.until_running()
-        await r.stop()
-
-    run(main())
-    assert "is kept under the key" in caplog.text
 
 
 def test_the_ingress_leaves_before_what_it_calls() -> None:

@@ -9,7 +9,8 @@ from remora.core.lifecycle import START_PROCESS_S
 from remora.core.reconcile import step, story_of
 from remora.core.replica_state import ReplicaState
 from remora.core.routing_view import routing_snapshot
-from remora.core.state import ControllerState, decode, encode
+from remora.core.saved_state import decode, encode
+from remora.core.state import ControllerState
 from remora.core.status import report
 from remora.types import LOCAL_NODE, DeploymentID, ReplicaID
 

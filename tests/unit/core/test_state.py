@@ -10,10 +10,7 @@ from remora.core.state import (
     Application,
     ControllerState,
     Deployment,
-    StateUnreadableError,
     Target,
-    decode,
-    encode,
     make_target,
     validate,
 )
@@ -89,34 +86,6 @@ def test_what_only_the_controller_and_routers_read_touches_no_replica(
 def test_the_order_of_keys_in_a_user_config_does_not_matter() -> None:
     one, other = target(user_config={"a": 1, "b": 2}), target(user_config={"b": 2, "a": 1})
     assert one.config_key == other.config_key
-
-
-def test_saving_keeps_the_durable_part_only() -> None:
-    before = state(replica(state=ReplicaState.RUNNING, address="unix:/x", pid=7))
-    before.activity[ReplicaID("a/d#1")] = Activity(call="check_health")
-    before.last_event_id = 9
-    after = decode(encode(before))
-    assert after.applications == before.applications
-    assert after.last_event_id == 9
-    assert after.activity == {}
-    assert encode(after, with_event_id=False) == encode(before, with_event_id=False)
-
-
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"rubbish", msgspec.msgpack.encode({"schema": 1})])
-def test_a_damaged_state_is_refused_with_a_reason(data: bytes) -> None:
-    with pytest.raises(StateUnreadableError, match="damaged"):
-        decode(data)
-
-
-def test_the_state_of_another_version_is_refused_with_its_number() -> None:
-    with pytest.raises(StateUnreadableError, match="has schema 99"):
-        decode(msgspec.msgpack.encode({"schema": 99}))
-
-
-def test_a_state_that_contradicts_itself_is_refused() -> None:
-    wrong = state(replica(1, rank=0), replica(2, rank=0))
-    with pytest.raises(StateUnreadableError, match="rank 0 of d is doubled"):
-        decode(encode(wrong))
 
 
 @pytest.mark.parametrize(
