@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from remora.errors import RemoraError
 from remora.held_models import HeldModels
+from remora.observe.batches import BatchCounters
 from remora.request_context import current
 from remora.types import DeploymentID
+
+
+class Batching(Protocol):
+    """Where the calls of a batched function wait.
+
+    Attributes:
+        name: of the function.
+    """
+
+    name: str
+
+    def count_into(self, total: BatchCounters) -> int:
+        """Add what its batches were like to `total`; returns how many calls wait."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,7 @@ class ReplicaContext:
         gang_context: always None: no gangs here.
         max_ongoing_requests: how many requests this replica works on at a time; 0: unknown.
         held_models: what its multiplexed methods hold.
+        batching: where the calls of its batched methods wait.
     """
 
     replica_id: str
@@ -57,6 +73,7 @@ class ReplicaContext:
     gang_context: None = None
     max_ongoing_requests: int = 0
     held_models: HeldModels = field(default_factory=HeldModels, repr=False, compare=False)
+    batching: WeakSet[Batching] = field(default_factory=WeakSet, repr=False, compare=False)
 
     @property
     def app_name(self) -> str:

@@ -9,13 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from remora.observe.replica_counts import LoadCounts
+
 #: Every router of every process keeps what it is told. A replica with more tells of those that
 #: were asked for last.
 MAX_TOLD_BYTES = 100_000
 
 
 class Loader(Protocol):
-    """What loads models and lets them go."""
+    """What loads models and lets them go.
+
+    Attributes:
+        counts: what it did.
+    """
+
+    counts: LoadCounts
+
+    def loaded(self) -> list[str]:
+        """Models that are here, the one that is asked for most recently last."""
 
     @property
     def held(self) -> list[str]:
@@ -38,6 +49,11 @@ class HeldModels:
         self.is_closed = False
         self._told: set[str] = set()
         self._loaders: list[Loader] = []
+
+    @property
+    def loaders(self) -> tuple[Loader, ...]:
+        """Those that have loaded anything."""
+        return tuple(self._loaders)
 
     def join(self, loader: Loader) -> None:
         """One more loader."""

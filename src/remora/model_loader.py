@@ -34,6 +34,7 @@ from remora.core.model_cache import (
 from remora.destructors import destroy
 from remora.errors import USER_ERRORS
 from remora.held_models import HeldModels
+from remora.observe.replica_counts import LoadCounts
 from remora.observe.tracebacks import user_traceback
 from remora.request_context import RequestContext, current
 
@@ -84,6 +85,7 @@ class ModelLoader(ByName, Generic[T]):
 
     def _begin_anew(self) -> None:
         """Hold nothing, and belong to no replica yet."""
+        self.counts = LoadCounts()
         self._cache = ModelCache(self._options.limits)
         self._models: dict[str, T] = {}
         self._waiting: dict[Ticket, asyncio.Future[T]] = {}
@@ -119,6 +121,7 @@ class ModelLoader(ByName, Generic[T]):
         if not self._has_preloaded:
             await self.preload_configured()
             self._require_replica()  # It may have stopped meanwhile.
+        self.counts.num_asked += 1
         user = self._user()
         if self._cache.take(model_id, user):
             return self._models[model_id]
@@ -320,7 +323,9 @@ class ModelLoader(ByName, Generic[T]):
             raise
         except USER_ERRORS as raised:  # Border: user code.
             return _Failure(raised)
-        _log.info("Loaded model %r in %.3f s", model_id, time.perf_counter() - began)
+        took_s = time.perf_counter() - began
+        self.counts.loads.observe(took_s * 1000)
+        _log.info("Loaded model %r in %.3f s", model_id, took_s)
         return model
 
     def _on_load_ended(self, model_id: str, task: asyncio.Task[T | _Failure]) -> None:
@@ -351,12 +356,14 @@ class ModelLoader(ByName, Generic[T]):
     async def _destroy(self, model_id: str, model: T) -> None:
         if any(other is model for other in self._models.values()):
             return  # The same object is here under another id: it ends with the last one.
+        began = time.perf_counter()
         try:
             await destroy(model)
         except USER_ERRORS as error:  # Border: user code. Nobody waits for an answer here.
             _log.error("Model %r: __del__ failed:\n%s", model_id, user_traceback(error))
         else:
             _log.info("Unloaded model %r", model_id)
+        self.counts.unloads.observe((time.perf_counter() - began) * 1000)
 
     # -- checks -------------------------------------------------------------------------------
 

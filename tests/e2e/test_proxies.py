@@ -17,7 +17,7 @@ from tests.e2e.conftest import _folder
 from tests.e2e.instances import Instance
 from tests.e2e.load import Answer, ask, client, load
 from tests.e2e.processes import kill
-from tests.e2e.waiting import until_true
+from tests.e2e.waiting import until_async, until_true
 
 from remora.config import HTTPOptions
 from remora.errors import BackPressureError
@@ -139,3 +139,28 @@ async def test_refusals_come_at_once_and_say_when_to_come_back(
     took.sort()
     # Half of them: what a busy machine does to the others is not ours.
     assert took[len(took) // 2] < 0.005, took[:: math.ceil(len(took) / 10)]
+
+
+async def test_metrics_are_those_of_all_proxies_and_replicas(pair: Instance) -> None:
+    async with pair.running(Echo.bind("v1", 0.0), "counted") as url:
+        for _ in range(40):
+            async with client(force_close=True) as session:
+                await ask(session, url)
+        name = 'application="counted"'
+        expected = (
+            f'serve_num_http_requests_total{{{name},method="GET",route="/counted",status_code="200"}} 40',
+            f'serve_deployment_status{{{name},deployment="Echo"}} 6',
+            "serve_metrics_complete 1",
+            "serve_metrics_missing_processes 0",
+        )
+
+        async def all_told() -> bool:
+            # A connection for each question: any proxy may be asked.
+            async with client(force_close=True) as session:
+                lines = (await ask(session, f"{pair.url}/-/metrics")).body.decode().splitlines()
+            good = [one for one in lines if one.startswith("serve_deployment_request_counter")]
+            return {*expected} <= {*lines} and any(
+                name in one and one.endswith(" 40") for one in good
+            )
+
+        await until_async(all_told, "every answer was counted, once")

@@ -28,6 +28,7 @@ from remora.proxy.front import Front
 from remora.replica.replica import Replica
 from remora.replica.surroundings import Place, SharedProcess
 from remora.router.call import StreamCall, UnaryCall
+from remora.router.metrics import ProcessMetrics
 from remora.router.router import Router
 from remora.transport.listener import listen
 from remora.transport.packing import pack_call
@@ -125,6 +126,7 @@ class FakeClient:
         self.snapshot = Snapshot()
         self.routes: RouteTable[AppRoute] = RouteTable({})
         self.on_change: list[Callable[[Snapshot], None]] = []
+        self.metrics = ProcessMetrics(self.name, 1)
         self._rig = rig
         self._routers: dict[DeploymentID, Router] = {}
 

@@ -18,6 +18,7 @@ from tests.kitchen import pb2, pb2_grpc
 import remora as serve
 from remora.errors import BackPressureError, gRPCStatusError
 from remora.grpc_util import RayServegRPCContext, gRPCInputStream
+from remora.observe.metrics import render
 
 #: No script runs a gRPC front door.
 pytestmark = pytest.mark.one_loop
@@ -705,7 +706,7 @@ async def test_requests_are_logged_and_counted(rig: Rig) -> None:
     async with stub(door) as kitchen:
         await kitchen.Cook(order(), metadata=(("request_id", "r-1"),))
         await failure(kitchen.Cook(order("status_error"), metadata=(("request_id", "r-2"),)))
-    text = door.server.render_metrics()
+    text = render(door.server.families())
     labels = 'application="default",method="/kitchen.v1.Kitchen/Cook",'
     labels += 'route="/kitchen.v1.Kitchen/Cook",status_code='
     assert f'serve_num_grpc_requests_total{{{labels}"OK"}} 1' in text

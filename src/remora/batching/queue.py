@@ -134,6 +134,8 @@ class BatchQueue:
             )
         self._loop = loop
         self._replica = replica_context_or_none()
+        if self._replica is not None:
+            self._replica.batching.add(self)
         self._warn_of_small_limit()
         return loop
 

@@ -31,6 +31,7 @@ from remora.wire.control import (
     StoryRequest,
     Subscription,
 )
+from remora.wire.metrics import MetricsAnswer, MetricsReport, MetricsRequest
 
 
 class Admin:
@@ -67,6 +68,9 @@ class Admin:
             "snapshot_version": self._snapshot_version,
             "queue": self._queue,
             "claim": self._claim,
+            "metrics": self._metrics,
+            "follow_metrics": self._follow_metrics,
+            "answer_metrics": self._answer_metrics,
         }
 
     async def status(self) -> InstanceStatus:
@@ -203,4 +207,18 @@ class Admin:
 
     async def _claim(self, body: bytes) -> bytes:
         self._controller.leases.claim(unpack(body, QueueClaim))
+        return b""
+
+    async def _metrics(self, body: bytes) -> bytes:
+        but = unpack(body, MetricsRequest).subscriber
+        return pack(MetricsReport(tuple(await self._controller.metrics.read(but))))
+
+    async def _follow_metrics(self, body: bytes) -> AsyncIterator[bytes]:
+        subscription = unpack(body, Subscription)
+        async with aclosing(self._controller.metrics.follow(subscription)) as calls:
+            async for call in calls:
+                yield pack(call)
+
+    async def _answer_metrics(self, body: bytes) -> bytes:
+        self._controller.metrics.on_answer(unpack(body, MetricsAnswer))
         return b""

@@ -23,6 +23,7 @@ from remora.engine.base import Engine, ProcessSpec
 from remora.errors import ConnectionLostError, RemoraError
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.metrics import MetricsReport
 
 _log = logging.getLogger("remora.controller")
 
@@ -144,6 +145,18 @@ class Applier:
         if lane.link is None or not lane.link.is_open:
             lane.link = await self._connect(address)
         return lane.link
+
+    async def metrics(self, replica_id: ReplicaID, address: str) -> MetricsReport:
+        """Ask a replica what it counts, beside whatever else is under way with it.
+
+        Raises:
+            ConnectionLostError: it is gone.
+            RemoteError: it could not tell.
+        """
+        if replica_id not in self._lanes:
+            raise ConnectionLostError(f"Replica {replica_id} is gone")
+        link = await self._link(replica_id, address)
+        return await link.call("metrics", None, MetricsReport) or MetricsReport()
 
     async def _guard(self, what: str, command: Coroutine[Any, Any, None]) -> None:
         try:

@@ -15,11 +15,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from remora.control.applier import Applier
 from remora.control.checkpoint import CodeStore, EventLog, Section
+from remora.control.metrics import AskReplica, MetricsCollector
 from remora.control.publisher import Publisher
 from remora.control.queue_leases import QueueLeases
 from remora.control.replica_control import Connect, connect_replica
@@ -27,11 +29,15 @@ from remora.control.state_file import StateFile
 from remora.core import events as ev
 from remora.core import requests
 from remora.core.reconcile import Step, step
+from remora.core.replica_state import ReplicaState
 from remora.core.snapshot import Snapshot
 from remora.core.state import ControllerState
+from remora.core.status import report
 from remora.engine import base
 from remora.errors import EngineError, InstanceError, RemoraError
+from remora.observe.status_metrics import status_families
 from remora.types import ReplicaID, Seconds
+from remora.wire.metrics import Family
 
 _log = logging.getLogger("remora.controller")
 
@@ -86,6 +92,7 @@ class Controller:
         self._salt = salt
         self._file = StateFile(store)
         self._applier = Applier(engine, connect, self.code.get, self.post)
+        self.metrics = MetricsCollector(self._replicas, self._families)
         self._inbox: list[_Inbox] = []
         self._wake = asyncio.Event()
         self._wake_at: Seconds | None = None
@@ -127,6 +134,18 @@ class Controller:
     def unwatch(self, changed: asyncio.Event) -> None:
         """End a watch."""
         self._watchers.discard(changed)
+
+    def _replicas(self) -> list[AskReplica]:
+        """How to ask each replica that works what it counts."""
+        return [
+            partial(self._applier.metrics, replica.replica_id, replica.address)
+            for app in self.state.applications.values()
+            for deployment in app.deployments.values()
+            for replica in deployment.in_state(ReplicaState.RUNNING, ReplicaState.DRAINING)
+        ]
+
+    def _families(self) -> list[Family]:
+        return status_families(report(self.state, self.now()))
 
     def _on_acked(self, version: int) -> None:
         self.post(ev.RoutersAcked(version=version))

@@ -34,6 +34,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return sum(self.counts)
+
     def add(self, other: Histogram) -> None:
         """Count what another one with the same bounds has counted."""
         self.counts = [own + its for own, its in zip(self.counts, other.counts, strict=True)]

@@ -1,4 +1,4 @@
-"""Counters of requests, cheap enough for every request.
+"""Counters of requests at a front door, cheap enough for every request.
 
 Plain dictionaries and lists that one loop writes; a reader takes a copy.
 """
@@ -8,13 +8,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
+from remora.observe.metrics import counter, render
+from remora.wire.metrics import Family
+
 #: Upper bounds of the latency histogram, in seconds.
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+#: The same in milliseconds, as metrics show them.
+BUCKETS_MS = tuple(bound_s * 1000 for bound_s in BUCKETS_S)
 #: What a WebSocket's row has as its status when both sides parted in peace.
 CLOSED_WELL = frozenset((1000, 1001, 1005))
 #: More different rows are not kept: what is new then is counted under `OTHER`.
 MAX_ROWS = 10_000
 OTHER = "other"
+_LABELS = ("application", "method", "route", "status_code")
 
 
 class RequestCounters:
@@ -51,33 +57,24 @@ class RequestCounters:
         """Application, method, status, route, number of requests, sum of their seconds."""
         return [(*key, int(sum(row[:-1])), row[-1]) for key, row in self._rows.items()]
 
-    def render(self) -> str:
-        """Write everything in the text format of Prometheus, under the names of Ray Serve."""
+    def families(self) -> list[Family]:
+        """Everything, under the names of Ray Serve."""
         of = self._protocol
-        requests = [f"# TYPE serve_num_{of}_requests_total counter"]
-        errors = [f"# TYPE serve_num_{of}_error_requests_total counter"]
-        latency = [f"# TYPE serve_{of}_request_latency_ms histogram"]
-        for application, method, status, route, count, total_s in sorted(self.rows()):
-            row = self._rows[application, method, status, route]
-            labels = (
-                f'application="{escaped(application)}",method="{escaped(method)}",'
-                f'route="{escaped(route)}",status_code="{self._status_name(status)}"'
-            )
-            requests.append(f"serve_num_{of}_requests_total{{{labels}}} {count}")
+        requests: dict[tuple[str, ...], float] = {}
+        errors: dict[tuple[str, ...], float] = {}
+        latency: dict[tuple[str, ...], list[float]] = {}
+        for (application, method, status, route), row in self._rows.items():
+            key = (application, method, route, self._status_name(status))
+            requests[key] = sum(row[:-1])
             if status >= self._first_error and status not in CLOSED_WELL:
-                errors.append(f"serve_num_{of}_error_requests_total{{{labels}}} {count}")
-            below = 0
-            for bound_s, in_bucket in zip((*BUCKETS_S, None), row[:-1], strict=True):
-                below += int(in_bucket)
-                bound = "+Inf" if bound_s is None else f"{bound_s * 1000:g}"
-                latency.append(
-                    f'serve_{of}_request_latency_ms_bucket{{{labels},le="{bound}"}} {below}'
-                )
-            latency.append(f"serve_{of}_request_latency_ms_sum{{{labels}}} {total_s * 1000:g}")
-            latency.append(f"serve_{of}_request_latency_ms_count{{{labels}}} {count}")
-        return "\n".join((*requests, *errors, *latency, ""))
+                errors[key] = requests[key]
+            latency[key] = [*row[:-1], row[-1] * 1000]
+        return [
+            counter(f"serve_num_{of}_requests", _LABELS, requests),
+            counter(f"serve_num_{of}_error_requests", _LABELS, errors),
+            Family(f"serve_{of}_request_latency_ms", "histogram", _LABELS, latency, BUCKETS_MS),
+        ]
 
-
-def escaped(value: str) -> str:
-    """A label's value: a client may send any method, an application may have any name."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    def render(self) -> str:
+        """Write everything in the text format of Prometheus."""
+        return render(self.families())

@@ -9,8 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from remora.observe.counters import escaped
+from remora.observe.metrics import counter, gauge, merged
 from remora.types import DeploymentID
+from remora.wire.metrics import Family
+
+_LABELS = ("application", "deployment")
 
 
 class RoutingCounts:
@@ -40,30 +43,24 @@ class RoutingRow(NamedTuple):
     counts: RoutingCounts
 
 
-def render(rows: Iterable[RoutingRow]) -> str:
-    """Write everything in the text format of Prometheus. Pure."""
-    requests = ["# TYPE serve_num_router_requests_total counter"]
-    queued = ["# TYPE serve_deployment_queued_queries gauge"]
-    refused = ["# TYPE serve_num_refused_requests_total counter"]
-    retried = ["# TYPE serve_num_retried_requests_total counter"]
-    errors = ["# TYPE serve_num_request_router_errors_total counter"]
-    for deployment, num_requests, num_queued, counts in sorted(rows, key=lambda row: row[0]):
-        labels = (
-            f'application="{escaped(deployment.app_name)}",deployment="{escaped(deployment.name)}"'
-        )
-        requests.append(f"serve_num_router_requests_total{{{labels}}} {num_requests}")
-        queued.append(f"serve_deployment_queued_queries{{{labels}}} {num_queued}")
-        for lines, name, reasons in (
-            (refused, "refused", counts.refused),
-            (retried, "retried", counts.retried),
-        ):
-            lines += [
-                f'serve_num_{name}_requests_total{{{labels},reason="{reason}"}} {count}'
-                for reason, count in reasons.items()
-            ]
+def routing_families(rows: Iterable[RoutingRow]) -> list[Family]:
+    """What routers count, under the names of Ray Serve where it has any. Pure."""
+    return merged(family for row in rows for family in _families(row))
+
+
+def _families(row: RoutingRow) -> list[Family]:
+    key = (row.deployment.app_name, row.deployment.name)
+    reasons = (
+        ("serve_num_refused_requests", row.counts.refused),
+        ("serve_num_retried_requests", row.counts.retried),
         # Another thread counts them.
-        errors += [
-            f'serve_num_request_router_errors_total{{{labels},reason="{escaped(reason)}"}} {count}'
-            for reason, count in counts.router_errors.copy().items()
-        ]
-    return "\n".join((*requests, *queued, *refused, *retried, *errors, ""))
+        ("serve_num_request_router_errors", row.counts.router_errors.copy()),
+    )
+    return [
+        counter("serve_num_router_requests", _LABELS, {key: row.num_requests}),
+        gauge("serve_deployment_queued_queries", _LABELS, {key: row.num_queued}),
+        *(
+            counter(name, (*_LABELS, "reason"), {(*key, why): n for why, n in counts.items()})
+            for name, counts in reasons
+        ),
+    ]

@@ -11,6 +11,7 @@ the replica.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -96,6 +97,10 @@ class Exchange(Call):
                 # The client may send a large body that nobody wants, or none at all.
                 self.keep_alive = False
             self.answer(request.response)
+        elif request.later is not None:
+            self.keep_alive = self.keep_alive and (self.is_read or not self.envelope.body_follows)
+            answering = self.router.loop.create_task(request.later())
+            answering.add_done_callback(self._answer_late)
         elif self.is_read or self.envelope.body_follows:
             self.owes_continue = request.expects_continue and not self._received_bytes
             self.router.submit(self)
@@ -145,8 +150,18 @@ class Exchange(Call):
         if self._parts:
             self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts.clear()
-        if self.connection.is_turn_of(self):
+        if self.connection.is_turn_of(self) and self.request.later is None:
             self.router.submit(self)
+
+    def _answer_late(self, task: asyncio.Task[Response]) -> None:
+        if self.complete:
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            self.answer(task.result())
+        else:
+            _log.error("%s failed", self.request.head.path, exc_info=error)
+            self.answer(respond.text(500, "Internal Server Error"))
 
     def _pump_upload(self) -> None:
         if self.state is not _SENT or self.link is None or self.link.channel is None:

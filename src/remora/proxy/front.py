@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from remora.config import HTTPOptions
 from remora.core.route_table import RouteTable
 from remora.errors import RequestError
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
+from remora.observe.metrics import CONTENT_TYPE
 from remora.proxy import respond
 from remora.proxy.respond import Response
 from remora.request_context import new_request_id
@@ -87,6 +88,7 @@ class Request:
         envelope: what travels to the replica.
         router: of the application's ingress deployment.
         response: the answer, where no application is asked for one.
+        later: makes that answer, where it takes a while; None: there is one, or an application's.
         method: of HTTP.
         path: decoded.
         speaks_chunked: the client understands chunked bodies (HTTP/1.1).
@@ -100,6 +102,7 @@ class Request:
         "envelope",
         "expects_continue",
         "head",
+        "later",
         "max_body_bytes",
         "response",
         "router",
@@ -113,6 +116,7 @@ class Request:
         self.router = router
         self.head = head
         self.response: Response | None = None
+        self.later: Callable[[], Coroutine[Any, Any, Response]] | None = None
         self.speaks_chunked = head.http_version != "1.0"
         self.expects_continue = False
         self.stays = False
@@ -146,8 +150,7 @@ class Front:
         self._nowhere = Router(DeploymentID("", ""), client.name, self._rng)
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_lines = b""
-        #: Metrics of the other front doors of this process.
-        self.other_metrics: list[Callable[[], str]] = []
+        client.metrics.sources.append(counters.families)
 
     def open(self, head: HttpHead) -> Request:
         """Decide where a request goes."""
@@ -161,6 +164,10 @@ class Front:
         request_id = known.get("request_id", "")[:MAX_REQUEST_ID_CHARS] or new_request_id()
         # As the client wrote it: whoever guards these paths in front of us compares what it sees.
         if head.raw_path.startswith(b"/-/"):
+            if head.raw_path == b"/-/metrics" and _is_local(head):
+                request = self._answered(head, request_id, None, known)
+                request.later = None if request.response is not None else self._metrics
+                return request
             return self._answered(head, request_id, self._system(head), known)
         path = head.path
         found = self._client.routes.match(path)
@@ -238,13 +245,13 @@ class Front:
         return asked if 0 < asked < float("inf") else None
 
     def _answered(
-        self, head: HttpHead, request_id: str, response: Response, known: dict[str, str]
+        self, head: HttpHead, request_id: str, response: Response | None, known: dict[str, str]
     ) -> Request:
         envelope = Envelope(request_id, "", "", "", CallKind.HTTP)
         request = Request(envelope, self._nowhere, head)
         if known:
             _heed_body(request, known)
-        request.response = response
+        request.response = response or request.response
         return request
 
     def _nowhere_to(self, path: str) -> Response:
@@ -256,12 +263,12 @@ class Front:
 
     # -- the system's own paths ---------------------------------------------------------------
 
+    async def _metrics(self) -> Response:
+        text = await self._client.metrics.read()
+        return Response(200, [(b"content-type", CONTENT_TYPE)], text.encode())
+
     def _system(self, head: HttpHead) -> Response:
         path = head.raw_path.decode("latin-1")
-        if path == "/-/metrics" and head.client is not None and head.client[0] in _LOOPBACK:
-            # Of this proxy; for those on this machine only.
-            others = (render() for render in self.other_metrics)
-            return respond.text(200, "".join((self._counters.render(), *others)))
         if path == "/-/livez":
             return respond.text(200, "success")
         if path not in ("/-/healthz", "/-/routes"):
@@ -277,6 +284,11 @@ class Front:
         if path == "/-/healthz":
             return respond.text(200, "success")
         return respond.json_body(200, to_json(routed))
+
+
+def _is_local(head: HttpHead) -> bool:
+    """What is counted here is for those on this machine only."""
+    return head.client is not None and head.client[0] in _LOOPBACK
 
 
 def _heed_body(request: Request, known: dict[str, str]) -> None:

@@ -48,7 +48,6 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     client.start()
     access = AccessLog(context.home.logs / f"access-{name}.log")
     front = Front(client, options, access, RequestCounters())
-    front.other_metrics.append(client.render_metrics)
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.
     await client.wait_synced()
@@ -62,7 +61,7 @@ async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> No
     )
     server = HttpServer(front, tally, tls)
     try:
-        async with _serving_grpc(grpc, client, access, front, server.stopping):
+        async with _serving_grpc(grpc, client, access, server.stopping):
             if "http" in context.sockets:
                 await server.serve(sockets=[context.sockets["http"]])
             else:
@@ -80,7 +79,6 @@ async def _serving_grpc(
     setup: object,
     client: RoutingClient,
     access: AccessLog,
-    front: Front,
     stopping: asyncio.Event,
 ) -> AsyncIterator[None]:
     """Serve gRPC as well, if that is asked for, until `stopping` and what is under way has ended."""
@@ -92,7 +90,7 @@ async def _serving_grpc(
 
     # Bytes in it are written as JSON writes them, which `convert` knows.
     server = GrpcServer(client, msgspec.convert(setup, GrpcSetup), access)
-    front.other_metrics.append(server.render_metrics)
+    client.metrics.sources.append(server.families)
     await server.start()
     # gRPC's server makes many objects for each request, and its libraries are many for a collector to
     # look through: without this it takes a tenth of the processor.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from remora.core.admission import may_start
@@ -178,32 +179,38 @@ class ReplicaConnection(ServerConnection):
         replica = self._replica
         kind = envelope.kind
         create_task = replica.loop.create_task
+        route = envelope.route
         if kind is _UNARY and not envelope.streams:
             unary = replica.requests.unary
-            self._work[number] = create_task(self._run(number, unary, self, number, envelope, body))
+            self._work[number] = create_task(
+                self._run(number, route, unary, self, number, envelope, body)
+            )
             return
         if kind is _WEBSOCKET:
             websocket = replica.websockets.work(self, number, envelope, raw(body))
             self._work[number] = websocket
-            websocket.task = create_task(self._run(number, replica.websockets.answer, websocket))
+            websocket.task = create_task(
+                self._run(number, route, replica.websockets.answer, websocket)
+            )
             return
         work = self._work[number] = Work(self, number, envelope, body)
         if kind is _UNARY:
             coroutine = self._run(
-                number, replica.requests.unary, self, number, envelope, body, work.inbound
+                number, route, replica.requests.unary, self, number, envelope, body, work.inbound
             )
         elif kind is _HTTP:
-            coroutine = self._run(number, replica.http_requests.answer, work)
+            coroutine = self._run(number, route, replica.http_requests.answer, work)
         elif kind is _GRPC:
-            coroutine = self._run(number, replica.grpc_requests.answer, work)
+            coroutine = self._run(number, route, replica.grpc_requests.answer, work)
         else:
-            coroutine = self._run(number, replica.requests.stream, work)
+            coroutine = self._run(number, route, replica.requests.stream, work)
         work.task = create_task(coroutine)
 
     async def _run(
-        self, number: int, answer: Callable[..., Awaitable[None]], *arguments: object
+        self, number: int, route: str, answer: Callable[..., Awaitable[None]], *arguments: object
     ) -> None:
         """Work on a request from its first step to its end, however that comes."""
+        began = perf_counter()
         requests = self._replica.requests
         try:
             if self._cancelled and number in self._cancelled:
@@ -215,9 +222,11 @@ class ReplicaConnection(ServerConnection):
             raise
         except BaseException as error:  # noqa: BLE001
             # It failed while it answered; whoever waits must hear of an end all the same.
+            self._replica.counts.failed(route, error)
             requests.refuse_broken(self, number, error)
         finally:
-            self._end(number)
+            self._replica.counts.ended(route, perf_counter() - began)
+            self._end(number, route)
 
     def task_of(self, number: int) -> asyncio.Task[None] | None:
         """The task that works on a request."""
@@ -238,11 +247,12 @@ class ReplicaConnection(ServerConnection):
         self._work.pop(number, None)
         self._cancelled.discard(number)
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: int, route: str) -> None:
         """A request is over; in the step that answered it, so that its slot is free at once."""
         work = self._work.pop(number, None)
-        if self._cancelled:
+        if self._cancelled and number in self._cancelled:
             self._cancelled.discard(number)
+            self._replica.counts.cancelled(route)
         if isinstance(work, Work) and work.inbound is not None:
             work.inbound.close()
         self._replica.on_request_ended(self)

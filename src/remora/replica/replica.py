@@ -15,6 +15,8 @@ import msgspec
 from remora.context import ReplicaContext, ReplicaRank
 from remora.core.room import is_called_back
 from remora.errors import RemoraError, ReplicaStartError
+from remora.observe.batches import BatchCounters
+from remora.observe.replica_counts import ReplicaCounts, batch_families, model_families
 from remora.replica.connection import ReplicaConnection
 from remora.replica.http_requests import HttpRequests
 from remora.replica.notices import Notices
@@ -30,6 +32,7 @@ from remora.wire.codec import pack, unpack
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind, Promises
+from remora.wire.metrics import Family, MetricsReport
 
 if TYPE_CHECKING:
     from remora.replica.grpc_requests import GrpcRequests
@@ -47,6 +50,7 @@ class Replica:
     Attributes:
         ongoing: requests begun and not ended.
         max_ongoing: how many may be.
+        counts: what became of them.
         turns_away: no new requests (not ready yet, draining, or stopping).
         turned_away: callers that are told when there is room again (turned away, or asked).
         control: the control methods, by name.
@@ -65,6 +69,7 @@ class Replica:
         self.replica_id = replica_id
         self.ongoing = 0
         self.max_ongoing = 1
+        self.counts = ReplicaCounts()
         self.turns_away = True
         self.turned_away: set[ReplicaConnection] = set()
         self.code: UserCode | None = None
@@ -88,6 +93,7 @@ class Replica:
             "reconfigure": self._reconfigure,
             "drain": self._drain,
             "stop": self._stop,
+            "metrics": self._metrics,
         }
 
     # What few replicas are asked for is imported at the first request of its kind: a replica is
@@ -272,6 +278,27 @@ class Replica:
     async def _stop(self, body: bytes) -> bytes:
         await self.stop()
         return b""
+
+    async def _metrics(self, body: bytes) -> bytes:
+        context = self._context
+        if context is None:
+            return pack(MetricsReport())
+        return pack(MetricsReport(tuple(self._families(context))))
+
+    def _families(self, context: ReplicaContext) -> list[Family]:
+        replica = (context.app_name, context.deployment, self.replica_id)
+        functions: dict[str, tuple[BatchCounters, int]] = {}
+        for each in context.batching:
+            total, waiting = functions.get(each.name, (BatchCounters(), 0))
+            waiting += each.count_into(total)
+            functions[each.name] = (total, waiting)
+        loaders = context.held_models.loaders
+        loaded = [model_id for each in loaders for model_id in each.loaded()]
+        return [
+            *self.counts.families(replica, self.ongoing, self.max_ongoing),
+            *model_families(replica, (each.counts for each in loaders), loaded),
+            *batch_families(replica, functions),
+        ]
 
     def _tell_models(self, model_ids: list[str]) -> None:
         """Requests for these models had better come here."""

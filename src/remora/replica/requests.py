@@ -211,6 +211,7 @@ class RequestRunner:
     def describe(self, error: BaseException, envelope: Envelope) -> tuple[bytes, bytes]:
         """Log what the user's code raised, and make an ERROR frame's content of it."""
         request_id = envelope.request_id
+        self._replica.counts.failed(envelope.route, error)
         if isinstance(error, RemoraError) and not _needs_traceback(error, envelope):
             _log.info("Request %s: %s", request_id, error)
             return encode_error(error)

@@ -18,7 +18,8 @@ from remora.core.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDiff, patch
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
-from remora.observe.routing_counts import RoutingRow, render
+from remora.observe.routing_counts import RoutingRow, routing_families
+from remora.router.metrics import ProcessMetrics
 from remora.router.reconnect import waits
 from remora.router.router import Router
 from remora.router.shares import ShareKeeper
@@ -26,6 +27,7 @@ from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.types import DeploymentID, Seconds
 from remora.wire.control import Ack, SnapshotVersion, Subscription
+from remora.wire.metrics import Family
 
 _log = logging.getLogger("remora.router")
 #: A controller that is there tells its version in a millisecond.
@@ -62,6 +64,8 @@ class RoutingClient:
             weakref.WeakValueDictionary()
         )
         self._shares = ShareKeeper(self._subscriber, self._all_routers)
+        self.metrics = ProcessMetrics(self._subscriber, os.getpid())
+        self.metrics.sources.append(self._families)
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
@@ -142,9 +146,8 @@ class RoutingClient:
     def _all_routers(self) -> tuple[Router, ...]:
         return (*self._routers.values(), *self._others.values())
 
-    def render_metrics(self) -> str:
-        """Write what the routers count in the text format of Prometheus."""
-        return render(
+    def _families(self) -> list[Family]:
+        return routing_families(
             RoutingRow(
                 each.deployment, each.num_requests, each.num_waiting + each.num_pinned, each.counts
             )
@@ -170,10 +173,13 @@ class RoutingClient:
         address = f"unix:{self.home.controller_socket}"
         while True:
             channel: Channel | None = None
-            sharing: asyncio.Task[None] | None = None
+            beside: list[asyncio.Task[None]] = []
             try:
                 channel = self._channel = await connect(address, name=self._subscriber)
-                sharing = asyncio.create_task(self._shares.follow(channel))
+                beside = [
+                    asyncio.create_task(self._shares.follow(channel)),
+                    asyncio.create_task(self.metrics.follow(channel)),
+                ]
                 subscription = Subscription(self._subscriber, os.getpid())
                 async for change in stream_control(
                     channel, "subscribe", subscription, SnapshotDiff, unpickle=True
@@ -189,8 +195,8 @@ class RoutingClient:
                 # Border: a client that stops following is wrong for good, and nobody sees it.
                 _log.exception("%s could not follow the controller; trying again", self._subscriber)
             finally:
-                if sharing is not None:
-                    sharing.cancel()
+                for task in beside:
+                    task.cancel()
                 self._channel = None
                 if channel is not None:
                     channel.close()

@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from remora.errors import ConnectionLostError, MethodNotFoundError, ReplicaStartError
+from remora.observe.metrics import counter
+from remora.observe.replica_counts import LABELS
 from remora.testing.fake_engine import FakeEngine
 from remora.types import Seconds
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.metrics import MetricsReport
 
 T = TypeVar("T")
 
@@ -117,6 +120,13 @@ class FakeReplicas:
             case "stop":
                 replica.is_ready = False
                 await self._engine.stop_process(replica.process_id, 1.0)
+            case "metrics":
+                spec = replica.spec
+                if spec is None:
+                    return MetricsReport()
+                me = (spec.application, spec.deployment, spec.replica_id)
+                rows: dict[tuple[str, ...], float] = {me: len(replica.calls)}
+                return MetricsReport((counter("serve_deployment_request_counter", LABELS, rows),))
             case unknown:
                 raise MethodNotFoundError(f"No control method {unknown!r}")
         return None

@@ -16,6 +16,9 @@ Methods of the controller (application and deployment of the envelope are empty)
     snapshot_version(None) -> SnapshotVersion   what every subscriber has been or is being told
     queue(QueueClaim) -> stream of QueueShares      how many may wait in the caller
     claim(QueueClaim) -> None            what a router holds and needs of queues by now
+    metrics(MetricsRequest) -> MetricsReport    of everybody but the one who asks (wire/metrics.py)
+    follow_metrics(Subscription) -> stream of MetricsCall       each is answered with ...
+    answer_metrics(MetricsAnswer) -> None                       ... what that process counts
 
 Methods of a replica:
 
@@ -24,6 +27,7 @@ Methods of a replica:
     reconfigure(ReplicaReconfigure) -> None
     drain(None) -> None                         turns new requests away; answers when idle
     stop(None) -> None                          runs the destructor; the process exits after it
+    metrics(None) -> MetricsReport
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from remora.observe.routing_counts import RoutingCounts, RoutingRow, render
+from remora.observe.metrics import render
+from remora.observe.routing_counts import RoutingCounts, RoutingRow, routing_families
 from remora.types import DeploymentID
 
 
@@ -12,9 +13,11 @@ def test_each_router_has_its_numbers_under_its_labels() -> None:
     busy.retried["replica_died"] = 2
     busy.router_errors["choose_replicas: KeyError"] = 7
     text = render(
-        (
-            RoutingRow(DeploymentID("B", 'an "app"'), 10, 4, busy),
-            RoutingRow(DeploymentID("A", "app"), 1, 0, calm),
+        routing_families(
+            (
+                RoutingRow(DeploymentID("B", 'an "app"'), 10, 4, busy),
+                RoutingRow(DeploymentID("A", "app"), 1, 0, calm),
+            )
         )
     )
     lines = text.splitlines()
@@ -30,5 +33,17 @@ def test_each_router_has_its_numbers_under_its_labels() -> None:
     assert all(line.endswith(" 0") for line in calm_ones)
 
 
-def test_without_routers_there_is_nothing_but_headings() -> None:
-    assert all(line.startswith("#") for line in render(()).splitlines())
+def test_two_routers_of_one_deployment_are_one_row() -> None:
+    one, other = RoutingCounts(), RoutingCounts()
+    one.retried["never_started"] = 1
+    other.retried["never_started"] = 2
+    shop = DeploymentID("A", "shop")
+    text = render(routing_families((RoutingRow(shop, 1, 2, one), RoutingRow(shop, 3, 4, other))))
+    labels = 'application="shop",deployment="A"'
+    assert f"serve_num_router_requests_total{{{labels}}} 4\n" in text
+    assert f"serve_deployment_queued_queries{{{labels}}} 6\n" in text
+    assert f'serve_num_retried_requests_total{{{labels},reason="never_started"}} 3\n' in text
+
+
+def test_without_routers_there_is_nothing() -> None:
+    assert routing_families(()) == []

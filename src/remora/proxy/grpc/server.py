@@ -21,6 +21,7 @@ from remora.core.grpc_status import GrpcCode
 from remora.core.snapshot import Snapshot
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
+from remora.observe.metrics import gauge
 from remora.proxy.grpc.front import GrpcFront
 from remora.proxy.grpc.handlers import UserServices
 from remora.proxy.grpc.system import Health, add_system_services
@@ -28,6 +29,7 @@ from remora.proxy.grpc.tls import Certificate
 from remora.router.client import RoutingClient
 from remora.types import Seconds
 from remora.wire.grpc import GrpcSetup
+from remora.wire.metrics import Family
 
 _log = logging.getLogger("remora.proxy")
 
@@ -87,13 +89,10 @@ class GrpcServer:
         cut_connections(self._port)
         await self._server.stop(None)
 
-    def render_metrics(self) -> str:
-        """Write what was counted in the text format of Prometheus."""
-        ongoing = (
-            "# TYPE serve_num_ongoing_grpc_requests gauge\n"
-            f"serve_num_ongoing_grpc_requests {self._front.num_ongoing}\n"
-        )
-        return self._counters.render() + ongoing
+    def families(self) -> list[Family]:
+        """What was counted."""
+        ongoing = gauge("serve_num_ongoing_grpc_requests", (), {(): self._front.num_ongoing})
+        return [*self._counters.families(), ongoing]
 
     def _on_change(self, _: Snapshot) -> None:
         self._health.update()
