@@ -43,6 +43,8 @@ _log = logging.getLogger("remora.controller")
 
 #: Backs up the wake-ups that events and `Step.wake_at` give; nothing should depend on it.
 BACKUP_S: Seconds = 5.0
+#: How often code that nobody needs is looked for: that takes a look at every deployment.
+SWEEP_S: Seconds = 1.0
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Controller:
         #: What routers were told last; None: nothing yet.
         self._published: Snapshot | None = None
         self._logged_s: Seconds = 0.0
+        self._swept_s: Seconds = 0.0
         self._watchers: set[asyncio.Event] = set()
         self.ready = asyncio.Event()
 
@@ -320,10 +323,12 @@ class Controller:
 
     async def _tidy(self) -> None:
         """Drop code that nobody needs any more, and write the log when it is long."""
-        try:
-            await self.code.sweep(self.state.code_keys())
-        except EngineError as error:
-            _log.debug("Old code could not be deleted: %s", error)
+        if self.now() - self._swept_s >= SWEEP_S:
+            self._swept_s = self.now()
+            try:
+                await self.code.sweep(self.state.code_keys())
+            except EngineError as error:
+                _log.debug("Old code could not be deleted: %s", error)
         if self.log.is_due or self.now() - self._logged_s > BACKUP_S:
             await self._write_log()
 

@@ -39,6 +39,8 @@ class Publisher:
         self._subscribers: dict[int, _Subscriber] = {}
         self._numbers = itertools.count()
         self._told = -1
+        #: By the version that it leads from to the latest one: worked out once for everybody.
+        self._changes: dict[int, SnapshotDiff] = {}
 
     @property
     def version(self) -> int:
@@ -50,6 +52,7 @@ class Publisher:
         if self._latest is not None and self._latest.version == snapshot.version:
             return
         self._latest = snapshot
+        self._changes.clear()
         for subscriber in self._subscribers.values():
             subscriber.changed.set()
         self._settle()
@@ -70,12 +73,19 @@ class Publisher:
                     subscriber.changed.clear()
                     await subscriber.changed.wait()
                     continue
-                change = diff(sent, latest)
+                change = self._change(sent, latest)
                 sent = latest
                 yield change
         finally:
             del self._subscribers[number]
             self._settle()
+
+    def _change(self, sent: Snapshot | None, latest: Snapshot) -> SnapshotDiff:
+        known = -1 if sent is None else sent.version
+        change = self._changes.get(known)
+        if change is None:
+            change = self._changes[known] = diff(sent, latest)
+        return change
 
     def ack(self, ack: Ack) -> None:
         """Note that a subscriber has applied a version."""

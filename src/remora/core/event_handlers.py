@@ -294,7 +294,9 @@ def _replica_ready(draft: Draft, event: ev.ReplicaReady) -> None:
     if deployment is None:
         return
     replica = draft.move(event.replica_id, Cause.READY)
-    draft.note(event.replica_id, health_checked_s=draft.now, health_failures=0, found=False)
+    period_s = deployment.target.config.health_check_period_s
+    checked_s = health.first_checked_s(event.replica_id, period_s, draft.now)
+    draft.note(event.replica_id, health_checked_s=checked_s, health_failures=0, found=False)
     app = draft.app_of(event.replica_id)
     if deployment.name == app.ingress:
         app.docs_path = event.docs_path

@@ -5,18 +5,22 @@ Rules: pure. Health is a verdict that leads to a change of state, not a state.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
 
 from remora.core.state import Activity
-from remora.types import Seconds
+from remora.types import ReplicaID, Seconds
 
 #: Failures in a row that make a replica unhealthy (UH-03).
 MAX_FAILURES = 3
 #: How long after its time limit an answer may still come in before it counts as lost.
 LOST_ANSWER_S = 5.0
+#: Replicas that become ready together, or that a restarted controller finds, are checked in so
+#: many groups: thousands in one tick would hold everything else up, one a tick would be many ticks.
+SLOTS = 64
 
 
 class Verdict(StrEnum):
@@ -36,6 +40,15 @@ class Judgement:
 
     verdict: Verdict
     reason: str = ""
+
+
+def first_checked_s(replica_id: ReplicaID, period_s: Seconds, now: Seconds) -> Seconds:
+    """When a replica that is ready counts as checked, so that not all are due at the same time.
+
+    Pure. Invariants: between `now` and half a period later; always the same for one replica.
+    """
+    slot = zlib.crc32(replica_id.encode()) % SLOTS
+    return now + 0.5 * period_s * slot / SLOTS
 
 
 def due_at(activity: Activity, period_s: Seconds) -> Seconds:

@@ -15,6 +15,9 @@ import msgspec
 from remora.errors import InternalError
 from remora.types import LOCAL_NODE, NodeID, ReplicaID, Seconds
 
+# `gc=False` below and in what else there are thousands of: plain values, which can form no circle,
+# and which the garbage collector would look through for a tenth of a second at a time.
+
 #: Moments kept per replica: a replica that lives normally goes through six.
 _KEPT_MOMENTS = 12
 
@@ -109,7 +112,7 @@ class InvalidTransition(InternalError):
     """A replica was told something that cannot happen in its state."""
 
 
-class Moment(msgspec.Struct, frozen=True, array_like=True):
+class Moment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One change of state, kept for the story."""
 
     #: The event that caused it; 0: the controller's own decision as time passed.
@@ -121,7 +124,7 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
 
 
-class Replica(msgspec.Struct, frozen=True, kw_only=True):
+class Replica(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One replica, as far as the controller knows it."""
 
     replica_id: ReplicaID

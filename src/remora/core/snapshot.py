@@ -8,13 +8,19 @@ Rules: pure values. Only RUNNING replicas are in it.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from remora.config import PolicySetup
 from remora.types import LOCAL_NODE, DeploymentID, NodeID, ReplicaID
 
 
-class ReplicaRoute(msgspec.Struct, array_like=True, frozen=True):
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class ReplicaRoute(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Where one running replica listens (`unix:<path>` or `tcp:<host>:<port>`)."""
 
     replica_id: ReplicaID
@@ -25,7 +31,7 @@ class ReplicaRoute(msgspec.Struct, array_like=True, frozen=True):
     availability_zone: str = ""
 
 
-class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True):
+class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a router needs to know of one deployment."""
 
     #: In no particular order.
@@ -46,7 +52,7 @@ class DeploymentRoute(msgspec.Struct, array_like=True, frozen=True):
     unavailable: str = ""
 
 
-class AppRoute(msgspec.Struct, array_like=True, frozen=True):
+class AppRoute(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How requests enter an application."""
 
     name: str
@@ -95,13 +101,22 @@ def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
         )
     return SnapshotDiff(
         version=new.version,
-        apps={k: v for k, v in new.apps.items() if old.apps.get(k) != v},
+        apps=_changed(old.apps, new.apps),
         gone_apps=tuple(k for k in old.apps if k not in new.apps),
-        deployments={k: v for k, v in new.deployments.items() if old.deployments.get(k) != v},
+        deployments=_changed(old.deployments, new.deployments),
         gone_deployments=tuple(k for k in old.deployments if k not in new.deployments),
         leaving=new.leaving,
         ending=new.ending,
     )
+
+
+def _changed(old: dict[K, V], new: dict[K, V]) -> dict[K, V]:
+    # What did not change is the same object, and there may be thousands.
+    return {
+        key: value
+        for key, value in new.items()
+        if (known := old.get(key)) is not value and known != value
+    }
 
 
 def patch(old: Snapshot, change: SnapshotDiff) -> Snapshot:

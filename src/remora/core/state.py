@@ -134,7 +134,7 @@ class NodeView(msgspec.Struct, frozen=True):
     draining: bool = False
 
 
-class Activity(msgspec.Struct, frozen=True, kw_only=True):
+class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is under way with one replica; volatile."""
 
     #: The call under way: `start`, `initialize`, `check_health`, `reconfigure`, `drain`, `stop`.
@@ -173,7 +173,7 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True):
     num_unplaced: int = 0
 
 
-class Attention(msgspec.Struct, frozen=True):
+class Attention(msgspec.Struct, frozen=True, gc=False):
     """When a deployment is looked at although nothing happened to it; volatile."""
 
     #: None: not before something happens.

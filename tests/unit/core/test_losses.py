@@ -77,7 +77,7 @@ def test_failed_health_checks_are_told() -> None:
     driver.come_up(lost)
     told: list[str] = []
     for _ in range(MAX_FAILURES):
-        told += feed(driver, after_s=1.0)
+        told += feed(driver, after_s=1.5)
         assert any(isinstance(action, act.CheckHealth) for action in driver.actions)
         told += feed(driver, ev.HealthChecked(replica_id=ReplicaID(lost), error="out of memory"))
     assert told == [
