@@ -15,7 +15,6 @@ import msgspec
 from remora.config import PolicySetup
 from remora.types import LOCAL_NODE, DeploymentID, NodeID, ReplicaID
 
-
 K = TypeVar("K")
 V = TypeVar("V")
 
