@@ -36,6 +36,7 @@ from remora.handle import DeploymentHandle
 from remora.home import Home
 from remora.instance import Instance, awaited, failure_text
 from remora.lookup import forget_handles, forget_handles_of, get_app_handle, get_deployment_handle
+from remora.resource_config import AS_FOUND, MachineOptions, machine_options
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
@@ -74,6 +75,11 @@ _START = (
     "logging_config",
     "tracing_config",
     "controller_options",
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "resources",
+    "labels",
 )
 
 
@@ -278,6 +284,12 @@ def start(
     logging_config: Any = None,
     tracing_config: Any = None,
     controller_options: Any = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: int | None = None,
+    memory: float | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
     **unknown: Any,
 ) -> None:
     """Start an instance with these options; on a running one, check that they are its own.
@@ -289,6 +301,11 @@ def start(
         logging_config: not supported yet.
         tracing_config: not supported yet.
         controller_options: not supported yet.
+        num_cpus: cores that this machine is to have for replicas; None: those that it has.
+        num_gpus: GPUs; None: those that are found.
+        memory: bytes; None: what there is.
+        resources: custom resources, amounts by name.
+        labels: of this machine, for label selectors.
         unknown: refused.
 
     Raises:
@@ -305,6 +322,7 @@ def start(
         logging_config=logging_config,
         tracing_config=tracing_config,
         controller_options=controller_options,
+        machine=machine_options(num_cpus, num_gpus, memory, resources, labels),
         **unknown,
     )
     wait_ready(instance)
@@ -315,6 +333,7 @@ def begin_start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     proxy_location: ProxyLocation | str | None = None,
     grpc_options: gRPCOptions | dict[str, Any] | None = None,
+    machine: MachineOptions = AS_FOUND,
     **others: Any,
 ) -> Instance:
     """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
@@ -324,6 +343,7 @@ def begin_start(
         http_options: of the front door.
         proxy_location: see `start`.
         grpc_options: see `start`.
+        machine: what this machine is said to have.
         others: as `start`.
 
     Raises:
@@ -358,7 +378,7 @@ def begin_start(
             raise ConfigError(
                 "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
             )
-    return begin(http if asked else None, home, grpc)
+    return begin(http if asked else None, home, grpc, machine)
 
 
 def shutdown() -> None:

@@ -26,6 +26,9 @@ from remora.checks import nearest as nearest  # noqa: PLC0414 - found here by us
 from remora.checks import require_json as require_json  # noqa: PLC0414 - found here by users of this module
 from remora.checks import require_number as require_number  # noqa: PLC0414 - found here by users of this module
 from remora.errors import ConfigError
+from remora.resource_config import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
+from remora.resource_config import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
+from remora.resource_config import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
 
 
 class _Unset(Enum):
@@ -149,6 +152,25 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     resources: dict[str, float] = {}
     #: Environment variables of the replica's process.
     env_vars: dict[str, str] = {}
+    #: Packages and folders of the replica's process.
+    runtime_env: RuntimeEnv = RuntimeEnv()
+    #: Labels that a node must have: a value, `!value`, `in(a,b)` or `!in(a,b)` by name.
+    label_selector: dict[str, str] = {}
+    #: Selectors to try in this order where no node fits that one.
+    fallback_selectors: tuple[dict[str, str], ...] = ()
+    #: Replicas on one node, 1..100; None: no limit.
+    max_replicas_per_node: int | None = None
+    #: Resources that are reserved together for each replica, which is in the first one; empty:
+    #: only `resources`.
+    placement_group_bundles: tuple[dict[str, float], ...] = ()
+    #: How the bundles lie: `PACK`, `SPREAD`, `STRICT_PACK` or `STRICT_SPREAD`.
+    placement_group_strategy: str = "PACK"
+    #: A selector for each bundle, or one for all.
+    placement_group_bundle_label_selector: tuple[dict[str, str], ...] = ()
+    #: Replicas that come and go together; None: each for itself.
+    gang_scheduling_config: GangSchedulingConfig | None = None
+    #: Loaded once for all replicas of a machine: `module`, or `module:function`.
+    preload: tuple[str, ...] = ()
     #: How requests find their replica.
     request_router_config: RequestRouterConfig = RequestRouterConfig()
     #: What follows from it for routers; no option of its own.

@@ -47,6 +47,25 @@ class ReplicaRank:
     local_rank: int = 0
 
 
+@dataclass(frozen=True)
+class GangContext:
+    """The gang of a replica: those that were started with it and are replaced with it.
+
+    Attributes:
+        gang_id: never used twice.
+        rank: place in the gang, 0 … world_size - 1.
+        world_size: how many replicas it has.
+        member_replica_ids: their ids, by rank.
+        pg_name: name of what is reserved for them together; here the gang's id.
+    """
+
+    gang_id: str
+    rank: int
+    world_size: int
+    member_replica_ids: list[str]
+    pg_name: str = ""
+
+
 @dataclass
 class ReplicaContext:
     """The replica that this code runs in.
@@ -58,7 +77,7 @@ class ReplicaContext:
         rank: where this replica stands among its deployment's.
         world_size: target number of replicas.
         code_version: equal for equal code and arguments.
-        gang_context: always None: no gangs here.
+        gang_context: the gang that it belongs to; None: to none.
         max_ongoing_requests: how many requests this replica works on at a time; 0: unknown.
         held_models: what its multiplexed methods hold.
         batching: where the calls of its batched methods wait.
@@ -70,7 +89,7 @@ class ReplicaContext:
     rank: ReplicaRank = ReplicaRank()
     world_size: int = 1
     code_version: str = ""
-    gang_context: None = None
+    gang_context: GangContext | None = None
     max_ongoing_requests: int = 0
     held_models: HeldModels = field(default_factory=HeldModels, repr=False, compare=False)
     batching: WeakSet[Batching] = field(default_factory=WeakSet, repr=False, compare=False)

@@ -22,6 +22,7 @@ from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
+from remora.resource_config import AS_FOUND, MachineOptions
 from remora.router.process import expect_news, forget_instance, instance_home, use_instance
 from remora.wire.grpc import GrpcSetup, digest
 
@@ -66,7 +67,10 @@ def require_instance() -> Instance:
 
 
 def begin(
-    http: HTTPOptions | None = None, home: Home | None = None, grpc: GrpcSetup | None = None
+    http: HTTPOptions | None = None,
+    home: Home | None = None,
+    grpc: GrpcSetup | None = None,
+    machine: MachineOptions = AS_FOUND,
 ) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
 
@@ -88,10 +92,18 @@ def begin(
             refuse_other_options(found, http)
         if grpc is not None:
             refuse_other_grpc(found, grpc)
+        if machine and machine != found.machine:
+            raise ConfigError(
+                "num_cpus, num_gpus, memory, resources, labels",
+                {**machine.resources, **machine.labels},
+                f"the instance in {found.home.root} runs already; shut it down to change this",
+            )
         return found
     with _lock:
         chosen = home or Home.locate()
-        _current = Instance.launch(chosen, http or HTTPOptions(), bound=True, grpc=grpc)
+        _current = Instance.launch(
+            chosen, http or HTTPOptions(), bound=True, grpc=grpc, machine=machine
+        )
         _use(chosen)
         return _current
 

@@ -8,6 +8,7 @@
     │   ├── AppLoadError        the import path leads to nothing deployable
     │   ├── CodeNotPicklableError   code or arguments cannot be sent to a replica
     │   ├── RouteTakenError     another application owns the route prefix
+    │   ├── PlacementError      the machine, or all nodes, could never hold it
     │   └── ReplicaStartError   the user's constructor or first health check failed
     ├── ScaleError              a number of replicas cannot be set
     │   ├── UnknownTargetError          there is no such application or deployment
@@ -126,6 +127,10 @@ class CodeNotPicklableError(DeployError, TypeError):
 
 class RouteTakenError(DeployError):
     """Another live application owns the route prefix."""
+
+
+class PlacementError(DeployError):
+    """What a deploy asks for is more than there is, even if nothing else ran."""
 
 
 class ScaleError(RemoraError):

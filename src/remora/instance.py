@@ -23,6 +23,7 @@ from remora.engine import launch as local
 from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.resource_config import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Instance:
         """
         self.home = home
         self.http = http
+        #: What its machine was said to have; None: that is not known.
+        self.machine: MachineOptions | None = None
         self._grpc = grpc
         self._launched = launched
         self._owner = owner
@@ -83,7 +86,13 @@ class Instance:
 
     @classmethod
     def launch(
-        cls, home: Home, http: HTTPOptions, *, bound: bool, grpc: GrpcSetup | None = None
+        cls,
+        home: Home,
+        http: HTTPOptions,
+        *,
+        bound: bool,
+        grpc: GrpcSetup | None = None,
+        machine: MachineOptions = AS_FOUND,
     ) -> Self:
         """Launch one without waiting for it.
 
@@ -92,11 +101,15 @@ class Instance:
             http: the front door.
             bound: True: it ends with this process, however that ends.
             grpc: the front door for gRPC; None: there is none.
+            machine: what this machine is said to have.
 
         Raises:
             InstanceError: no process can be started here.
         """
-        return cls(home, local.launch(home, http, bound, grpc=grpc), None, http, grpc)
+        launched = local.launch(home, http, bound, grpc=grpc, machine=machine)
+        made = cls(home, launched, None, http, grpc)
+        made.machine = machine
+        return made
 
     # ---------------------------------------------------------------------- its processes
 

@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
+from remora.actor_options import PLACEMENT, actor_fields, check_placement, placement_fields
 from remora.config import (
     BackpressureConfig,
     DeploymentConfig,
@@ -71,16 +72,6 @@ _WHOLE = (
     "max_constructor_retry_count",
     "max_surge_percent",
 )
-_ACTOR_KEYS = (
-    "accelerator_type",
-    "fallback_strategy",
-    "label_selector",
-    "memory",
-    "num_cpus",
-    "num_gpus",
-    "resources",
-    "runtime_env",
-)
 _AUTOSCALING_KEYS = (
     "aggregation_function",
     "downscale_delay_s",
@@ -106,13 +97,11 @@ _LOGGING_KEYS = (
     "log_level",
     "logs_dir",
 )
-_GANG_KEYS = ("gang_placement_strategy", "gang_size", "runtime_failure_policy")
 #: Options of old versions of Ray Serve, and what to write instead.
 _MOVED = {
     "max_concurrent_queries": "it is called max_ongoing_requests now.",
     "route_prefix": "it belongs to the application. Write run(app, route_prefix=...).",
 }
-_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
 
 def check_names(given: Mapping[str, object], where: str) -> None:
@@ -167,11 +156,12 @@ def deployment_config(given: DeploymentOptions) -> DeploymentConfig:
         if value is not None:
             check(keyword, value, given)
             raise NotSupportedYetError(keyword, value)
-    fields = _actor_fields(options.pop("ray_actor_options", None))
+    fields = actor_fields(options.pop("ray_actor_options", None)) | placement_fields(options)
     for keyword, value in options.items():
-        if value is None and keyword in _MAY_BE_NONE:
+        if keyword in PLACEMENT or (value is None and keyword in _MAY_BE_NONE):
             continue
         fields[keyword] = _converted(keyword, value)
+    check_placement(given, fields)
     return DeploymentConfig(**fields)
 
 
@@ -212,57 +202,6 @@ def _request_router(value: Any) -> RequestRouterConfig:
     return RequestRouterConfig(**value)
 
 
-def _actor_fields(actor_options: Any) -> dict[str, Any]:
-    """Turn `ray_actor_options` into the fields `resources` and `env_vars`."""
-    if actor_options is None:
-        return {}
-    if not isinstance(actor_options, dict):
-        raise TypeError(f"ray_actor_options must be a dict, not {type(actor_options).__name__}")
-    check_keys("ray_actor_options", actor_options, _ACTOR_KEYS)
-    for key in ("accelerator_type", "label_selector", "fallback_strategy"):
-        if actor_options.get(key) is not None:
-            raise NotSupportedYetError(f"ray_actor_options[{key!r}]", actor_options[key])
-    custom = actor_options.get("resources") or {}
-    if not isinstance(custom, dict):
-        raise ConfigError("ray_actor_options['resources']", custom, "must be a dict of amounts")
-    for name in ("CPU", "GPU", "memory"):
-        if name in custom:
-            raise ConfigError(
-                f"ray_actor_options['resources'][{name!r}]",
-                custom[name],
-                "use num_cpus, num_gpus or memory of ray_actor_options instead",
-            )
-    resources: dict[str, float] = {}
-    for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU"), ("memory", "memory")):
-        amount = actor_options.get(key)
-        if amount is not None:
-            require_number(f"ray_actor_options[{key!r}]", amount, low=0)
-            resources[name] = float(amount)
-    for name, amount in custom.items():
-        require_number(f"ray_actor_options['resources'][{name!r}]", amount, low=0)
-        resources[str(name)] = float(amount)
-    return {"resources": resources, "env_vars": _env_vars(actor_options.get("runtime_env"))}
-
-
-def _env_vars(runtime_env: Any) -> dict[str, str]:
-    if runtime_env is None:
-        return {}
-    field = "ray_actor_options['runtime_env']"
-    if not isinstance(runtime_env, dict):
-        raise ConfigError(field, runtime_env, "must be a dict")
-    for key, value in runtime_env.items():
-        if key != "env_vars":
-            raise NotSupportedYetError(
-                f"{field}[{key!r}]", value, "only env_vars works; install packages beforehand"
-            )
-    env_vars = runtime_env.get("env_vars") or {}
-    if not isinstance(env_vars, dict) or not all(
-        isinstance(item, str) for pair in env_vars.items() for item in pair
-    ):
-        raise ConfigError(f"{field}['env_vars']", env_vars, "must be a dict of str to str")
-    return dict(env_vars)
-
-
 def _check_together(options: Mapping[str, Any]) -> None:
     """Refuse options that contradict each other."""
     if options.get("autoscaling_config") is not None:
@@ -271,18 +210,6 @@ def _check_together(options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 "num_replicas", replicas, "must be 'auto' or left out beside autoscaling_config"
             )
-    bundles = options.get("placement_group_bundles")
-    for keyword in ("placement_group_strategy", "placement_group_bundle_label_selector"):
-        if options.get(keyword) is not None and bundles is None:
-            raise ConfigError(keyword, options[keyword], "needs placement_group_bundles")
-    if options.get("max_replicas_per_node") is not None and (
-        bundles is not None or options.get("gang_scheduling_config") is not None
-    ):
-        raise ConfigError(
-            "max_replicas_per_node",
-            options["max_replicas_per_node"],
-            "cannot be combined with placement_group_bundles or gang_scheduling_config",
-        )
 
 
 def _check_mapping(
@@ -314,28 +241,6 @@ def _check_autoscaling(keyword: str, value: Any, given: Mapping[str, Any]) -> No
         )
 
 
-def _check_bundles(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
-    if not isinstance(value, list) or not value or not all(isinstance(b, dict) for b in value):
-        raise ConfigError(keyword, value, "must be a list of dicts, not empty")
-
-
-def _check_strategy(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
-    if value not in _STRATEGIES:
-        raise ConfigError(keyword, value, f"one of {', '.join(_STRATEGIES)}")
-
-
-def _check_selectors(keyword: str, value: Any, given: Mapping[str, Any]) -> None:
-    _check_bundles(keyword, value, given)
-    if len(value) not in (1, len(given["placement_group_bundles"] or ())):
-        raise ConfigError(keyword, value, "must have one entry, or one for each bundle")
-
-
-def _check_per_node(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{keyword} must be an int, not {type(value).__name__} ({value!r})")
-    require_number(keyword, value, low=1, high=100, whole=True)
-
-
 def _check_actors(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
     if not isinstance(value, list):
         raise ConfigError(keyword, value, "must be a list")
@@ -344,16 +249,10 @@ def _check_actors(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
         raise ConfigError(keyword, names, "the names must differ")
 
 
-#: Options that nothing acts on yet, each with the check of its value. Selectors and strategy
-#: come before the bundles that they need.
+#: Options that nothing acts on yet, each with the check of its value.
 _LATER: dict[str, Callable[[str, Any, Mapping[str, Any]], None]] = {
     "autoscaling_config": _check_autoscaling,
-    "placement_group_strategy": _check_strategy,
-    "placement_group_bundle_label_selector": _check_selectors,
-    "placement_group_bundles": _check_bundles,
-    "max_replicas_per_node": _check_per_node,
     "logging_config": _check_mapping(_LOGGING_KEYS),
-    "gang_scheduling_config": _check_mapping(_GANG_KEYS),
     "deployment_actors": _check_actors,
 }
 

@@ -8,6 +8,7 @@ from remora.core.placement import Capacity, Demand
 from remora.core.replica_state import ReplicaState
 from remora.core.rollout import Bounds, Member
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
+from remora.resource_config import STRATEGIES
 from remora.types import DeploymentID, NodeID, ReplicaID
 
 names = st.sampled_from(["a", "b", "c", "d"])
@@ -33,6 +34,13 @@ amounts = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 3.0])
 resources = st.dictionaries(st.sampled_from(["CPU", "GPU", "memory", "tpu"]), amounts)
 
 
+selectors = st.dictionaries(
+    st.sampled_from(["zone", "kind"]),
+    st.sampled_from(["a", "!a", "in(a,b)", "!in(a,b)"]),
+    max_size=1,
+)
+
+
 @st.composite
 def nodes(draw: st.DrawFn) -> list[Capacity]:
     """Empty nodes with names of their own."""
@@ -47,6 +55,7 @@ def nodes(draw: st.DrawFn) -> list[Capacity]:
                 )
             ),
             draining=draw(st.integers(0, 5)) == 0,
+            labels=draw(st.dictionaries(st.just("zone"), st.sampled_from(["a", "b", "c"]))),
         )
         for index in range(count)
     ]
@@ -55,8 +64,18 @@ def nodes(draw: st.DrawFn) -> list[Capacity]:
 @st.composite
 def demands(draw: st.DrawFn) -> list[Demand]:
     """Replicas that want a place."""
-    count = draw(st.integers(0, 8))
-    return [Demand(ReplicaID(f"app/d#{index}"), draw(resources)) for index in range(count)]
+    count = draw(st.integers(0, 6))
+    return [
+        Demand(
+            ReplicaID(f"app/d#{index}"),
+            tuple(draw(st.lists(resources, min_size=1, max_size=3))),
+            draw(st.sampled_from(["app/d", "app/e"])),
+            tuple(draw(st.lists(selectors, min_size=1, max_size=2))),
+            strategy=draw(st.sampled_from(STRATEGIES)),
+            max_per_node=draw(st.sampled_from([None, None, 1, 2])),
+        )
+        for index in range(count)
+    ]
 
 
 routes = st.builds(

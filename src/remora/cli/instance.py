@@ -12,6 +12,7 @@ from remora.config import HTTPOptions, gRPCOptions
 from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
+from remora.resource_config import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
 #: Seconds that an instance without any use has to end, before it is killed.
@@ -51,7 +52,12 @@ def grpc_setup(options: gRPCOptions, host: str | None, folder: Path) -> GrpcSetu
 
 @contextmanager
 def begun(
-    host: str | None, port: int | None, *, bound: bool, grpc: GrpcSetup | None = None
+    host: str | None,
+    port: int | None,
+    *,
+    bound: bool,
+    grpc: GrpcSetup | None = None,
+    machine: MachineOptions = AS_FOUND,
 ) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
@@ -63,6 +69,7 @@ def begun(
         port: port to listen on; None: the default.
         bound: a launched instance ends with this process, however that ends.
         grpc: the front door for gRPC; None: there is none.
+        machine: what this machine is said to have.
 
     Raises:
         InstanceError: no process can be started here.
@@ -83,9 +90,17 @@ def begun(
                 f"{found.grpc_address or 'no'} gRPC: options for gRPC have no effect on it.",
                 file=sys.stderr,
             )
+        if machine:
+            print(
+                f"An instance runs in {home.root} already (pid {found.pid}): what its machine has "
+                "was said or found when it started.",
+                file=sys.stderr,
+            )
         yield found
         return
-    launched = Instance.launch(home, http_options(host, port), bound=bound, grpc=grpc)
+    launched = Instance.launch(
+        home, http_options(host, port), bound=bound, grpc=grpc, machine=machine
+    )
     try:
         yield launched
     except BaseException:

@@ -11,9 +11,12 @@ from remora.cli.instance import begun, grpc_setup
 from remora.config import gRPCOptions
 from remora.home import Home
 from remora.instance import Instance
+from remora.resource_config import MachineOptions
 
 
-def start_instance(host: str | None, port: int | None, grpc_options: gRPCOptions) -> None:
+def start_instance(
+    host: str | None, port: int | None, grpc_options: gRPCOptions, machine: MachineOptions
+) -> None:
     """Start an instance and leave it running; one that runs already stays as it is.
 
     Raises:
@@ -21,7 +24,7 @@ def start_instance(host: str | None, port: int | None, grpc_options: gRPCOptions
         InstanceError: it cannot be started; says why and what to do.
     """
     grpc = grpc_setup(grpc_options, host, Path.cwd())
-    with begun(host, port, bound=False, grpc=grpc) as instance:
+    with begun(host, port, bound=False, grpc=grpc, machine=machine) as instance:
         url = instance.wait_ready()
         # The sockets take connections; an answer shows that the controller works.
         asyncio.run(instance.status())

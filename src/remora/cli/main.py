@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,6 +20,7 @@ from remora.errors import RemoraError
 
 if TYPE_CHECKING:
     from remora.config import gRPCOptions
+    from remora.resource_config import MachineOptions
 
 if not {"-h", "--help"}.isdisjoint(sys.argv) or len(sys.argv) == 1:
     # Only help looks better for it, and it costs 20 ms in which nothing else happens.
@@ -64,6 +65,41 @@ def _grpc_options(port: int | None, functions: tuple[str, ...], reflection: bool
     )
 
 
+def _machine_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what the machine has to a command."""
+    for option in (
+        click.option("--labels", metavar="JSON", help="Labels of this machine, for selectors."),
+        click.option("--resources", metavar="JSON", help="Custom resources: '{\"tokenizer\": 4}'."),
+        click.option("--memory", type=float, help="Bytes for replicas.  [default: all]"),
+        click.option("--num-gpus", type=int, help="GPUs for replicas.  [default: those found]"),
+        click.option("--num-cpus", type=float, help="Cores for replicas.  [default: all]"),
+    ):
+        command = option(command)
+    return command
+
+
+def _machine(
+    num_cpus: float | None,
+    num_gpus: int | None,
+    memory: float | None,
+    resources: str | None,
+    labels: str | None,
+) -> MachineOptions:
+    import json
+
+    from remora.resource_config import machine_options
+
+    given: dict[str, object] = {}
+    for name, text in (("resources", resources), ("labels", labels)):
+        try:
+            given[name] = None if text is None else json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{text!r} is no JSON: {error}", param_hint=f"--{name}"
+            ) from None
+    return machine_options(num_cpus, num_gpus, memory, given["resources"], given["labels"])
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="One instance lives in one state folder: the environment variable REMORA_HOME, or ~/.remora.",
@@ -97,6 +133,7 @@ def cli() -> None:
     help="Stay until Ctrl-C and then stop, or return when the application is ready and leave it running.",
 )
 @_grpc_flags
+@_machine_flags
 def run(
     target: str,
     arguments: tuple[str, ...],
@@ -110,6 +147,7 @@ def run(
     grpc_port: int | None,
     grpc_servicer_functions: tuple[str, ...],
     grpc_enable_reflection: bool,
+    **machine: Any,
 ) -> None:
     """Serve one application.
 
@@ -129,6 +167,7 @@ def run(
             reload=reload,
             blocking=blocking,
             grpc=_grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection),
+            machine=_machine(**machine),
         )
     )
 
@@ -137,18 +176,20 @@ def run(
 @click.option("--http-host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--http-port", type=_PORT, help="Port; 0 takes a free one.  [default: 8000]")
 @_grpc_flags
+@_machine_flags
 def start(
     http_host: str | None,
     http_port: int | None,
     grpc_port: int | None,
     grpc_servicer_functions: tuple[str, ...],
     grpc_enable_reflection: bool,
+    **machine: Any,
 ) -> None:
     """Start an empty instance in the background, and return when it is up."""
     from remora.cli.lifecycle import start_instance
 
     grpc = _grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection)
-    start_instance(http_host, http_port, grpc)
+    start_instance(http_host, http_port, grpc, _machine(**machine))
 
 
 @cli.command()

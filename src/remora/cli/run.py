@@ -16,6 +16,7 @@ from pathlib import Path
 from remora.cli.errors import UsageError
 from remora.cli.instance import begun, grpc_setup
 from remora.config import gRPCOptions
+from remora.resource_config import MachineOptions
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RunOptions:
     reload: bool
     blocking: bool
     grpc: gRPCOptions
+    machine: MachineOptions
 
 
 def _check_route_prefix(route_prefix: str) -> None:
@@ -67,7 +69,9 @@ def run_application(options: RunOptions) -> None:
 
         keep_no_bytecode()
     grpc = grpc_setup(options.grpc, options.host, options.app_dir)
-    with begun(options.host, options.port, bound=options.blocking, grpc=grpc) as instance:
+    with begun(
+        options.host, options.port, bound=options.blocking, grpc=grpc, machine=options.machine
+    ) as instance:
         from remora.cli.serving import serve
 
         status = serve(options, target, arguments, instance)

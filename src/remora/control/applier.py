@@ -19,10 +19,11 @@ from typing import Any
 from remora.control.replica_control import Connect, ReplicaControl
 from remora.core import actions as act
 from remora.core import events as ev
-from remora.engine.base import Engine, ProcessSpec
+from remora.core.replica_state import Gang
+from remora.engine.base import Engine, Hold, ProcessSpec, Shared
 from remora.errors import ConnectionLostError, RemoraError
 from remora.types import DeploymentID, ReplicaID, Seconds
-from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import GangSpec, ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.metrics import MetricsReport
 
 _log = logging.getLogger("remora.controller")
@@ -175,8 +176,12 @@ class Applier:
             title=f"remora: replica {action.replica_id}",
             args={"application": action.app_name, "deployment": action.deployment},
             env=action.env,
-            node_id=action.node_id,
-            preload=action.preload,
+            node_id=action.holds[0].node_id,
+            preload=action.surroundings.preload,
+            holds=tuple(Hold(each.node_id, each.resources, each.gpus) for each in action.holds),
+            strategy=action.config.placement_group_strategy,
+            runtime_env=action.config.runtime_env,
+            shared=_shared(action),
         )
         try:
             await self._engine.start_process(spec)
@@ -207,7 +212,8 @@ class Applier:
                 config=action.config,
                 surroundings=action.surroundings,
                 route_prefix=action.route_prefix,
-                rank=action.rank,
+                ranks=action.ranks,
+                gang=_gang_spec(action.gang),
                 ingress=action.ingress,
             )
             ready = await link.call("initialize", spec, ReplicaReady)
@@ -241,7 +247,7 @@ class Applier:
         problem = ""
         try:
             link = await self._link(replica_id, action.address)
-            body = ReplicaReconfigure(config=action.config)
+            body = ReplicaReconfigure(config=action.config, ranks=action.ranks)
             await link.call("reconfigure", body, timeout_s=RECONFIGURE_LIMIT_S)
         except ConnectionLostError as error:
             self._lost(replica_id, "reconfigure", error)
@@ -284,6 +290,17 @@ class Applier:
 
     def _lost(self, replica_id: ReplicaID, call: str, error: ConnectionLostError) -> None:
         self._post(ev.CallLost(replica_id=replica_id, call=call, reason=str(error)))
+
+
+def _gang_spec(gang: Gang | None) -> GangSpec | None:
+    return None if gang is None else GangSpec(gang.gang_id, gang.rank, gang.members)
+
+
+def _shared(action: act.StartProcess) -> Shared | None:
+    names = action.config.preload
+    if not names:
+        return None
+    return Shared(names, action.surroundings.sys_path, action.surroundings.cwd)
 
 
 def told(error: BaseException) -> str:

@@ -187,7 +187,11 @@ class Controller:
         if not is_first:
             self.leases.freeze()
         started = ev.ControllerStarted(
-            unix_s=self._unix(), salt=salt, new_instance=is_first, forget=is_first and self._bound
+            unix_s=self._unix(),
+            salt=salt,
+            new_instance=is_first,
+            forget=is_first and self._bound,
+            fixed_nodes=self.engine.has_fixed_nodes,
         )
         self._inbox.insert(0, _Inbox(started))
 
@@ -352,6 +356,10 @@ def _from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
                 pid=event.pid,
                 node_id=event.node_id,
             )
+        case base.ProcessPreparing(process_id=process_id):
+            if "#" not in process_id:
+                return None
+            return ev.ProcessPreparing(replica_id=ReplicaID(process_id), what=event.what)
         case base.ProcessExited(process_id=process_id):
             if "#" not in process_id:
                 return None
@@ -359,7 +367,9 @@ def _from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
                 replica_id=ReplicaID(process_id), reason=event.reason, expected=event.expected
             )
         case base.NodeJoined(node=node):
-            return ev.NodeJoined(node_id=node.node_id, resources=dict(node.resources))
+            return ev.NodeJoined(
+                node_id=node.node_id, resources=dict(node.resources), labels=dict(node.labels)
+            )
         case base.NodeDraining(node_id=node_id):
             return ev.NodeDraining(node_id=node_id)
         case base.NodeLost(node_id=node_id):

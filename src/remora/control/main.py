@@ -9,14 +9,15 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from remora.control.admin import Admin
 from remora.control.controller import Controller
 from remora.engine.base import Engine, ProcessContext
 from remora.errors import ConfigError, EngineError
-from remora.home import Home
 from remora.observe.logs import configure_logging
+from remora.resource_config import MachineOptions
 from remora.transport.control import serve_control
 
 _log = logging.getLogger("remora.controller")
@@ -29,7 +30,7 @@ def main(context: ProcessContext) -> None:
 
 
 async def _serve(context: ProcessContext) -> None:
-    engine = await _engine(str(context.args.get("engine", "local")), context.home)
+    engine = await _engine(context)
     # Four characters tell the replicas of this state from those of a state that was lost.
     controller = Controller(
         engine, salt=os.urandom(2).hex(), bound=bool(context.args.get("bound", False))
@@ -55,18 +56,21 @@ async def _serve(context: ProcessContext) -> None:
         await engine.close()
 
 
-async def _engine(kind: str, home: Home) -> Engine:
+async def _engine(context: ProcessContext) -> Engine:
     """Make the engine that runs this instance, with a store that can be read.
 
     Raises:
         ConfigError: there is no such engine.
         EngineError: its store cannot be read, and cannot be put aside.
     """
+    home = context.home
+    kind = str(context.args.get("engine", "local"))
     if kind != "local":
         raise ConfigError("engine", kind, "'local'")
     from remora.engine.local.client import LocalEngine
 
-    engine = LocalEngine(home)
+    machine = msgspec.convert(context.args.get("machine", {}), MachineOptions)
+    engine = LocalEngine(home, machine)
     try:
         await engine.keys("state")
     except EngineError as error:
@@ -76,7 +80,7 @@ async def _engine(kind: str, home: Home) -> Engine:
             error,
             aside,
         )
-        engine = LocalEngine(home)
+        engine = LocalEngine(home, machine)
         await engine.keys("state")
     return engine
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from remora.config import DeploymentConfig
-from remora.types import LOCAL_NODE, NodeID, ReplicaID, Seconds
+from remora.core.ranks import Ranks
+from remora.core.replica_state import Gang, Hold
+from remora.types import LOCAL_NODE, ReplicaID, Seconds
 from remora.wire.control import Surroundings
 
 
@@ -22,9 +24,10 @@ class StartProcess:
     replica_id: ReplicaID
     app_name: str
     deployment: str
+    config: DeploymentConfig
+    surroundings: Surroundings
     env: dict[str, str] = field(default_factory=dict)
-    node_id: NodeID = LOCAL_NODE
-    preload: tuple[str, ...] = ()
+    holds: tuple[Hold, ...] = (Hold(LOCAL_NODE),)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class InitializeReplica:
     config: DeploymentConfig
     surroundings: Surroundings
     route_prefix: str
-    rank: int
+    ranks: Ranks
+    gang: Gang | None
     ingress: bool
 
 
@@ -61,6 +65,7 @@ class Reconfigure:
     address: str
     config: DeploymentConfig
     config_key: str
+    ranks: Ranks
 
 
 @dataclass(frozen=True)

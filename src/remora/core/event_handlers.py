@@ -50,6 +50,7 @@ def _controller_started(draft: Draft, event: ev.ControllerStarted) -> None:
     state = draft.state
     state.unix_offset_s = event.unix_s - draft.now
     state.salt = state.salt or event.salt
+    state.fixed_nodes = event.fixed_nodes
     if event.new_instance:
         # A shutdown was asked of the instance before this one, and that has ended.
         state.shutting_down = False
@@ -233,6 +234,13 @@ def _process_started(draft: Draft, event: ev.ProcessStarted) -> None:
         draft.move(event.replica_id, Cause.PROCESS_STARTED)
 
 
+def _process_preparing(draft: Draft, event: ev.ProcessPreparing) -> None:
+    if draft.find(event.replica_id) is None:
+        draft.actions.append(KillProcess(event.replica_id))
+    elif _in_state(draft, event.replica_id, ReplicaState.PENDING):
+        draft.note(event.replica_id, preparing=event.what, reported=True)
+
+
 def _process_exited(draft: Draft, event: ev.ProcessExited) -> None:
     told = len(draft.losses)
     _lose_process(draft, event)
@@ -266,7 +274,7 @@ def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
 
 
 def _node_joined(draft: Draft, event: ev.NodeJoined) -> None:
-    draft.state.nodes[event.node_id] = NodeView(event.resources)
+    draft.state.nodes[event.node_id] = NodeView(event.resources, labels=event.labels)
     draft.nodes_changed()
 
 
@@ -330,7 +338,8 @@ def _reconfigured(draft: Draft, event: ev.Reconfigured) -> None:
     if deployment is None or not draft.answered(event.replica_id, "reconfigure"):
         return
     if not event.error:
-        draft.update(event.replica_id, config_key=event.config_key)
+        # Ranks do not change while somebody is being told.
+        draft.update(event.replica_id, config_key=event.config_key, ranks_told=True)
         return
     # It is in an unknown condition, and yet it answers: it stays until another one is ready.
     draft.update(event.replica_id, broken=f"reconfigure failed: {event.error}")
@@ -381,6 +390,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.CapacityRequested: _capacity_requested,
     ev.ScaleDecided: _scale_decided,
     ev.ProcessStarted: _process_started,
+    ev.ProcessPreparing: _process_preparing,
     ev.ProcessExited: _process_exited,
     ev.NodeJoined: _node_joined,
     ev.NodeDraining: _node_draining,

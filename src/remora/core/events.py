@@ -33,6 +33,8 @@ class ControllerStarted(Event, frozen=True, kw_only=True):
     new_instance: bool = False
     #: The applications of the instance before it belonged to a program that has ended.
     forget: bool = False
+    #: The engine's nodes are all that there will ever be.
+    fixed_nodes: bool = False
 
 
 class InventoryComplete(Event, frozen=True, kw_only=True):
@@ -109,6 +111,13 @@ class ProcessStarted(Event, frozen=True, kw_only=True):
     node_id: NodeID
 
 
+class ProcessPreparing(Event, frozen=True, kw_only=True):
+    """The engine is at work before there is a process; what follows may take long."""
+
+    replica_id: ReplicaID
+    what: str
+
+
 class ProcessExited(Event, frozen=True, kw_only=True):
     """A process is gone, or could not be started."""
 
@@ -123,6 +132,7 @@ class NodeJoined(Event, frozen=True, kw_only=True):
 
     node_id: NodeID
     resources: dict[str, float]
+    labels: dict[str, str] = {}
 
 
 class NodeDraining(Event, frozen=True, kw_only=True):
@@ -200,6 +210,7 @@ AnyEvent = (
     | CapacityRequested
     | ScaleDecided
     | ProcessStarted
+    | ProcessPreparing
     | ProcessExited
     | NodeJoined
     | NodeDraining

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from remora.config import DeploymentConfig
+
 from remora.core import health
 from remora.core.actions import (
     CheckHealth,
@@ -20,6 +22,7 @@ from remora.core.actions import (
 from remora.core.draft import Draft
 from remora.core.event_handlers import end_drain
 from remora.core.goal import goal_of
+from remora.core.ranks import ranks_of
 from remora.core.replica_state import Cause, Replica, ReplicaState
 from remora.core.setbacks import note_crash, note_failure
 from remora.core.state import Application, Deployment, Target
@@ -46,31 +49,44 @@ def advance(draft: Draft, app: Application, deployment: Deployment, replica: Rep
 
 def _pending(draft: Draft, app: Application, deployment: Deployment, replica: Replica) -> None:
     replica_id = replica.replica_id
-    if draft.now >= replica.since_s + START_PROCESS_S:
-        detail = f"the engine reported no process for {START_PROCESS_S:g} s"
-        draft.let_go(deployment, replica, detail)
-        message = f"Replica {replica_id} did not start: {detail}"
-        note_failure(draft, app.name, deployment, replica, message)
-        return
-    draft.wake(replica.since_s + START_PROCESS_S)
-    if draft.activity(replica_id).call:
+    activity = draft.activity(replica_id)
+    if not activity.preparing:
+        if draft.now >= replica.since_s + START_PROCESS_S:
+            detail = f"the engine reported no process for {START_PROCESS_S:g} s"
+            draft.let_go(deployment, replica, detail)
+            message = f"Replica {replica_id} did not start: {detail}"
+            note_failure(draft, app.name, deployment, replica, message)
+            return
+        draft.wake(replica.since_s + START_PROCESS_S)
+    if activity.call:
         return
     target = target_for(deployment, replica)
     if target is None:
         draft.let_go(deployment, replica, "superseded")
         return
-    env = dict(target.config.env_vars)
-    if replica.gpus:
-        env.setdefault("CUDA_VISIBLE_DEVICES", ",".join(str(gpu) for gpu in replica.gpus))
     start = StartProcess(
         replica_id=replica_id,
         app_name=app.name,
         deployment=deployment.name,
-        env=env,
-        node_id=replica.node_id,
-        preload=target.surroundings.preload,
+        config=target.config,
+        surroundings=target.surroundings,
+        env=environment_of(target.config),
+        holds=replica.holds,
     )
     draft.call(start, replica_id, "start")
+
+
+def environment_of(config: DeploymentConfig) -> dict[str, str]:
+    """Return the environment variables of a replica. Pure.
+
+    Libraries that make a thread for each core would make as many in every replica: those of one
+    that says how many cores it uses are told that number.
+    """
+    env = dict(config.env_vars)
+    cores = config.resources.get("CPU", 0.0)
+    if cores > 0:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, int(cores))))
+    return env
 
 
 def _starting(draft: Draft, app: Application, deployment: Deployment, replica: Replica) -> None:
@@ -102,7 +118,8 @@ def _starting(draft: Draft, app: Application, deployment: Deployment, replica: R
         config=target.config,
         surroundings=target.surroundings,
         route_prefix=target.route_prefix,
-        rank=replica.rank,
+        ranks=ranks_of(replica),
+        gang=replica.gang,
         ingress=target.ingress,
     )
     draft.call(initialize, replica_id, "initialize")

@@ -1,53 +1,63 @@
 """Which node a new replica goes to, and why some find no place.
 
 Rules: pure. Resources are names with amounts; `GPU` is special because a replica must know
-which ones it may use: whole GPUs, or a share of one.
+which ones it may use: whole GPUs, or a share of one. What is reserved for a replica is one hold
+on one node, or, for a placement group, a hold for each bundle; the replica is where the first
+one is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
+from remora.core import shortage
+from remora.core.labels import matches
+from remora.core.replica_state import Hold
+from remora.core.shortage import TOLERANCE, Capacity
 from remora.types import NodeID, ReplicaID
 
-#: Amounts are sums of what users wrote (0.1 + 0.2): equal up to this.
-_TOLERANCE = 1e-9
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a node has, and what is taken.
-
-    Attributes:
-        total: amounts by name.
-        used: amounts by name, of everything placed there.
-        used_gpus: share taken of each GPU that is in use, by its index.
-        draining: True: nothing new goes here.
-        num_replicas: how many are placed here.
-    """
-
-    node_id: NodeID
-    total: dict[str, float]
-    used: dict[str, float] = field(default_factory=dict)
-    used_gpus: dict[int, float] = field(default_factory=dict)
-    draining: bool = False
-    num_replicas: int = 0
+__all__ = ["Capacity", "Demand", "Hold", "Place", "Placement", "assign", "assign_gang", "ever_fits"]
 
 
 @dataclass(frozen=True)
 class Demand:
-    """A replica that wants a place."""
+    """A replica that wants a place.
+
+    Attributes:
+        bundles: what it wants reserved, the replica itself with the first one.
+        deployment: whose it is, `app/name`.
+        selectors: what the labels of its nodes must be; the later ones count where no node
+            fits those before.
+        bundle_selectors: the same for each bundle besides, or one for all.
+        strategy: how the bundles lie to each other.
+        max_per_node: replicas of the deployment on one node; None: no limit.
+    """
 
     replica_id: ReplicaID
-    resources: dict[str, float]
+    bundles: tuple[dict[str, float], ...]
+    deployment: str = ""
+    selectors: tuple[dict[str, str], ...] = ({},)
+    bundle_selectors: tuple[dict[str, str], ...] = ()
+    strategy: str = "PACK"
+    max_per_node: int | None = None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a replica goes, and which GPUs it gets."""
+    """Where a replica goes: a hold for each bundle, never none."""
 
-    node_id: NodeID
-    gpus: tuple[int, ...] = ()
+    holds: tuple[Hold, ...]
+
+    @property
+    def node_id(self) -> NodeID:
+        """Of the replica itself."""
+        return self.holds[0].node_id
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """Of the replica's own bundle."""
+        return self.holds[0].gpus
 
 
 @dataclass(frozen=True)
@@ -58,51 +68,209 @@ class Placement:
         unplaced: why not, with numbers.
     """
 
-    assigned: dict[ReplicaID, Place]
-    unplaced: dict[ReplicaID, str]
+    assigned: dict[ReplicaID, Place] = field(default_factory=dict)
+    unplaced: dict[ReplicaID, str] = field(default_factory=dict)
 
 
-def assign(demands: list[Demand], nodes: list[Capacity]) -> Placement:
-    """Give each demand a node, in order; the emptiest fitting node first.
+#: Nodes by id, as far as they are filled by now.
+_Nodes = dict[NodeID, Capacity]
+
+
+def assign(demands: Sequence[Demand], nodes: Iterable[Capacity]) -> Placement:
+    """Give each demand a place, in order; the emptiest fitting node first.
 
     Pure. Invariants: no amount is given twice; each demand is placed or explained; the order
     of `nodes` does not matter.
     """
-    open_nodes = {node.node_id: node for node in sorted(nodes, key=lambda node: node.node_id)}
-    assigned: dict[ReplicaID, Place] = {}
-    unplaced: dict[ReplicaID, str] = {}
+    placed = Placement()
+    filled = _by_id(nodes)
     for demand in demands:
-        fitting = [
-            (node.num_replicas, node.node_id, gpus)
-            for node in open_nodes.values()
-            if (gpus := _fit(demand.resources, node)) is not None
-        ]
-        if not fitting:
-            unplaced[demand.replica_id] = _explain(demand, list(open_nodes.values()))
-            continue
-        _, node_id, gpus = min(fitting)
-        assigned[demand.replica_id] = Place(node_id, gpus)
-        open_nodes[node_id] = take(open_nodes[node_id], demand.resources, gpus)
-    return Placement(assigned, unplaced)
+        filled = _assign_one(demand, filled, placed)
+    return placed
 
 
-def take(node: Capacity, resources: dict[str, float], gpus: tuple[int, ...]) -> Capacity:
-    """Count one more replica on `node`. Pure."""
-    used = dict(node.used)
-    for name, amount in resources.items():
-        used[name] = used.get(name, 0.0) + amount
-    used_gpus = dict(node.used_gpus)
-    for gpu in gpus:
-        used_gpus[gpu] = used_gpus.get(gpu, 0.0) + min(resources.get("GPU", 0.0), 1.0)
-    return Capacity(node.node_id, node.total, used, used_gpus, node.draining, node.num_replicas + 1)
+def assign_gang(demands: Sequence[Demand], nodes: Iterable[Capacity], strategy: str) -> Placement:
+    """Give all of these demands a place, or none of them.
+
+    Pure. Invariants: as `assign`, and all are placed or all are not.
+
+    Args:
+        demands: of one gang.
+        nodes: as they are filled by now.
+        strategy: `PACK` puts them on as few nodes as possible, `SPREAD` on as many.
+    """
+    placed = Placement()
+    filled = _by_id(nodes)
+    for number, demand in enumerate(demands):
+        own = [place.node_id for place in placed.assigned.values()]
+        filled = _assign_one(demand, filled, placed, own, strategy)
+        if placed.unplaced:
+            why = (
+                f"a gang of {len(demands)} starts together or not at all, and {number} of them "
+                f"find room; for the next, {next(iter(placed.unplaced.values()))}"
+            )
+            return Placement({}, {each.replica_id: why for each in demands})
+    return placed
+
+
+def ever_fits(gangs: Sequence[Sequence[Demand]], nodes: Iterable[Capacity]) -> str:
+    """Say why all of these could not be held even if nothing else were there; empty: they can.
+
+    Pure. Demands that state nothing fit anywhere.
+
+    Args:
+        gangs: demands that come together; a gang of one for a replica on its own.
+        nodes: all that there will ever be.
+    """
+    filled = [
+        replace(node, used={}, used_gpus={}, num_replicas=0, holders={}, replicas_of={})
+        for node in nodes
+    ]
+    for gang in gangs:
+        placed = assign_gang(gang, filled, "PACK") if len(gang) > 1 else assign(gang, filled)
+        for why in placed.unplaced.values():
+            return why
+        for demand in gang:
+            place = placed.assigned[demand.replica_id]
+            filled = [take(node, place.holds, demand.deployment) for node in filled]
+    return ""
+
+
+def take(node: Capacity, holds: Sequence[Hold], deployment: str = "") -> Capacity:
+    """Count what one replica holds on `node`; the replica itself if it is there. Pure."""
+    here = [hold for hold in holds if hold.node_id == node.node_id]
+    if not here:
+        return node
+    used, used_gpus = dict(node.used), dict(node.used_gpus)
+    held = dict(node.holders.get(deployment, {}))
+    for hold in here:
+        for name, amount in hold.resources.items():
+            used[name] = used.get(name, 0.0) + amount
+            held[name] = held.get(name, 0.0) + amount
+        for gpu in hold.gpus:
+            share = min(hold.resources.get("GPU", 0.0), 1.0)
+            used_gpus[gpu] = used_gpus.get(gpu, 0.0) + share
+    lives_here = holds[0].node_id == node.node_id
+    replicas_of = dict(node.replicas_of)
+    replicas_of[deployment] = replicas_of.get(deployment, 0) + lives_here
+    return replace(
+        node,
+        used=used,
+        used_gpus=used_gpus,
+        num_replicas=node.num_replicas + lives_here,
+        holders={**node.holders, deployment: held},
+        replicas_of=replicas_of,
+    )
+
+
+def _by_id(nodes: Iterable[Capacity]) -> _Nodes:
+    return {node.node_id: node for node in sorted(nodes, key=lambda node: node.node_id)}
+
+
+def _assign_one(
+    demand: Demand,
+    nodes: _Nodes,
+    placed: Placement,
+    gang_nodes: Sequence[NodeID] = (),
+    gang_strategy: str = "",
+) -> _Nodes:
+    """Write the answer for one demand into `placed`; return the nodes after it."""
+    for selector in demand.selectors:
+        holds = _find_holds(demand, selector, nodes, gang_nodes, gang_strategy)
+        if holds is not None:
+            placed.assigned[demand.replica_id] = Place(holds)
+            return {key: take(node, holds, demand.deployment) for key, node in nodes.items()}
+    placed.unplaced[demand.replica_id] = shortage.explain(
+        demand.bundles,
+        list(nodes.values()),
+        deployment=demand.deployment,
+        selector=demand.selectors[0],
+        num_fallbacks=len(demand.selectors) - 1,
+        strategy=demand.strategy,
+        max_per_node=demand.max_per_node,
+    )
+    return nodes
+
+
+def _find_holds(
+    demand: Demand,
+    selector: dict[str, str],
+    nodes: _Nodes,
+    gang_nodes: Sequence[NodeID],
+    gang_strategy: str,
+) -> tuple[Hold, ...] | None:
+    """Find a place for every bundle; None: not all fit."""
+
+    def rank(node: Capacity) -> tuple[int, int, NodeID]:
+        near = gang_nodes.count(node.node_id)
+        wish = {"PACK": -near, "SPREAD": near}.get(gang_strategy, 0)
+        return wish, node.num_replicas, node.node_id
+
+    first_nodes = [
+        node
+        for node in sorted(nodes.values(), key=rank)
+        if matches(node.labels, selector) and _may_take(demand, node)
+    ]
+    single = demand.strategy in ("PACK", "STRICT_PACK")
+    if single or len(demand.bundles) == 1:
+        for node in first_nodes:
+            if holds := _fill(demand, selector, {node.node_id: node}, node.node_id, "PACK"):
+                return holds
+    if demand.strategy == "STRICT_PACK" or len(demand.bundles) == 1:
+        return None
+    for node in first_nodes:
+        if holds := _fill(demand, selector, nodes, node.node_id, demand.strategy):
+            return holds
+    return None
+
+
+def _may_take(demand: Demand, node: Capacity) -> bool:
+    limit = demand.max_per_node
+    return limit is None or node.replicas_of.get(demand.deployment, 0) < limit
+
+
+def _fill(
+    demand: Demand, selector: dict[str, str], nodes: _Nodes, first: NodeID, strategy: str
+) -> tuple[Hold, ...] | None:
+    """Put the first bundle on the node `first` and the others near to it or far from it."""
+    holds: list[Hold] = []
+    for number, bundle in enumerate(demand.bundles):
+        own = [hold.node_id for hold in holds]
+        found = None
+        for node in _others_in_order(nodes, own, strategy) if holds else [nodes[first]]:
+            wanted = {**selector, **_selector_of(demand, number)}
+            if matches(node.labels, wanted) and (gpus := _fit(bundle, node)) is not None:
+                found = Hold(node.node_id, bundle, gpus)
+                break
+        if found is None:
+            return None
+        holds.append(found)
+        # Counted as an anonymous hold: only amounts and GPUs matter here.
+        nodes = {**nodes, found.node_id: take(nodes[found.node_id], [found])}
+    return tuple(holds)
+
+
+def _selector_of(demand: Demand, number: int) -> dict[str, str]:
+    selectors = demand.bundle_selectors
+    if not selectors:
+        return {}
+    return selectors[number] if len(selectors) > 1 else selectors[0]
+
+
+def _others_in_order(nodes: _Nodes, own: Sequence[NodeID], strategy: str) -> list[Capacity]:
+    """Order the nodes for a further bundle of a group that is on `own`."""
+    if strategy == "STRICT_SPREAD":
+        return [node for key, node in nodes.items() if key not in own]
+    sign = -1 if strategy == "PACK" else 1
+    return sorted(nodes.values(), key=lambda node: (sign * own.count(node.node_id), node.node_id))
 
 
 def _fit(resources: dict[str, float], node: Capacity) -> tuple[int, ...] | None:
-    """Say which GPUs a replica would get here; None: it does not fit."""
+    """Say which GPUs a bundle would get here; None: it does not fit."""
     if node.draining:
         return None
     for name, amount in resources.items():
-        if amount > node.total.get(name, 0.0) - node.used.get(name, 0.0) + _TOLERANCE:
+        if amount > node.free(name) + TOLERANCE:
             return None
     return _pick_gpus(resources.get("GPU", 0.0), node)
 
@@ -113,34 +281,12 @@ def _pick_gpus(amount: float, node: Capacity) -> tuple[int, ...] | None:
     if amount <= 0:
         return ()
     if amount >= 1:
-        unused = [index for index in indices if node.used_gpus.get(index, 0.0) <= _TOLERANCE]
+        unused = [index for index in indices if node.used_gpus.get(index, 0.0) <= TOLERANCE]
         count = int(amount)
         return tuple(unused[:count]) if amount == count and len(unused) >= count else None
     shares = [
         (-node.used_gpus.get(index, 0.0), index)
         for index in indices
-        if node.used_gpus.get(index, 0.0) + amount <= 1.0 + _TOLERANCE
+        if node.used_gpus.get(index, 0.0) + amount <= 1.0 + TOLERANCE
     ]
     return (min(shares)[1],) if shares else None
-
-
-def _explain(demand: Demand, nodes: list[Capacity]) -> str:
-    """Say with numbers what is missing."""
-    candidates = [node for node in nodes if not node.draining]
-    if not candidates:
-        return f"the engine offers no node that takes new replicas ({len(nodes)} known)"
-    gpus = demand.resources.get("GPU", 0.0)
-    if gpus > 1 and gpus != int(gpus):
-        return f"GPU={gpus:g} is neither a share of one GPU nor a whole number of them"
-    short = []
-    for name, amount in sorted(demand.resources.items()):
-        free = [node.total.get(name, 0.0) - node.used.get(name, 0.0) for node in candidates]
-        total = max(node.total.get(name, 0.0) for node in candidates)
-        if amount > max(free) + _TOLERANCE:
-            most = f"{max(0.0, *free):g} free of {total:g}"
-            short.append(f"{name}: {amount:g} needed, {most}")
-    where = "on the one node" if len(candidates) == 1 else f"on any of {len(candidates)} nodes"
-    if short:
-        return f"not enough {where}: {'; '.join(short)}"
-    needs = ", ".join(f"{name}={amount:g}" for name, amount in sorted(demand.resources.items()))
-    return f"no node has all of {needs} free together ({len(candidates)} nodes looked at)"

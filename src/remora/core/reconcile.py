@@ -16,17 +16,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remora.core import losses, placement, rollout
+from remora.core import gangs, losses, rollout, starting
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
 from remora.core.goal import Goal, goal_of, is_current, is_reached
 from remora.core.lifecycle import advance
-from remora.core.replica_state import LIVE, STAYING, Replica, ReplicaState
+from remora.core.ranks import ranks_of, settled
+from remora.core.replica_state import STAYING, Replica, ReplicaState
 from remora.core.routing_view import publish_routing
 from remora.core.state import Application, ControllerState, Deployment, Target
-from remora.types import DeploymentID, NodeID, ReplicaID, Seconds, replica_id
+from remora.types import DeploymentID, ReplicaID, Seconds
+
+_LEAVING = (ReplicaState.DRAINING, ReplicaState.STOPPING)
 
 
 @dataclass(frozen=True)
@@ -198,20 +201,19 @@ def _reconcile_deployment(draft: Draft, app: Application, deployment: Deployment
         for replica in deployment.in_state(ReplicaState.PENDING, ReplicaState.STARTING):
             draft.let_go(deployment, replica, "the deploy has failed")
         return
-    limits = rollout.bounds(goal.target.config, goal.count)
+    gangs.end_broken(draft, deployment)
+    groups = gangs.groups_of(deployment)
+    count = goal.count // starting.gang_size(goal.target.config)
+    limits = rollout.bounds(goal.target.config, count)
     members = [
-        rollout.Member(
-            replica.replica_id,
-            replica.state,
-            is_current(replica, goal.target, draft.state.nodes),
-            replica.rank,
-        )
-        for replica in deployment.in_state(*STAYING, ReplicaState.DRAINING)
+        gangs.member(key, group, goal.target, draft.state.nodes) for key, group in groups.items()
     ]
-    plan = rollout.plan(members, goal.count, limits)
+    plan = rollout.plan(members, count, limits)
     for gone in (*plan.cancel, *plan.drain):
-        draft.let_go(deployment, deployment.replicas[gone], plan.reason)
+        for replica in groups[gone]:
+            draft.let_go(deployment, replica, plan.reason)
     _start(draft, app, deployment, goal.target, plan.start)
+    _settle_ranks(draft, deployment, goal)
     _reconfigure(draft, deployment, goal, limits.batch)
 
 
@@ -222,57 +224,28 @@ def _start(
     if count and draft.now < pacing.retry_at_s:
         draft.wake(pacing.retry_at_s)
         return
-    demands = []
-    for offset in range(count):
-        suffix = f"{draft.state.salt}{draft.state.next_replica + offset:x}"
-        new_id = replica_id(DeploymentID(deployment.name, app.name), suffix)
-        demands.append(placement.Demand(new_id, target.config.resources))
-    capacities = _capacities(draft) if demands else {}
-    placed = placement.assign(demands, list(capacities.values())) if demands else None
-    assigned = placed.assigned if placed else {}
-    unplaced = list(placed.unplaced.values()) if placed else []
-    if unplaced or pacing.num_unplaced:
-        reason = unplaced[0] if unplaced else ""
-        draft.pace(app.name, deployment, unplaced=reason, num_unplaced=len(unplaced))
-    for new_id, place in assigned.items():
-        replica = Replica(
-            replica_id=new_id,
-            version=target.version,
-            config_key=target.config_key,
-            node_id=place.node_id,
-            resources=target.config.resources,
-            gpus=place.gpus,
-            rank=_free_rank(deployment),
-            since_s=draft.now,
-        )
-        draft.add(app, deployment, replica)
-        node = capacities[place.node_id]
-        capacities[place.node_id] = placement.take(node, replica.resources, place.gpus)
-    if assigned:
-        # An id is never used twice, also not the ones that found no place.
-        draft.state.next_replica += count
+    if starting.start(draft, app, deployment, target, count):
+        return
+    # Those that have no process yet, or none any more, will have left room by themselves.
+    if deployment.in_state(ReplicaState.PENDING, ReplicaState.STARTING, *_LEAVING):
+        return
+    old = [
+        replica
+        for replica in deployment.in_state(ReplicaState.RUNNING)
+        if not is_current(replica, target, draft.state.nodes)
+    ]
+    for replica in starting.makes_room(draft, app, deployment, target, old):
+        draft.let_go(deployment, replica, "makes room: there is none for old and new together")
 
 
-def _free_rank(deployment: Deployment) -> int:
-    taken = {replica.rank for replica in deployment.replicas.values()}
-    return next(rank for rank in range(len(taken) + 1) if rank not in taken)
-
-
-def _capacities(draft: Draft) -> dict[NodeID, placement.Capacity]:
-    """Say what each node has and gives; worked out once in a step, and kept up to date."""
-    if draft.capacities is not None:
-        return draft.capacities
-    state = draft.state
-    capacities: dict[NodeID, placement.Capacity] = {
-        node_id: placement.Capacity(node_id, dict(node.resources), draining=node.draining)
-        for node_id, node in state.nodes.items()
-    }
-    for _, _, replica in state.replicas():
-        node = capacities.get(replica.node_id)
-        if node is not None and replica.state in LIVE:
-            capacities[replica.node_id] = placement.take(node, replica.resources, replica.gpus)
-    draft.capacities = capacities
-    return capacities
+def _settle_ranks(draft: Draft, deployment: Deployment, goal: Goal) -> None:
+    """Close the gaps between ranks once nothing of the deployment changes any more."""
+    if len(deployment.in_state(ReplicaState.RUNNING)) != len(deployment.replicas):
+        return
+    telling = any(draft.activity(each).call == "reconfigure" for each in deployment.replicas)
+    if not telling and is_reached(deployment, goal):
+        for replica_id, ranks in settled(deployment.replicas.values()).items():
+            draft.update(replica_id, **ranks._asdict(), ranks_told=False)
 
 
 def _reconfigure(draft: Draft, deployment: Deployment, goal: Goal, batch: int) -> None:
@@ -287,13 +260,15 @@ def _reconfigure(draft: Draft, deployment: Deployment, goal: Goal, batch: int) -
         if room <= 0:
             break
         current = is_current(replica, target, None)
-        if replica.config_key == target.config_key or not current or _busy(draft, replica):
+        told = replica.config_key == target.config_key and replica.ranks_told
+        if told or not current or _busy(draft, replica):
             continue
         reconfigure = Reconfigure(
             replica.replica_id,
             replica.address,
             target.config,
             target.config_key,
+            ranks_of(replica),
         )
         draft.call(reconfigure, replica.replica_id, "reconfigure")
         room -= 1

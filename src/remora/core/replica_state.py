@@ -124,6 +124,25 @@ class Moment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     detail: str = ""
 
 
+class Hold(msgspec.Struct, frozen=True, array_like=True):
+    """What is reserved for a replica on one node: all of it, or one bundle of its group."""
+
+    node_id: NodeID
+    resources: dict[str, float] = {}
+    #: Indices of the node's GPUs that it may use.
+    gpus: tuple[int, ...] = ()
+
+
+class Gang(msgspec.Struct, frozen=True, array_like=True):
+    """The gang that a replica belongs to."""
+
+    gang_id: str
+    #: Place in the gang, 0 … its size - 1.
+    rank: int
+    #: Ids of all its replicas, by rank.
+    members: tuple[ReplicaID, ...]
+
+
 class Replica(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One replica, as far as the controller knows it."""
 
@@ -137,8 +156,16 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     resources: dict[str, float] = {}
     #: Indices of the node's GPUs that it may use.
     gpus: tuple[int, ...] = ()
-    #: Smallest number free in its deployment when it was decided.
+    #: The other bundles of its placement group; what is above is the first one.
+    other_holds: tuple[Hold, ...] = ()
+    gang: Gang | None = None
+    #: Smallest number free in its deployment when it was decided; see `ranks.py`.
     rank: int = 0
+    #: Number of its node among those of the deployment, and its own number on that node.
+    node_rank: int = 0
+    local_rank: int = 0
+    #: It knows these three.
+    ranks_told: bool = True
     address: str = ""
     pid: int | None = None
     #: When the present state began.
@@ -149,6 +176,11 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Why it must be replaced although its version is right; empty: it need not.
     broken: str = ""
     history: tuple[Moment, ...] = ()
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """Everything that is reserved for it, its own bundle first."""
+        return (Hold(self.node_id, self.resources, self.gpus), *self.other_holds)
 
 
 def transition(

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from remora.core import events as ev
 from remora.core.state import ControllerState
+from remora.core.starting import never_fits
 from remora.errors import (
     ConfigError,
     ExternalScalerDisabledError,
     InstanceError,
+    PlacementError,
     RemoraError,
     RouteTakenError,
     UnknownTargetError,
 )
+from remora.types import DeploymentID
 
 
 def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
@@ -36,7 +39,7 @@ def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
     for app in request.applications:
         if error := _check_application(app):
             return error
-    return _check_routes(state, request)
+    return _check_routes(state, request) or _check_room(state, request)
 
 
 def _check_scale(state: ControllerState, request: ev.ScaleRequested) -> RemoraError | None:
@@ -134,3 +137,21 @@ def _check_routes(state: ControllerState, request: ev.DeployRequested) -> Remora
                 f"{owner!r} first."
             )
     return None
+
+
+def _check_room(state: ControllerState, request: ev.DeployRequested) -> RemoraError | None:
+    """Refuse what could not run even if nothing else did."""
+    why = never_fits(
+        (
+            (DeploymentID(deployment.name, app.name), deployment.config)
+            for app in request.applications
+            for deployment in app.deployments
+        ),
+        state,
+    )
+    if not why:
+        return None
+    return PlacementError(
+        f"Nothing was deployed, because this could never run here: {why}. Ask for less, or say "
+        "what there is: `remora start --num-gpus`, `--resources`, `--labels`."
+    )

@@ -132,6 +132,7 @@ class NodeView(msgspec.Struct, frozen=True):
 
     resources: dict[str, float]
     draining: bool = False
+    labels: dict[str, str] = {}
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -159,6 +160,8 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     found: bool = False
     #: The engine said that its process is there.
     reported: bool = False
+    #: What the engine does before there is a process; empty: it starts one.
+    preparing: str = ""
 
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +204,8 @@ class ControllerState(msgspec.Struct, kw_only=True):
     #: Unix time minus `now`.
     unix_offset_s: float = 0.0
     nodes: dict[NodeID, NodeView] = {}
+    #: No node will ever join these.
+    fixed_nodes: bool = False
     activity: dict[ReplicaID, Activity] = {}
     pacing: dict[DeploymentID, Pacing] = {}
     attention: dict[DeploymentID, Attention] = {}
@@ -281,11 +286,12 @@ def _validate_replicas(app: str, deployment: Deployment, seen: set[ReplicaID]) -
 def _validate_gpus(state: ControllerState) -> None:
     used: dict[tuple[NodeID, int], float] = {}
     for _, _, replica in state.replicas():
-        amount = replica.resources.get("GPU", 0.0)
-        for gpu in replica.gpus:
-            where = replica.node_id, gpu
-            used[where] = used.get(where, 0.0) + min(amount, 1.0)
-            _require(used[where] <= 1.0 + 1e-9, f"GPU {gpu} of {replica.node_id} is overbooked")
+        for hold in replica.holds:
+            share = min(hold.resources.get("GPU", 0.0), 1.0)
+            for gpu in hold.gpus:
+                where = hold.node_id, gpu
+                used[where] = used.get(where, 0.0) + share
+                _require(used[where] <= 1.0 + 1e-9, f"GPU {gpu} of {hold.node_id} is overbooked")
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -86,8 +86,7 @@ def _deployment(
     state: ControllerState, app: Application, deployment: Deployment, now: Seconds
 ) -> DeploymentStatus:
     pacing = state.pacing.get(DeploymentID(deployment.name, app.name)) or Pacing()
-    found_again = state.hold_snapshot_until_s is not None
-    verdict = _judge(app, deployment, pacing, now, found_again=found_again)
+    verdict = _judge(state, app, deployment, pacing, now)
     replicas = list(deployment.replicas.values())
     return DeploymentStatus(
         name=deployment.name,
@@ -116,15 +115,16 @@ def _replica(deployment: Deployment, replica: Replica) -> ReplicaStatus:
 
 
 def _judge(
-    app: Application, deployment: Deployment, pacing: Pacing, now: Seconds, *, found_again: bool
+    state: ControllerState, app: Application, deployment: Deployment, pacing: Pacing, now: Seconds
 ) -> _Verdict:
+    found_again = state.hold_snapshot_until_s is not None
     if app.deleting or deployment.removed:
         return _Verdict("UPDATING", "DELETING", "The deployment is being deleted.")
     if has_failed(deployment):
         return _Verdict("DEPLOY_FAILED", "REPLICA_STARTUP_FAILED", _failed_message(deployment))
     running = sum(_runs(deployment, replica, found_again) for replica in _values(deployment))
     target = count_of(deployment)
-    trouble = _trouble(deployment, pacing, now)
+    trouble = _trouble(state, deployment, pacing, now)
     if not deployment.completed:
         progress = f"{running} of {target} replicas are up and running."
         return _Verdict(
@@ -173,11 +173,20 @@ def _failed_message(deployment: Deployment) -> str:
     )
 
 
-def _trouble(deployment: Deployment, pacing: Pacing, now: Seconds) -> list[str]:
+def _trouble(
+    state: ControllerState, deployment: Deployment, pacing: Pacing, now: Seconds
+) -> list[str]:
     """List what keeps a deployment from its target."""
     trouble = []
     if pacing.num_unplaced:
         trouble.append(f"{pacing.num_unplaced} replica(s) find no place: {pacing.unplaced}.")
+    preparing = [
+        activity.preparing
+        for replica in deployment.in_state(ReplicaState.PENDING)
+        if (activity := state.activity.get(replica.replica_id)) and activity.preparing
+    ]
+    if preparing:
+        trouble.append(f"{len(preparing)} replica(s) wait for the engine: {preparing[0]}.")
     slow = [
         now - replica.since_s
         for replica in deployment.in_state(ReplicaState.STARTING)

@@ -50,6 +50,15 @@ UPDATE_CLASS: dict[str, UpdateClass] = {
     "idempotent": _LIGHT,
     "resources": _RESTART,
     "env_vars": _RESTART,
+    "runtime_env": _RESTART,
+    "label_selector": _RESTART,
+    "fallback_selectors": _RESTART,
+    "max_replicas_per_node": _RESTART,
+    "placement_group_bundles": _RESTART,
+    "placement_group_strategy": _RESTART,
+    "placement_group_bundle_label_selector": _RESTART,
+    "gang_scheduling_config": _RESTART,
+    "preload": _RESTART,
     # Replicas read how often they say something of themselves.
     "request_router_config": _RECONFIGURE,
     # Follows from it, and only routers read it.

@@ -15,9 +15,10 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from remora.home import Home
+from remora.resource_config import RuntimeEnv
 from remora.types import NodeID, Seconds
 
 
@@ -28,11 +29,46 @@ class Node:
     Attributes:
         resources: total amounts by name: `CPU` (cores), `GPU`, `memory` (bytes), custom.
         draining: True: nothing new is placed here.
+        labels: what label selectors look at; `ACCELERATOR_LABEL` names the kind of its GPUs.
     """
 
     node_id: NodeID
     resources: Mapping[str, float]
     draining: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+#: The label that says what kind of GPU a node has, as on Ray.
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What is reserved for a process on one node: all of it, or one of its bundles.
+
+    Attributes:
+        resources: amounts by name, only those that the deployment states.
+        gpus: which GPUs of the node, by their index there.
+    """
+
+    node_id: NodeID
+    resources: Mapping[str, float]
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the processes of a deployment load once and share the memory of.
+
+    Attributes:
+        names: `module`, or `module:function` that is called and whose result is kept.
+        sys_path: put in front of `sys.path` to import them.
+        cwd: working directory while they are loaded; empty: the instance's.
+    """
+
+    names: tuple[str, ...]
+    sys_path: tuple[str, ...] = ()
+    cwd: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +83,15 @@ class ProcessSpec:
         env: environment variables on top of the instance's own.
         node_id: where.
         preload: modules worth having imported before the process starts.
+        holds: what the caller has reserved for it: it counts, and the engine need not. The first
+            is on `node_id`; further ones are the other bundles of its placement group. An engine
+            that restricts a process to its GPUs does so by these, unless `env` does already.
+        strategy: how the bundles of that group were to lie, as `resource_config.STRATEGIES`.
+        runtime_env: packages and folders of its own. An engine that has to build them first says
+            so (`ProcessPreparing`), keeps what it built, and starts the process with the
+            interpreter of that environment.
+        shared: what it has in common with others. Only worth memory and time: a process whose
+            engine, or whose `runtime_env`, does not allow it loads everything itself.
     """
 
     process_id: str
@@ -56,6 +101,10 @@ class ProcessSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     node_id: NodeID = NodeID("local")
     preload: tuple[str, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    strategy: str = "PACK"
+    runtime_env: RuntimeEnv = field(default_factory=RuntimeEnv)
+    shared: Shared | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +132,21 @@ class ProcessStarted:
     address: str
     pid: int
     node_id: NodeID
+
+
+@dataclass(frozen=True)
+class ProcessPreparing:
+    """The engine is at work before there is a process, for as long as it takes.
+
+    It builds an environment, pulls an image, waits for a node. `ProcessStarted` or
+    `ProcessExited` follows, however late.
+
+    Attributes:
+        what: for people: `installs 3 packages; see …`.
+    """
+
+    process_id: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -120,7 +184,9 @@ class NodeLost:
     node_id: NodeID
 
 
-EngineEvent = ProcessStarted | ProcessExited | NodeJoined | NodeDraining | NodeLost
+EngineEvent = (
+    ProcessStarted | ProcessPreparing | ProcessExited | NodeJoined | NodeDraining | NodeLost
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +199,13 @@ class SystemProcess:
 
 
 class Engine(ABC):
-    """Runs processes and reports what becomes of them."""
+    """Runs processes and reports what becomes of them.
+
+    Attributes:
+        has_fixed_nodes: no node will ever join: what the nodes of now cannot hold is refused.
+    """
+
+    has_fixed_nodes: ClassVar[bool] = False
 
     @abstractmethod
     async def connect(self) -> None:

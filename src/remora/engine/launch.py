@@ -29,6 +29,7 @@ from remora.engine import linux
 from remora.engine.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.resource_config import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
 __all__ = [
@@ -201,6 +202,7 @@ def launch(
     bound: bool,
     *,
     grpc: GrpcSetup | None = None,
+    machine: MachineOptions = AS_FOUND,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -212,6 +214,7 @@ def launch(
         bound: True: the instance ends with this program, and its output is this program's.
             False: it stays, and its output goes to `logs/instance.log`.
         grpc: the front door for gRPC; None: there is none.
+        machine: what this machine is said to have.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -247,6 +250,7 @@ def launch(
         "ready_fd": ready_write,
         "grpc_fd": grpc_fd,
         "grpc_digest": digest(grpc),
+        "machine": msgspec.to_builtins(machine),
     }
     try:
         pid = os.posix_spawn(

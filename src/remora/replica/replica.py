@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remora.context import ReplicaContext, ReplicaRank
+from remora.context import GangContext, ReplicaContext, ReplicaRank
 from remora.core.room import is_called_back
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
@@ -29,7 +29,7 @@ from remora.replica.watchdog import LoopWatchdog
 from remora.transport.control import ControlHandler
 from remora.types import DeploymentID, Seconds
 from remora.wire.codec import pack, unpack
-from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import GangSpec, ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind, Promises
 from remora.wire.metrics import Family, MetricsReport
@@ -223,7 +223,8 @@ class Replica:
         context = self._context = ReplicaContext(
             replica_id=spec.replica_id,
             deployment_id=DeploymentID(spec.deployment, spec.application),
-            rank=ReplicaRank(spec.rank, 0, spec.rank),
+            rank=ReplicaRank(*spec.ranks),
+            gang_context=_gang_context(spec.gang),
             world_size=spec.config.num_replicas,
             code_version=spec.code_version,
             max_ongoing_requests=self.max_ongoing,
@@ -260,10 +261,17 @@ class Replica:
         if self.code is None or self.spec is None:
             raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
         self._enter()
-        config = unpack(body, ReplicaReconfigure).config
+        change = unpack(body, ReplicaReconfigure)
+        config = change.config
         old = self.spec.config
-        if config.user_config != old.user_config and config.user_config is not None:
-            await self.code.reconfigure(config.user_config, self.spec.rank)
+        moved = change.ranks is not None and change.ranks != self.spec.ranks
+        if change.ranks is not None:
+            self._take_ranks(change.ranks, config.num_replicas)
+        wanted = config.user_config
+        if wanted is not None and (
+            wanted != old.user_config or (moved and self.code.wants_its_rank)
+        ):
+            await self.code.reconfigure(wanted, ReplicaRank(*self.spec.ranks))
         self._limit_to(config.max_ongoing_requests)
         self._report.follow(config.request_router_config)
         self.spec = msgspec.structs.replace(self.spec, config=config)
@@ -312,6 +320,13 @@ class Replica:
         if self._context is not None:
             self._place.enter(self._context)
 
+    def _take_ranks(self, ranks: tuple[int, int, int], world_size: int) -> None:
+        assert self.spec is not None
+        self.spec = msgspec.structs.replace(self.spec, ranks=ranks)
+        if self._context is not None:
+            self._context.rank = ReplicaRank(*ranks)
+            self._context.world_size = world_size
+
     def _limit_to(self, max_ongoing: int) -> None:
         """Take `max_ongoing` requests at a time, and as many threads for plain functions."""
         if max_ongoing != self.max_ongoing:
@@ -321,3 +336,10 @@ class Replica:
             if self._context is not None:
                 self._context.max_ongoing_requests = max_ongoing
             self._place.limit_threads(max_ongoing)
+
+
+def _gang_context(gang: GangSpec | None) -> GangContext | None:
+    if gang is None:
+        return None
+    members = list(gang.members)
+    return GangContext(gang.gang_id, gang.rank, len(members), members, gang.gang_id)

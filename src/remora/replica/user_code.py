@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import cloudpickle
 
+from remora.context import ReplicaRank
 from remora.destructors import destroy
 from remora.errors import MethodNotFoundError, ReplicaStartError
 from remora.observe.tracebacks import user_traceback
@@ -117,9 +118,8 @@ class UserCode:
         try:
             await _step(spec, "the ASGI app", code._start_asgi_app())
             if spec.config.user_config is not None:
-                await _step(
-                    spec, "reconfigure", code.reconfigure(spec.config.user_config, spec.rank)
-                )
+                rank = ReplicaRank(*spec.ranks)
+                await _step(spec, "reconfigure", code.reconfigure(spec.config.user_config, rank))
             await _step(spec, "preloading models", code._preload_models())
             timeout_s = spec.config.health_check_timeout_s
             await _step(spec, "the first health check", code._first_health_check(timeout_s))
@@ -251,6 +251,12 @@ class UserCode:
         # It may have put other callables in place of methods.
         self._methods.clear()
         self._num_http_parameters = None
+
+    @property
+    def wants_its_rank(self) -> bool:
+        """Its `reconfigure` is to hear of a new rank."""
+        hook = self._hook("reconfigure")
+        return hook is not None and _takes_rank(hook)
 
     async def record(self, name: str) -> dict[str, Any] | None:
         """Run `record_routing_stats` or `record_replica_metadata`; None: the object has none.

@@ -199,6 +199,15 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     grpc_address: str = ""
 
 
+class GangSpec(msgspec.Struct, frozen=True):
+    """The gang of a replica."""
+
+    gang_id: str
+    rank: int
+    #: Ids of all its replicas, by rank.
+    members: tuple[str, ...]
+
+
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a replica needs to become one."""
 
@@ -211,7 +220,9 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     surroundings: Surroundings
     #: Route prefix of the application ("" for none), for the ASGI root path.
     route_prefix: str = ""
-    rank: int = 0
+    #: Rank, rank of its node, rank on its node.
+    ranks: tuple[int, int, int] = (0, 0, 0)
+    gang: GangSpec | None = None
     #: True: this deployment is the application's ingress.
     ingress: bool = False
 
@@ -225,6 +236,8 @@ class ReplicaReady(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaReconfigure(msgspec.Struct, frozen=True, kw_only=True):
-    """New options for a running replica."""
+    """New options, or new ranks, for a running replica."""
 
     config: DeploymentConfig
+    #: As in `ReplicaSpec`; None: they stay.
+    ranks: tuple[int, int, int] | None = None

@@ -13,6 +13,7 @@ from remora.control.applier import Applier
 from remora.control.replica_control import connect_replica
 from remora.core import actions as act
 from remora.core import events as ev
+from remora.core.ranks import Ranks
 from remora.errors import ConnectionLostError
 from remora.testing import FakeEngine
 from remora.transport.control import serve_control
@@ -40,7 +41,7 @@ async def test_what_a_users_code_raises_is_an_answer_and_no_lost_call(
     applier = Applier(FakeEngine(), connect_replica, no_code, posted.put_nowait)
     address = f"unix:{tmp_path}/r.sock"
 
-    applier.apply([act.Reconfigure(REPLICA, address, DeploymentConfig(), "key")])
+    applier.apply([act.Reconfigure(REPLICA, address, DeploymentConfig(), "key", Ranks(0, 0, 0))])
     answer = await asyncio.wait_for(posted.get(), 5)
     assert isinstance(answer, ev.Reconfigured)
     assert "no database" in answer.error

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 from remora.config import DeploymentConfig
+from remora.context import ReplicaRank
 from remora.errors import MethodNotFoundError, ReplicaStartError
 from remora.replica.user_code import MethodKind, UserCode, in_thread, user_traceback
 from remora.types import DeploymentID
@@ -47,7 +48,7 @@ def spec_of(
         code_version="1",
         config=config or DeploymentConfig(),
         surroundings=Surroundings(),
-        rank=rank,
+        ranks=(rank, 0, rank),
     )
 
 
@@ -197,8 +198,8 @@ class Configured:
 
 
 class Ranked:
-    async def reconfigure(self, user_config: Any, rank: int) -> None:
-        log((user_config, rank))
+    async def reconfigure(self, user_config: Any, rank: ReplicaRank) -> None:
+        log((user_config, rank.rank))
 
 
 async def test_start_reconfigures_before_the_first_health_check() -> None:
@@ -215,7 +216,7 @@ async def test_start_without_user_config_does_not_reconfigure() -> None:
 
 async def test_reconfigure_gets_the_rank_when_it_asks() -> None:
     code = await construct(Ranked, rank=3, config=DeploymentConfig(user_config=1))
-    await code.reconfigure(2, rank=4)
+    await code.reconfigure(2, ReplicaRank(4, 0, 4))
     assert LOG == [(1, 3), (2, 4)]
 
 

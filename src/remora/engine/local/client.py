@@ -23,10 +23,11 @@ from remora.engine.base import (
     SystemProcess,
 )
 from remora.engine.local.protocol import MAX_LINE_BYTES, Message, encode
-from remora.engine.local.resources import machine_resources
+from remora.engine.local.resources import Machine, this_machine
 from remora.engine.local.store import Store
 from remora.errors import EngineError
 from remora.home import Home
+from remora.resource_config import AS_FOUND, MachineOptions
 from remora.types import LOCAL_NODE, Seconds
 
 
@@ -36,8 +37,18 @@ class LocalEngine(Engine):
     Guarantees: commands reach the supervisor in the order in which they were given.
     """
 
-    def __init__(self, home: Home) -> None:
+    has_fixed_nodes = True
+
+    def __init__(self, home: Home, machine: MachineOptions = AS_FOUND) -> None:
+        """Make an engine; `connect` reaches its supervisor.
+
+        Args:
+            home: of the instance.
+            machine: what this machine is said to have.
+        """
         self._home = home
+        self._declared = machine
+        self._found: Machine | None = None
         self._store_file: Store | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -79,7 +90,7 @@ class LocalEngine(Engine):
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
             return
-        self._events.put_nowait(_event(message))
+        self._events.put_nowait(self._event(message))
 
     async def events(self) -> AsyncIterator[EngineEvent]:
         """Give every event once; one reader at a time."""
@@ -101,7 +112,7 @@ class LocalEngine(Engine):
                 "entrypoint": spec.entrypoint,
                 "title": spec.title,
                 "args": dict(spec.args),
-                "env": dict(spec.env),
+                "env": self._machine().environment(spec.holds, spec.env),
                 "preload": list(spec.preload),
             }
         )
@@ -191,16 +202,22 @@ class LocalEngine(Engine):
             "Start it again."
         )
 
+    def _machine(self) -> Machine:
+        # Looked at once: GPUs are numbered as they were then for as long as replicas hold them.
+        if self._found is None:
+            self._found = this_machine(self._declared)
+        return self._found
 
-def _event(message: dict[str, Any]) -> EngineEvent:
-    match message["event"]:
-        case "joined":
-            return NodeJoined(Node(LOCAL_NODE, machine_resources()))
-        case "started":
-            return ProcessStarted(
-                message["id"], message["address"], int(message["pid"]), LOCAL_NODE
-            )
-        case "exited":
-            return ProcessExited(message["id"], message["reason"], bool(message["expected"]))
-        case unknown:
-            raise ValueError(f"unknown event {unknown!r}")
+    def _event(self, message: dict[str, Any]) -> EngineEvent:
+        match message["event"]:
+            case "joined":
+                machine = self._machine()
+                return NodeJoined(Node(LOCAL_NODE, machine.resources, labels=machine.labels))
+            case "started":
+                return ProcessStarted(
+                    message["id"], message["address"], int(message["pid"]), LOCAL_NODE
+                )
+            case "exited":
+                return ProcessExited(message["id"], message["reason"], bool(message["expected"]))
+            case unknown:
+                raise ValueError(f"unknown event {unknown!r}")

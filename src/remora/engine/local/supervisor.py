@@ -26,7 +26,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Options:
         ready_fd: writing end of a pipe; gets one line when the instance is up or cannot be.
         grpc_fd: a file in memory with the gRPC setup as JSON; None: no gRPC.
         grpc_digest: tells that setup from others.
+        machine: the user's `MachineOptions` as a dict.
     """
 
     home: str
@@ -86,6 +87,7 @@ class Options:
     ready_fd: int | None = None
     grpc_fd: int | None = None
     grpc_digest: str = ""
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -154,6 +156,7 @@ class Supervisor:
             proxy=self._options.proxy,
             grpc=self._grpc,
             grpc_address=address_of(self._sockets.get("grpc")),
+            machine=self._options.machine,
             cores=len(os.sched_getaffinity(0)),
         ):
             self._permanent[request["id"]] = PermanentProcess(request)

@@ -58,6 +58,7 @@ def system_requests(
     proxy: str,
     grpc: Mapping[str, Any] | None = None,
     grpc_address: str = "",
+    machine: Mapping[str, Any] | None = None,
     cores: int = 1,
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
@@ -73,6 +74,7 @@ def system_requests(
         proxy: entry point of a proxy.
         grpc: the setup for gRPC as JSON knows it; None: no gRPC.
         grpc_address: where gRPC is served.
+        machine: the user's `MachineOptions` as a dict.
         cores: of this machine.
     """
     requests: list[Message] = [
@@ -88,6 +90,7 @@ def system_requests(
                 "http_url": http_url,
                 "bound": bound,
                 "grpc_address": grpc_address,
+                "machine": dict(machine or {}),
             },
         }
     ]

@@ -1,0 +1,196 @@
+"""New replicas: where they go, what is reserved for them, which numbers they get.
+
+Rules: pure. How many are wanted, and when, is decided in `reconcile.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from remora.config import DeploymentConfig
+from remora.core import placement
+from remora.core.draft import Draft
+from remora.core.placement import Capacity, Demand, Place, Placement
+from remora.core.ranks import ranks_of_new
+from remora.core.replica_state import LIVE, Gang, Replica
+from remora.core.state import Application, ControllerState, Deployment, Target
+from remora.types import DeploymentID, NodeID, ReplicaID, replica_id
+
+#: As in `engine.base`, which is above this layer.
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
+
+
+def gang_size(config: DeploymentConfig) -> int:
+    """How many replicas come together; 1: each on its own. Pure."""
+    gang = config.gang_scheduling_config
+    return 1 if gang is None else gang.gang_size
+
+
+def demand_of(wanted: ReplicaID, deployment: DeploymentID, config: DeploymentConfig) -> Demand:
+    """Say what a replica with these options wants. Pure."""
+    selectors: Sequence[dict[str, str]] = (config.label_selector, *config.fallback_selectors)
+    return Demand(
+        wanted,
+        config.placement_group_bundles or (config.resources,),
+        str(deployment),
+        tuple(selectors),
+        config.placement_group_bundle_label_selector,
+        config.placement_group_strategy,
+        config.max_replicas_per_node,
+    )
+
+
+def never_fits(
+    wanted: Iterable[tuple[DeploymentID, DeploymentConfig]], state: ControllerState
+) -> str:
+    """Say why all of these deployments together could never be held; empty: they could.
+
+    Pure. Only where the nodes are known and no other will join.
+    """
+    if not state.fixed_nodes or not state.nodes:
+        return ""
+    nodes = [_empty(node_id, state) for node_id in state.nodes]
+    before: list[list[Demand]] = []
+    for deployment, config in wanted:
+        if not _asks_for_anything(config):
+            continue
+        size = gang_size(config)
+        for first in range(0, config.num_replicas, size):
+            ids = [replica_id(deployment, str(first + number)) for number in range(size)]
+            before.append([demand_of(each, deployment, config) for each in ids])
+            if why := placement.ever_fits(before, nodes):
+                return f"{deployment} with num_replicas={config.num_replicas}: {why}"
+    return ""
+
+
+def _asks_for_anything(config: DeploymentConfig) -> bool:
+    return bool(
+        any(config.resources.values())
+        or config.placement_group_bundles
+        or config.max_replicas_per_node
+        or config.label_selector
+    )
+
+
+def _empty(node_id: NodeID, state: ControllerState) -> Capacity:
+    node = state.nodes[node_id]
+    return Capacity(node_id, dict(node.resources), draining=node.draining, labels=node.labels)
+
+
+def capacities(
+    state: ControllerState, without: frozenset[ReplicaID] = frozenset()
+) -> list[Capacity]:
+    """Say what the nodes have and who holds it, as if the replicas `without` were gone. Pure."""
+    found = {node_id: _empty(node_id, state) for node_id in state.nodes}
+    for app, deployment, replica in state.replicas():
+        if replica.state not in LIVE or replica.replica_id in without:
+            continue
+        owner = str(DeploymentID(deployment.name, app.name))
+        for node_id in {hold.node_id for hold in replica.holds}:
+            if node_id in found:
+                found[node_id] = placement.take(found[node_id], replica.holds, owner)
+    return list(found.values())
+
+
+def start(
+    draft: Draft, app: Application, deployment: Deployment, target: Target, count: int
+) -> bool:
+    """Decide `count` new replicas, or gangs of them; False: some found no place."""
+    identity = DeploymentID(deployment.name, app.name)
+    size = gang_size(target.config)
+    gangs = _new_ids(draft, identity, count, size)
+    placed = _place(gangs, identity, target.config, capacities(draft.state)) if count else None
+    assigned = placed.assigned if placed else {}
+    unplaced = list(placed.unplaced.values()) if placed else []
+    if unplaced or draft.pacing(app.name, deployment).num_unplaced:
+        reason = unplaced[0] if unplaced else ""
+        draft.pace(app.name, deployment, unplaced=reason, num_unplaced=len(unplaced))
+    for gang in gangs:
+        for number, new_id in enumerate(gang):
+            if new_id in assigned:
+                member = Gang(gang[0], number, tuple(gang)) if size > 1 else None
+                _add(draft, app, deployment, target, new_id, assigned[new_id], member)
+    if assigned:
+        # An id is never used twice, also not the ones that found no place.
+        draft.state.next_replica += count * size
+    return not unplaced
+
+
+def makes_room(
+    draft: Draft, app: Application, deployment: Deployment, target: Target, old: Sequence[Replica]
+) -> list[Replica]:
+    """Say which of the `old` replicas must go first, because old and new have no room together.
+
+    Empty: it would not help, or nodes may join. Where a machine is full, an update can only
+    take the place of what it replaces.
+    """
+    if not draft.state.fixed_nodes:
+        return []
+    identity = DeploymentID(deployment.name, app.name)
+    gangs = _new_ids(draft, identity, 1, gang_size(target.config))
+    for number in range(1, len(old) + 1):
+        gone = frozenset(replica.replica_id for replica in old[:number])
+        nodes = capacities(draft.state, gone)
+        if not _place(gangs, identity, target.config, nodes).unplaced:
+            return list(old[:number])
+    return []
+
+
+def _new_ids(draft: Draft, identity: DeploymentID, count: int, size: int) -> list[list[ReplicaID]]:
+    first, salt = draft.state.next_replica, draft.state.salt
+    return [
+        [
+            replica_id(identity, f"{salt}{first + number * size + member:x}")
+            for member in range(size)
+        ]
+        for number in range(count)
+    ]
+
+
+def _place(
+    gangs: Sequence[Sequence[ReplicaID]],
+    identity: DeploymentID,
+    config: DeploymentConfig,
+    nodes: list[Capacity],
+) -> Placement:
+    whole = Placement()
+    for gang in gangs:
+        demands = [demand_of(each, identity, config) for each in gang]
+        if config.gang_scheduling_config is None:
+            placed = placement.assign(demands, nodes)
+        else:
+            strategy = config.gang_scheduling_config.gang_placement_strategy
+            placed = placement.assign_gang(demands, nodes, strategy)
+        whole.assigned.update(placed.assigned)
+        whole.unplaced.update(placed.unplaced)
+        for place in placed.assigned.values():
+            nodes = [placement.take(node, place.holds, str(identity)) for node in nodes]
+    return whole
+
+
+def _add(
+    draft: Draft,
+    app: Application,
+    deployment: Deployment,
+    target: Target,
+    new_id: ReplicaID,
+    place: Place,
+    gang: Gang | None,
+) -> None:
+    own, *others = place.holds
+    ranks = ranks_of_new(deployment.replicas.values(), own.node_id)
+    replica = Replica(
+        replica_id=new_id,
+        version=target.version,
+        config_key=target.config_key,
+        node_id=own.node_id,
+        resources=own.resources,
+        gpus=own.gpus,
+        other_holds=tuple(others),
+        gang=gang,
+        rank=ranks.rank,
+        node_rank=ranks.node_rank,
+        local_rank=ranks.local_rank,
+        since_s=draft.now,
+    )
+    draft.add(app, deployment, replica)
