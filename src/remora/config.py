@@ -180,6 +180,12 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     #: What follows from its policy for the controller; no option of its own.
     scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
 
+    @property
+    def gang_size(self) -> int:
+        """How many replicas come together; 1: each on its own."""
+        gang = self.gang_scheduling_config
+        return 1 if gang is None else gang.gang_size
+
     def __post_init__(self) -> None:
         require_number("num_replicas", self.num_replicas, low=1, whole=True)
         require_number("max_ongoing_requests", self.max_ongoing_requests, low=1, whole=True)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from remora.config import DeploymentConfig
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.instance import EXIT_LIMIT_S, Instance
@@ -36,6 +37,22 @@ _log = logging.getLogger("remora")
 #: Seconds for the thread to come up.
 _START_LIMIT_S = 10.0
 _BACKLOG = 1024
+#: Options about processes and their places, as if nothing was said.
+_NOWHERE: dict[str, Any] = {
+    name: getattr(DeploymentConfig(), name)
+    for name in (
+        "resources",
+        "env_vars",
+        "runtime_env",
+        "label_selector",
+        "fallback_selectors",
+        "max_replicas_per_node",
+        "placement_group_bundles",
+        "placement_group_strategy",
+        "placement_group_bundle_label_selector",
+        "gang_scheduling_config",
+    )
+}
 
 
 class LocalTestingInstance(Instance):
@@ -211,13 +228,14 @@ def _without_processes(application: ApplicationSpec) -> ApplicationSpec:
     deployments = []
     for one in application.deployments:
         config = one.config
-        if config.resources or config.env_vars:
+        bare = msgspec.structs.replace(config, **_NOWHERE)
+        if bare != config:
             _log.warning(
-                "Local testing mode: resources and runtime_env of deployment %r have no effect, "
+                "Local testing mode: resources, places and runtime_env of deployment %r have no effect, "
                 "because all replicas share this process.",
                 one.name,
             )
         # One copy each: copies of a class in one process would share its FastAPI app.
-        config = msgspec.structs.replace(config, num_replicas=1, resources={}, env_vars={})
+        config = msgspec.structs.replace(bare, num_replicas=1)
         deployments.append(msgspec.structs.replace(one, config=config))
     return msgspec.structs.replace(application, deployments=tuple(deployments))

@@ -22,6 +22,7 @@ from remora.engine.launch import Launch, launch
 from remora.errors import ConnectionLostError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.home import Home
+from remora.resource_config import AS_FOUND, MachineOptions
 from remora.router.process import forget_instance, use_instance
 from remora.wire.control import ApplicationStatus, InstanceStatus
 from remora.wire.grpc import GrpcSetup
@@ -38,10 +39,18 @@ Condition = Callable[[InstanceStatus], Any]
 class Instance:
     """One instance in a state folder of its own; it ends with the test, not with this process."""
 
-    def __init__(self, folder: Path, http: HTTPOptions, grpc: GrpcSetup | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        http: HTTPOptions,
+        grpc: GrpcSetup | None = None,
+        machine: MachineOptions = AS_FOUND,
+    ) -> None:
         self.home = Home(folder)
         with marking() as self.mark:
-            self.launched: Launch = launch(self.home, http, bound=False, grpc=grpc)
+            self.launched: Launch = launch(
+                self.home, http, bound=False, grpc=grpc, machine=machine
+            )
         self._ended = False
         ready = self.launched.wait_ready(SETTLE_S)
         self.url = ready.http_url

@@ -14,13 +14,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 #: Are refused so far; the page says so of all of them at once.
 REFUSED = {
     "version",
-    "placement_group_bundles",
-    "placement_group_strategy",
-    "placement_group_bundle_label_selector",
-    "max_replicas_per_node",
     "autoscaling_config",
     "logging_config",
-    "gang_scheduling_config",
     "deployment_actors",
 }
 

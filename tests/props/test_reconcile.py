@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from remora.config import DeploymentConfig
+from remora.config import DeploymentConfig, GangSchedulingConfig
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.core import requests
@@ -24,6 +24,7 @@ from remora.core.routing_view import routing_snapshot
 from remora.core.saved_state import decode, encode
 from remora.core.state import ControllerState, validate
 from remora.core.status import report
+from remora.errors import PlacementError
 from remora.testing import replay
 from remora.types import LOCAL_NODE, DeploymentID, ReplicaID
 
@@ -142,7 +143,7 @@ class World(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.feed(
-            ev.ControllerStarted(unix_s=1.7e9, salt="x"),
+            ev.ControllerStarted(unix_s=1.7e9, salt="x", fixed_nodes=True),
             ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 8.0}),
             ev.InventoryComplete(),
         )
@@ -153,7 +154,8 @@ class World(RuleBasedStateMachine):
         count=st.integers(1, 4),
         user_config=st.sampled_from([None, 1, 2]),
         surge=st.sampled_from([0, 50, 100]),
-        cpu=st.sampled_from([0.0, 1.0]),
+        cpu=st.sampled_from([0.0, 1.0, 3.0]),
+        gang=st.sampled_from([1, 1, 2]),
         with_back=st.booleans(),
     )
     def deploy(
@@ -164,6 +166,7 @@ class World(RuleBasedStateMachine):
         user_config: int | None,
         surge: int,
         cpu: float,
+        gang: int,
         with_back: bool,
     ) -> None:
         self.bad_versions = {"bad"}
@@ -172,6 +175,7 @@ class World(RuleBasedStateMachine):
             user_config=user_config,
             max_surge_percent=surge,
             resources={"CPU": cpu} if cpu else {},
+            gang_scheduling_config=GangSchedulingConfig(gang_size=gang) if gang > 1 else None,
         )
         names = ["Front", "Back"] if with_back else ["Front"]
         request = ev.DeployRequested(
@@ -189,8 +193,12 @@ class World(RuleBasedStateMachine):
                 ),
             )
         )
-        assert requests.check(self.state, request) is None
-        self.feed(request)
+        refusal = requests.check(self.state, request)
+        if refusal is None:
+            self.feed(request)
+        else:
+            assert isinstance(refusal, PlacementError)
+            assert cpu == 3.0
 
     @rule(name=st.sampled_from(["one", "two"]))
     def delete(self, name: str) -> None:
@@ -304,7 +312,7 @@ class World(RuleBasedStateMachine):
         self.first, self.log = decode(saved), []
         for process in self.processes.values():
             process.call = None
-        self.feed(ev.ControllerStarted(unix_s=1.7e9, salt="y"))
+        self.feed(ev.ControllerStarted(unix_s=1.7e9, salt="y", fixed_nodes=True))
         for number, replica_id in enumerate(sorted(self.processes)):
             if number % 4 < reported_share:
                 del self.processes[replica_id]
@@ -361,7 +369,7 @@ class World(RuleBasedStateMachine):
         """No more faults: everything reaches its target, in bounded time."""
         assert replay(self.first, self.log) == self.state
         for name in list(self.state.applications):
-            self.deploy(name, "1", 2, None, 0, 0.0, False)
+            self.deploy(name, "1", 2, None, 0, 0.0, 1, False)
         started = self.now
         for _ in range(2000):
             if self.settled():

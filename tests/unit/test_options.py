@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.config import BackpressureConfig, DeploymentConfig
+from remora.config import BackpressureConfig, DeploymentConfig, GangSchedulingConfig
 from remora.errors import ConfigError, NotSupportedYetError
 from remora.options import KEYWORDS, DeploymentOptions, check_names, deployment_config
 
@@ -78,8 +78,19 @@ def test_takes_over_each_plain_option(option: str, value: object) -> None:
         ("ray_actor_options", {"resources": {"CPU": 1}}),
         ("ray_actor_options", {"resources": {"x": -1}}),
         ("ray_actor_options", {"runtime_env": {"env_vars": {"A": 1}}}),
+        ("ray_actor_options", {"num_gpus": 1.5}),
+        ("ray_actor_options", {"accelerator_type": 100}),
+        ("ray_actor_options", {"label_selector": {"zone": 1}}),
+        ("ray_actor_options", {"fallback_strategy": [{"zone": "eu"}]}),
         ("placement_group_strategy", "PACK"),
         ("placement_group_bundles", []),
+        ("placement_group_bundles", [{}]),
+        ("placement_group_bundles", [{"CPU": -1}]),
+        ("gang_scheduling_config", {"size": 2}),
+        ("gang_scheduling_config", {}),
+        ("gang_scheduling_config", {"gang_size": 0}),
+        ("gang_scheduling_config", {"gang_size": 1, "gang_placement_strategy": "STRICT_PACK"}),
+        ("gang_scheduling_config", {"gang_size": 1, "runtime_failure_policy": "NONE"}),
         ("max_replicas_per_node", 101),
         ("autoscaling_config", {"min_replicas": 3, "max_replicas": 2}),
         ("autoscaling_config", {"min_replica": 3}),
@@ -99,12 +110,8 @@ def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: o
     [
         ("num_replicas", "auto"),
         ("autoscaling_config", {"min_replicas": 1, "max_replicas": 2}),
-        ("placement_group_bundles", [{"CPU": 1}]),
-        ("max_replicas_per_node", 2),
         ("logging_config", {"log_level": "DEBUG"}),
-        ("gang_scheduling_config", {"gang_size": 2}),
         ("deployment_actors", [{"name": "a"}]),
-        ("ray_actor_options", {"accelerator_type": "A100"}),
         ("ray_actor_options", {"runtime_env": {"pip": ["x"]}}),
     ],
 )
@@ -200,3 +207,76 @@ def test_errors_survive_pickling() -> None:
 def test_an_option_of_old_versions_says_where_it_has_gone(option: str, advice: str) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}': .*{advice}"):
         check_names({option: 1}, "deployment()")
+
+
+def test_places_are_described_by_labels_and_bundles() -> None:
+    config = config_of(
+        num_replicas=4,
+        ray_actor_options={
+            "num_gpus": 1,
+            "accelerator_type": "A100",
+            "label_selector": {"zone": "in(eu,us)"},
+            "fallback_strategy": [{"label_selector": {"zone": "asia"}}],
+        },
+        placement_group_bundles=[{"CPU": 1, "GPU": 1}, {"GPU": 1}],
+        placement_group_bundle_label_selector=[{"disk": "ssd"}],
+        gang_scheduling_config={"gang_size": 2, "gang_placement_strategy": "SPREAD"},
+    )
+    assert config.label_selector == {"zone": "in(eu,us)", "ray.io/accelerator-type": "A100"}
+    assert config.fallback_selectors == ({"zone": "asia"},)
+    assert config.placement_group_bundles == ({"CPU": 1.0, "GPU": 1.0}, {"GPU": 1.0})
+    assert config.placement_group_strategy == "PACK"
+    assert config.placement_group_bundle_label_selector == ({"disk": "ssd"},)
+    assert config.gang_scheduling_config == GangSchedulingConfig(
+        gang_size=2, gang_placement_strategy="SPREAD"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            {
+                "placement_group_bundles": [{"CPU": 1}],
+                "ray_actor_options": {"num_cpus": 2},
+            },
+            "first bundle.*CPU=2",
+        ),
+        (
+            {"placement_group_bundles": [{"CPU": 1}], "max_replicas_per_node": 1},
+            "max_replicas_per_node",
+        ),
+        (
+            {"gang_scheduling_config": {"gang_size": 1}, "max_replicas_per_node": 1},
+            "max_replicas_per_node",
+        ),
+        (
+            {
+                "gang_scheduling_config": {"gang_size": 1},
+                "placement_group_bundles": [{"CPU": 1}],
+                "placement_group_strategy": "PACK",
+            },
+            "placement_group_strategy",
+        ),
+        ({"gang_scheduling_config": {"gang_size": 2}, "num_replicas": 3}, "num_replicas=3.*2"),
+        (
+            {
+                "placement_group_bundles": [{"CPU": 1}],
+                "placement_group_bundle_label_selector": [{}, {}],
+            },
+            "placement_group_bundle_label_selector",
+        ),
+    ],
+)
+def test_options_about_places_may_not_contradict_each_other(
+    options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        config_of(**options)
+
+
+def test_restarting_one_replica_of_a_gang_is_not_implemented() -> None:
+    with pytest.raises(NotImplementedError, match="RESTART_GANG"):
+        config_of(
+            gang_scheduling_config={"gang_size": 1, "runtime_failure_policy": "RESTART_REPLICA"}
+        )

@@ -8,8 +8,9 @@ one is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from remora.core import shortage
 from remora.core.labels import matches
@@ -138,29 +139,46 @@ def ever_fits(gangs: Sequence[Sequence[Demand]], nodes: Iterable[Capacity]) -> s
 
 def take(node: Capacity, holds: Sequence[Hold], deployment: str = "") -> Capacity:
     """Count what one replica holds on `node`; the replica itself if it is there. Pure."""
-    here = [hold for hold in holds if hold.node_id == node.node_id]
-    if not here:
+    if all(hold.node_id != node.node_id for hold in holds):
         return node
-    used, used_gpus = dict(node.used), dict(node.used_gpus)
-    held = dict(node.holders.get(deployment, {}))
-    for hold in here:
-        for name, amount in hold.resources.items():
-            used[name] = used.get(name, 0.0) + amount
-            held[name] = held.get(name, 0.0) + amount
-        for gpu in hold.gpus:
+    return fill(node, [(deployment, holds)])
+
+
+def fill(node: Capacity, replicas: Iterable[tuple[str, Sequence[Hold]]]) -> Capacity:
+    """Count what many replicas hold on `node`, each with the name of its deployment. Pure."""
+    used, used_gpus, num_replicas = dict(node.used), dict(node.used_gpus), node.num_replicas
+    holders, replicas_of = dict(node.holders), dict(node.replicas_of)
+    own: set[str] = set()
+    for deployment, holds in replicas:
+        for hold in holds:
+            if hold.node_id != node.node_id or not hold.resources:
+                continue
+            if deployment not in own:
+                own.add(deployment)
+                holders[deployment] = dict(holders.get(deployment, {}))
+            _add_to(used, hold.resources)
+            _add_to(holders[deployment], hold.resources)
             share = min(hold.resources.get("GPU", 0.0), 1.0)
-            used_gpus[gpu] = used_gpus.get(gpu, 0.0) + share
-    lives_here = holds[0].node_id == node.node_id
-    replicas_of = dict(node.replicas_of)
-    replicas_of[deployment] = replicas_of.get(deployment, 0) + lives_here
+            _add_to(used_gpus, dict.fromkeys(hold.gpus, share))
+        if holds[0].node_id == node.node_id:
+            num_replicas += 1
+            replicas_of[deployment] = replicas_of.get(deployment, 0) + 1
     return replace(
         node,
         used=used,
         used_gpus=used_gpus,
-        num_replicas=node.num_replicas + lives_here,
-        holders={**node.holders, deployment: held},
+        num_replicas=num_replicas,
+        holders=holders,
         replicas_of=replicas_of,
     )
+
+
+_K = TypeVar("_K")
+
+
+def _add_to(amounts: dict[_K, float], more: Mapping[_K, float]) -> None:
+    for name, amount in more.items():
+        amounts[name] = amounts.get(name, 0.0) + amount
 
 
 def _by_id(nodes: Iterable[Capacity]) -> _Nodes:

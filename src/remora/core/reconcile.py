@@ -203,7 +203,7 @@ def _reconcile_deployment(draft: Draft, app: Application, deployment: Deployment
         return
     gangs.end_broken(draft, deployment)
     groups = gangs.groups_of(deployment)
-    count = goal.count // starting.gang_size(goal.target.config)
+    count = goal.count // goal.target.config.gang_size
     limits = rollout.bounds(goal.target.config, count)
     members = [
         gangs.member(key, group, goal.target, draft.state.nodes) for key, group in groups.items()

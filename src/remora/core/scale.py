@@ -14,8 +14,16 @@ from remora.core.state import ControllerState, Deployment, Target
 
 
 def count_of(deployment: Deployment, target: Target | None = None) -> int:
-    """Say how many replicas there should be of the present target, or of another one. Pure."""
+    """Say how many replicas there should be of the present target, or of another one. Pure.
+
+    Whole gangs: a number between two of them means the greater one.
+    """
     config = (target or deployment.target).config
+    size = config.gang_size
+    return -(-_count_alone(deployment, config) // size) * size
+
+
+def _count_alone(deployment: Deployment, config: DeploymentConfig) -> int:
     scale, share = deployment.scale, deployment.capacity
     if config.autoscaling_config is not None:
         first = config.autoscaling_config.first_replicas

@@ -12,18 +12,12 @@ from remora.core import placement
 from remora.core.draft import Draft
 from remora.core.placement import Capacity, Demand, Place, Placement
 from remora.core.ranks import ranks_of_new
-from remora.core.replica_state import LIVE, Gang, Replica
+from remora.core.replica_state import LIVE, Gang, Hold, Replica
 from remora.core.state import Application, ControllerState, Deployment, Target
 from remora.types import DeploymentID, NodeID, ReplicaID, replica_id
 
 #: As in `engine.base`, which is above this layer.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
-
-
-def gang_size(config: DeploymentConfig) -> int:
-    """How many replicas come together; 1: each on its own. Pure."""
-    gang = config.gang_scheduling_config
-    return 1 if gang is None else gang.gang_size
 
 
 def demand_of(wanted: ReplicaID, deployment: DeploymentID, config: DeploymentConfig) -> Demand:
@@ -54,13 +48,19 @@ def never_fits(
     for deployment, config in wanted:
         if not _asks_for_anything(config):
             continue
-        size = gang_size(config)
-        for first in range(0, config.num_replicas, size):
+        size = config.gang_size
+        for first in range(0, _fewest(config), size):
             ids = [replica_id(deployment, str(first + number)) for number in range(size)]
             before.append([demand_of(each, deployment, config) for each in ids])
             if why := placement.ever_fits(before, nodes):
-                return f"{deployment} with num_replicas={config.num_replicas}: {why}"
+                return f"{deployment} with {_fewest(config)} replica(s): {why}"
     return ""
+
+
+def _fewest(config: DeploymentConfig) -> int:
+    """How many replicas there will be in any case."""
+    autoscaling = config.autoscaling_config
+    return config.num_replicas if autoscaling is None else max(1, autoscaling.min_replicas)
 
 
 def _asks_for_anything(config: DeploymentConfig) -> bool:
@@ -79,17 +79,26 @@ def _empty(node_id: NodeID, state: ControllerState) -> Capacity:
 
 def capacities(
     state: ControllerState, without: frozenset[ReplicaID] = frozenset()
-) -> list[Capacity]:
+) -> dict[NodeID, Capacity]:
     """Say what the nodes have and who holds it, as if the replicas `without` were gone. Pure."""
-    found = {node_id: _empty(node_id, state) for node_id in state.nodes}
+    holders: dict[NodeID, list[tuple[str, tuple[Hold, ...]]]] = {key: [] for key in state.nodes}
     for app, deployment, replica in state.replicas():
         if replica.state not in LIVE or replica.replica_id in without:
             continue
         owner = str(DeploymentID(deployment.name, app.name))
-        for node_id in {hold.node_id for hold in replica.holds}:
-            if node_id in found:
-                found[node_id] = placement.take(found[node_id], replica.holds, owner)
-    return list(found.values())
+        for node_id in {hold.node_id for hold in replica.holds} & holders.keys():
+            holders[node_id].append((owner, replica.holds))
+    return {
+        node_id: placement.fill(_empty(node_id, state), those)
+        for node_id, those in holders.items()
+    }
+
+
+def _known_capacities(draft: Draft) -> dict[NodeID, Capacity]:
+    """Work the capacities out once in a step; they are kept up to date after that."""
+    if draft.capacities is None:
+        draft.capacities = capacities(draft.state)
+    return draft.capacities
 
 
 def start(
@@ -97,9 +106,12 @@ def start(
 ) -> bool:
     """Decide `count` new replicas, or gangs of them; False: some found no place."""
     identity = DeploymentID(deployment.name, app.name)
-    size = gang_size(target.config)
+    size = target.config.gang_size
     gangs = _new_ids(draft, identity, count, size)
-    placed = _place(gangs, identity, target.config, capacities(draft.state)) if count else None
+    placed = None
+    if count:
+        nodes = list(_known_capacities(draft).values())
+        placed = _place(gangs, identity, target.config, nodes)
     assigned = placed.assigned if placed else {}
     unplaced = list(placed.unplaced.values()) if placed else []
     if unplaced or draft.pacing(app.name, deployment).num_unplaced:
@@ -127,10 +139,10 @@ def makes_room(
     if not draft.state.fixed_nodes:
         return []
     identity = DeploymentID(deployment.name, app.name)
-    gangs = _new_ids(draft, identity, 1, gang_size(target.config))
+    gangs = _new_ids(draft, identity, 1, target.config.gang_size)
     for number in range(1, len(old) + 1):
         gone = frozenset(replica.replica_id for replica in old[:number])
-        nodes = capacities(draft.state, gone)
+        nodes = list(capacities(draft.state, gone).values())
         if not _place(gangs, identity, target.config, nodes).unplaced:
             return list(old[:number])
     return []
@@ -194,3 +206,7 @@ def _add(
         since_s=draft.now,
     )
     draft.add(app, deployment, replica)
+    nodes = _known_capacities(draft)
+    owner = str(DeploymentID(deployment.name, app.name))
+    for node_id in {hold.node_id for hold in place.holds} & nodes.keys():
+        nodes[node_id] = placement.take(nodes[node_id], place.holds, owner)

@@ -43,6 +43,8 @@ class FakeReplica:
     #: Methods that were called, in order.
     calls: list[str] = field(default_factory=list)
     configs: list[Any] = field(default_factory=list)
+    #: Rank, rank of its node, rank on its node, as it was told last.
+    ranks: tuple[int, int, int] = (0, 0, 0)
 
 
 class FakeReplicas:
@@ -114,6 +116,7 @@ class FakeReplicas:
                 if text := self.fail_reconfigure(body):
                     raise ReplicaStartError(text)
                 replica.configs.append(body.config.user_config)
+                replica.ranks = body.ranks or replica.ranks
             case "drain":
                 replica.is_draining = True
                 await asyncio.sleep(replica.work_s)
@@ -134,6 +137,7 @@ class FakeReplicas:
     async def _initialize(self, replica: FakeReplica, spec: ReplicaSpec) -> ReplicaReady:
         if not replica.is_ready:
             replica.spec = spec
+            replica.ranks = spec.ranks
             delay_s = self.construct_s
             await asyncio.sleep(delay_s if isinstance(delay_s, (int, float)) else delay_s(spec))
             if text := self.fail_construct(spec):

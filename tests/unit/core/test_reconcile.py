@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from remora.config import DeploymentConfig
 from remora.core import actions as act
 from remora.core import events as ev
@@ -61,18 +65,28 @@ def test_a_replica_is_told_which_gpus_it_may_use() -> None:
     driver = Driver({"GPU": 2.0})
     driver.deploy(num_replicas=2, resources={"GPU": 1.0}, env_vars={"A": "1"})
     starts = [action for action in driver.actions if isinstance(action, act.StartProcess)]
-    assert [start.env for start in starts] == [
-        {"A": "1", "CUDA_VISIBLE_DEVICES": "0"},
-        {"A": "1", "CUDA_VISIBLE_DEVICES": "1"},
-    ]
+    assert [start.env for start in starts] == [{"A": "1"}, {"A": "1"}]
+    assert [[hold.gpus for hold in start.holds] for start in starts] == [[(0,)], [(1,)]]
 
 
-def test_the_users_own_choice_of_gpus_is_kept() -> None:
-    driver = Driver({"GPU": 2.0})
-    driver.deploy(resources={"GPU": 1.0}, env_vars={"CUDA_VISIBLE_DEVICES": "1"})
+@pytest.mark.parametrize(
+    ("options", "threads"),
+    [
+        ({"resources": {"CPU": 2.5}}, "2"),
+        ({"resources": {"CPU": 0.5}}, "1"),
+        ({"resources": {"CPU": 2.0}, "env_vars": {"OMP_NUM_THREADS": "7"}}, "7"),
+        ({"resources": {"CPU": 0.0}}, None),
+        ({}, None),
+    ],
+)
+def test_libraries_are_told_how_many_cores_were_asked_for(
+    options: dict[str, Any], threads: str | None
+) -> None:
+    driver = Driver({"CPU": 4.0})
+    driver.deploy(**options)
     (start,) = driver.actions
     assert isinstance(start, act.StartProcess)
-    assert start.env == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert start.env.get("OMP_NUM_THREADS") == threads
 
 
 def test_an_engine_that_says_nothing_counts_as_a_failed_start() -> None:
