@@ -92,7 +92,8 @@ class RunTarget:
         name: of the application.
         route_prefix: where it is reachable over HTTP; None: nowhere.
         logging_config: not supported yet.
-        external_scaler_enabled: not supported yet.
+        external_scaler_enabled: numbers of replicas are set from outside, by nobody else.
+        autoscaling_policy: decides for all its deployments that are scaled by demand.
     """
 
     target: Application
@@ -100,6 +101,7 @@ class RunTarget:
     route_prefix: str | None = "/"
     logging_config: dict[str, Any] | None = None
     external_scaler_enabled: bool = False
+    autoscaling_policy: Any = None
 
 
 def run(
@@ -111,6 +113,7 @@ def run(
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: dict[str, Any] | None = None,
+    autoscaling_policy: Any = None,
 ) -> DeploymentHandle[_D]:
     """Deploy an application, wait until it runs, and return a handle to its ingress.
 
@@ -122,8 +125,10 @@ def run(
         logging_config: not supported yet.
         _local_testing_mode: run everything in this process, without ports and processes;
             `remora.testing.asgi_app` is the front door then.
-        external_scaler_enabled: not supported yet.
+        external_scaler_enabled: numbers of replicas are set from outside, and survive deploys.
         controller_options: not supported yet.
+        autoscaling_policy: decides for all deployments of the application that are scaled by
+            demand: an `AutoscalingPolicy`, or its function.
 
     Raises:
         TypeError: `target` is no application.
@@ -131,7 +136,9 @@ def run(
         DeployError: it cannot be brought up (a `RuntimeError`); holds the user's traceback.
         InstanceError: no instance could be started.
     """
-    one = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)
+    one = RunTarget(
+        target, name, route_prefix, logging_config, external_scaler_enabled, autoscaling_policy
+    )
     return run_many(
         [one],
         blocking=blocking,
@@ -167,7 +174,16 @@ def run_many(
     _check_targets(targets)
     instance = begin_local_testing() if _local_testing_mode else begin()
     # The instance comes up while the code is pickled.
-    specs = [build(one.target, one.name, one.route_prefix) for one in targets]
+    specs = [
+        build(
+            one.target,
+            one.name,
+            one.route_prefix,
+            external_scaler=one.external_scaler_enabled,
+            autoscaling_policy=one.autoscaling_policy,
+        )
+        for one in targets
+    ]
     try:
         wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))
     finally:
@@ -195,7 +211,6 @@ def _check_targets(targets: Sequence[RunTarget]) -> None:
             raise ConfigError("name", one.name, "is the name of two applications of this call")
         check_route_prefix(one.route_prefix)
         _refuse("logging_config", one.logging_config)
-        _refuse("external_scaler_enabled", one.external_scaler_enabled)
 
 
 def _refuse(field: str, value: object, advice: str = "leave it out") -> None:

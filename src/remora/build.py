@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from remora.autoscaling_config import ScalingPolicySetup
+from remora.autoscaling_config import autoscaling_policy as autoscaling_policy_of
 from remora.config import nearest
 from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.pickling import dumps_call
 from remora.router_setup import with_policy
+from remora.scaling_setup import scaling_policy_setup, with_scaling_policy
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
 
@@ -40,6 +43,8 @@ def build(
     *,
     code_version: str | None = None,
     surroundings: Surroundings | None = None,
+    external_scaler: bool = False,
+    autoscaling_policy: Any = None,
 ) -> ApplicationSpec:
     """Describe `target` and all that it depends on.
 
@@ -50,6 +55,9 @@ def build(
         code_version: the same for the same code; None: the same only within this process, for
             equal code and arguments from an unchanged file.
         surroundings: where replicas import from; None: from where this process does.
+        external_scaler: numbers of replicas are set from outside.
+        autoscaling_policy: decides for all deployments that are scaled: an `AutoscalingPolicy`,
+            a dict of its fields, or its function; None: each has its own policy.
 
     Raises:
         TypeError: `target` is no application.
@@ -71,17 +79,37 @@ def build(
                 name=node_name,
                 code=code,
                 code_version=version,
-                config=with_policy(node._deployment.config),
+                config=with_scaling_policy(with_policy(node._deployment.config)),
             )
         )
     _check_one_ingress(names, name)
+    policy = _application_policy(autoscaling_policy, name, specs)
     return ApplicationSpec(
         name=name,
         route_prefix=route_prefix,
         ingress=specs[0].name,
         deployments=tuple(specs),
         surroundings=surroundings or surroundings_of_this_process(),
+        external_scaler=external_scaler,
+        scaling_policy=policy,
     )
+
+
+def _application_policy(
+    given: Any, app_name: str, specs: list[DeploymentSpec]
+) -> ScalingPolicySetup:
+    """Make the policy of an application, which has the say over those of its deployments."""
+    if given is None:
+        return ScalingPolicySetup()
+    policy = autoscaling_policy_of(given, "autoscaling_policy")
+    overruled = [spec.name for spec in specs if spec.config.scaling_policy.path]
+    if overruled:
+        _log.warning(
+            "The autoscaling_policy of application %r takes the place of the policies of %s.",
+            app_name,
+            ", ".join(overruled),
+        )
+    return scaling_policy_setup(policy, "autoscaling_policy")
 
 
 def walk(target: Application, app_name: str) -> Iterator[tuple[Application, str, bytes]]:

@@ -19,6 +19,7 @@ import msgspec
 from remora.autoscaling_config import AutoscalingConfig as AutoscalingConfig  # noqa: PLC0414 - found here by users of this module
 from remora.autoscaling_config import AutoscalingPolicy as AutoscalingPolicy  # noqa: PLC0414 - found here by users of this module
 from remora.autoscaling_config import ScalingPolicySetup as ScalingPolicySetup  # noqa: PLC0414 - found here by users of this module
+from remora.autoscaling_context import AutoscalingContext as AutoscalingContext  # noqa: PLC0414 - found here by users of this module
 from remora.checks import Named, is_import_path
 from remora.checks import check_keys as check_keys  # noqa: PLC0414 - found here by users of this module
 from remora.checks import check_keywords as check_keywords  # noqa: PLC0414 - found here by users of this module

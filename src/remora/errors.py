@@ -10,6 +10,7 @@
     │   ├── RouteTakenError     another application owns the route prefix
     │   ├── PlacementError      the machine, or all nodes, could never hold it
     │   └── ReplicaStartError   the user's constructor or first health check failed
+    ├── PolicyError             an autoscaling policy of the user's failed
     ├── ScaleError              a number of replicas cannot be set
     │   ├── UnknownTargetError          there is no such application or deployment
     │   └── ExternalScalerDisabledError it is not scaled from outside
@@ -131,6 +132,10 @@ class RouteTakenError(DeployError):
 
 class PlacementError(DeployError):
     """What a deploy asks for is more than there is, even if nothing else ran."""
+
+
+class PolicyError(RemoraError):
+    """An autoscaling policy of the user's raised, returned nonsense, or said nothing in time."""
 
 
 class ScaleError(RemoraError):

@@ -228,6 +228,11 @@ def _without_processes(application: ApplicationSpec) -> ApplicationSpec:
     deployments = []
     for one in application.deployments:
         config = one.config
+        if config.autoscaling_config is not None:
+            _log.warning(
+                "Local testing mode: autoscaling of deployment %r has no effect; it has one replica.",
+                one.name,
+            )
         bare = msgspec.structs.replace(config, **_NOWHERE)
         if bare != config:
             _log.warning(
@@ -236,6 +241,6 @@ def _without_processes(application: ApplicationSpec) -> ApplicationSpec:
                 one.name,
             )
         # One copy each: copies of a class in one process would share its FastAPI app.
-        config = msgspec.structs.replace(bare, num_replicas=1)
+        config = msgspec.structs.replace(bare, num_replicas=1, autoscaling_config=None)
         deployments.append(msgspec.structs.replace(one, config=config))
     return msgspec.structs.replace(application, deployments=tuple(deployments))

@@ -11,12 +11,14 @@ for an unknown keyword or a wrong type of name, `ValueError` (`ConfigError`) for
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import msgspec
 
 from remora.actor_options import PLACEMENT, actor_fields, check_placement, placement_fields
+from remora.autoscaling_config import DEPRECATED, AutoscalingConfig, autoscaling_config
 from remora.config import (
     BackpressureConfig,
     DeploymentConfig,
@@ -24,7 +26,6 @@ from remora.config import (
     check_keys,
     check_keywords,
     require_json,
-    require_number,
 )
 from remora.errors import ConfigError, NotSupportedYetError
 
@@ -44,7 +45,7 @@ class DeploymentOptions(TypedDict, total=False):
     max_ongoing_requests: int
     max_queued_requests: int
     backpressure_config: dict[str, Any] | BackpressureConfig | None
-    autoscaling_config: dict[str, Any] | None
+    autoscaling_config: dict[str, Any] | AutoscalingConfig | None
     graceful_shutdown_wait_loop_s: float
     graceful_shutdown_timeout_s: float
     health_check_period_s: float
@@ -71,24 +72,6 @@ _WHOLE = (
     "max_queued_requests",
     "max_constructor_retry_count",
     "max_surge_percent",
-)
-_AUTOSCALING_KEYS = (
-    "aggregation_function",
-    "downscale_delay_s",
-    "downscale_smoothing_factor",
-    "downscale_to_zero_delay_s",
-    "downscaling_factor",
-    "initial_replicas",
-    "look_back_period_s",
-    "max_replicas",
-    "metrics_interval_s",
-    "min_replicas",
-    "policy",
-    "smoothing_factor",
-    "target_ongoing_requests",
-    "upscale_delay_s",
-    "upscale_smoothing_factor",
-    "upscaling_factor",
 )
 _LOGGING_KEYS = (
     "additional_log_standard_attrs",
@@ -157,6 +140,8 @@ def deployment_config(given: DeploymentOptions) -> DeploymentConfig:
             check(keyword, value, given)
             raise NotSupportedYetError(keyword, value)
     fields = actor_fields(options.pop("ray_actor_options", None)) | placement_fields(options)
+    if (scaling := _autoscaling(options)) is not None:
+        fields["autoscaling_config"] = scaling
     for keyword, value in options.items():
         if keyword in PLACEMENT or (value is None and keyword in _MAY_BE_NONE):
             continue
@@ -168,8 +153,6 @@ def deployment_config(given: DeploymentOptions) -> DeploymentConfig:
 def _converted(keyword: str, value: Any) -> Any:
     assert keyword in _PLAIN, keyword
     if keyword == "num_replicas" and isinstance(value, str):
-        if value == "auto":
-            raise NotSupportedYetError(keyword, value, "give a number of replicas")
         raise ConfigError(keyword, value, "must be a whole number >= 1 or 'auto'")
     if keyword == "user_config":
         require_json(keyword, value)
@@ -202,6 +185,24 @@ def _request_router(value: Any) -> RequestRouterConfig:
     return RequestRouterConfig(**value)
 
 
+def _autoscaling(options: dict[str, Any]) -> AutoscalingConfig | None:
+    """Take what is said about autoscaling out of the options; None: nothing is."""
+    given = options.pop("autoscaling_config", None)
+    auto = options.get("num_replicas") == "auto"
+    if auto:
+        del options["num_replicas"]
+    if given is None and not auto:
+        return None
+    for name in given if isinstance(given, dict) else ():
+        if name in DEPRECATED:
+            warnings.warn(
+                f"autoscaling_config[{name!r}] is deprecated; write {DEPRECATED[name]}",
+                DeprecationWarning,
+                stacklevel=5,
+            )
+    return autoscaling_config(given, auto=auto)
+
+
 def _check_together(options: Mapping[str, Any]) -> None:
     """Refuse options that contradict each other."""
     if options.get("autoscaling_config") is not None:
@@ -225,22 +226,6 @@ def _check_mapping(
     return check
 
 
-def _check_autoscaling(keyword: str, value: Any, given: Mapping[str, Any]) -> None:
-    _check_mapping(_AUTOSCALING_KEYS)(keyword, value, given)
-    low = value.get("min_replicas", 1)
-    require_number(f"{keyword}.min_replicas", low, low=0, whole=True)
-    high = value.get("max_replicas", 100 if given.get("num_replicas") == "auto" else 1)
-    require_number(f"{keyword}.max_replicas", high, low=max(1, low), whole=True)
-    if value.get("initial_replicas") is not None:
-        require_number(
-            f"{keyword}.initial_replicas",
-            value["initial_replicas"],
-            low=low,
-            high=high,
-            whole=True,
-        )
-
-
 def _check_actors(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
     if not isinstance(value, list):
         raise ConfigError(keyword, value, "must be a list")
@@ -251,7 +236,6 @@ def _check_actors(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
 
 #: Options that nothing acts on yet, each with the check of its value.
 _LATER: dict[str, Callable[[str, Any, Mapping[str, Any]], None]] = {
-    "autoscaling_config": _check_autoscaling,
     "logging_config": _check_mapping(_LOGGING_KEYS),
     "deployment_actors": _check_actors,
 }

@@ -48,9 +48,7 @@ class Instance:
     ) -> None:
         self.home = Home(folder)
         with marking() as self.mark:
-            self.launched: Launch = launch(
-                self.home, http, bound=False, grpc=grpc, machine=machine
-            )
+            self.launched: Launch = launch(self.home, http, bound=False, grpc=grpc, machine=machine)
         self._ended = False
         ready = self.launched.wait_ready(SETTLE_S)
         self.url = ready.http_url

@@ -38,7 +38,6 @@ def test_run_needs_an_application() -> None:
     [
         ({"name": ""}, RayServeException),
         ({"route_prefix": "x"}, ValueError),
-        ({"external_scaler_enabled": True}, NotSupportedYetError),
         ({"logging_config": {"log_level": "INFO"}}, NotSupportedYetError),
         ({"controller_options": {"runtime_env": {}}}, NotSupportedYetError),
     ],

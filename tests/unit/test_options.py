@@ -108,8 +108,6 @@ def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: o
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("num_replicas", "auto"),
-        ("autoscaling_config", {"min_replicas": 1, "max_replicas": 2}),
         ("logging_config", {"log_level": "DEBUG"}),
         ("deployment_actors", [{"name": "a"}]),
         ("ray_actor_options", {"runtime_env": {"pip": ["x"]}}),

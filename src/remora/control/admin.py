@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
 from remora.control.controller import Controller
+from remora.control.scaling_admin import scaling_handlers, with_policy_errors
 from remora.core import events as ev
 from remora.core.reconcile import story_of
 from remora.core.replica_state import story
@@ -71,6 +72,7 @@ class Admin:
             "metrics": self._metrics,
             "follow_metrics": self._follow_metrics,
             "answer_metrics": self._answer_metrics,
+            **scaling_handlers(self._controller),
         }
 
     async def status(self) -> InstanceStatus:
@@ -97,7 +99,9 @@ class Admin:
                 for each in processes
                 if each.name.startswith("proxy")
             ),
-            applications=report(controller.state, controller.now()),
+            applications=with_policy_errors(
+                report(controller.state, controller.now()), controller.autoscaler
+            ),
             grpc_address=self._grpc_address,
         )
 
@@ -137,6 +141,8 @@ class Admin:
             ingress=app.ingress,
             deployments=tuple(deployments),
             surroundings=app.surroundings,
+            external_scaler=app.external_scaler,
+            scaling_policy=app.scaling_policy,
         )
 
     async def _delete(self, body: bytes) -> bytes:

@@ -20,8 +20,10 @@ from functools import partial
 import msgspec
 
 from remora.control.applier import Applier
+from remora.control.autoscaler import Autoscaler
 from remora.control.checkpoint import CodeStore, EventLog, Section
 from remora.control.metrics import AskReplica, MetricsCollector
+from remora.control.policies import Policies
 from remora.control.publisher import Publisher
 from remora.control.queue_leases import QueueLeases
 from remora.control.replica_control import Connect, connect_replica
@@ -87,6 +89,8 @@ class Controller:
         self.log = EventLog(store)
         self.publisher = Publisher(self._on_acked)
         self.leases = QueueLeases()
+        self._policies = Policies(engine, connect)
+        self.autoscaler = Autoscaler(self.post, connect, self._policies)
         self.state = ControllerState()
         self._bound = bound
         self._connect = connect
@@ -174,6 +178,7 @@ class Controller:
             for task in (pump, inventory):
                 task.cancel()
             await asyncio.wait([pump, inventory])
+            await self.autoscaler.close()
             await self._applier.close()
             self._refuse_rest()
 
@@ -202,6 +207,7 @@ class Controller:
 
     async def _pump(self) -> None:
         async for event in self.engine.events():
+            self._policies.note(event)
             known = _from_engine(event)
             if known is not None:
                 self.post(known)
@@ -256,6 +262,7 @@ class Controller:
             asked.answer.set_result(None)
         if decided.state.hold_snapshot_until_s is None:
             self._publish(decided.state.routing)
+            self.autoscaler.follow(decided.state)
         self.ready.set()
         for changed in self._watchers:
             changed.set()

@@ -5,13 +5,14 @@ Rules: knows methods and bodies, decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from remora.transport.channel import Channel, connect
-from remora.transport.control import call_control
+from remora.transport.control import call_control, stream_control
 
 T = TypeVar("T")
 
@@ -32,6 +33,16 @@ class ReplicaControl(Protocol):
             ConnectionLostError: the replica is gone.
             TimeoutError: no answer in time.
             RemoteError: the method raised; the text is all that comes here, see `transport.control`.
+        """
+
+    def stream(
+        self, method: str, body: msgspec.Struct | None, item: type[T]
+    ) -> AsyncGenerator[T, None]:
+        """Call a control method that answers with a stream; closing the generator ends it there.
+
+        Raises:
+            ConnectionLostError: the replica is gone.
+            RemoteError: the method raised.
         """
 
     @property
@@ -61,6 +72,14 @@ class WireControl:
     ) -> T | None:
         """Call a control method."""
         return await call_control(self._channel, method, body, reply, timeout_s)
+
+    async def stream(
+        self, method: str, body: msgspec.Struct | None, item: type[T]
+    ) -> AsyncGenerator[T, None]:
+        """Call a control method that answers with a stream."""
+        async with aclosing(stream_control(self._channel, method, body, item)) as items:  # type: ignore[type-var]
+            async for each in items:
+                yield each
 
     @property
     def is_open(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from remora.config import DeploymentConfig
-
 from remora.core import health
 from remora.core.actions import (
     CheckHealth,

@@ -6,8 +6,8 @@ Rules: pure; the answer is the error to raise, or None.
 from __future__ import annotations
 
 from remora.core import events as ev
-from remora.core.state import ControllerState
 from remora.core.starting import never_fits
+from remora.core.state import ControllerState
 from remora.errors import (
     ConfigError,
     ExternalScalerDisabledError,

@@ -89,8 +89,7 @@ def capacities(
         for node_id in {hold.node_id for hold in replica.holds} & holders.keys():
             holders[node_id].append((owner, replica.holds))
     return {
-        node_id: placement.fill(_empty(node_id, state), those)
-        for node_id, those in holders.items()
+        node_id: placement.fill(_empty(node_id, state), those) for node_id, those in holders.items()
     }
 
 

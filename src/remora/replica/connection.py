@@ -167,7 +167,7 @@ class ReplicaConnection(ServerConnection):
             return
         replica.ongoing += 1
         if replica.ongoing == 1:
-            replica.watchdog.arm()
+            replica.on_busy()
         if envelope.hold:
             self._work[number] = HeldSlot(self, number)
             self.write(_CREDIT, number)

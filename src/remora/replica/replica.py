@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from remora.wire.control import GangSpec, ReplicaReady, ReplicaReconfigure, Repl
 from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind, Promises
 from remora.wire.metrics import Family, MetricsReport
+from remora.wire.scaling import LoadWanted
 
 if TYPE_CHECKING:
     from remora.replica.grpc_requests import GrpcRequests
@@ -78,6 +80,9 @@ class Replica:
         self.requests = RequestRunner(self)
         self.http_requests = HttpRequests(self, self.requests)
         self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
+        #: Called when a request begins on an idle replica.
+        self.on_busy: Callable[[], None] = self.watchdog.arm
+        self._busy_listeners: set[Callable[[], object]] = set()
         self.stopped = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,6 +97,7 @@ class Replica:
             "check_health": self._check_health,
             "reconfigure": self._reconfigure,
             "drain": self._drain,
+            "load": self._load,
             "stop": self._stop,
             "metrics": self._metrics,
         }
@@ -133,6 +139,20 @@ class Replica:
     ) -> None:
         """Tell all callers what changed of this replica; see `Notices.announce`."""
         self.notices.announce(models=models, metadata=metadata, stats=stats)
+
+    def tell_busy(self, listener: Callable[[], object], *, wanted: bool) -> None:
+        """Call `listener` whenever a request begins on an idle replica, or not any more."""
+        if wanted:
+            self._busy_listeners.add(listener)
+        else:
+            self._busy_listeners.discard(listener)
+        # Nobody pays for what nobody wants.
+        self.on_busy = self._on_busy if self._busy_listeners else self.watchdog.arm
+
+    def _on_busy(self) -> None:
+        self.watchdog.arm()
+        for listener in self._busy_listeners:
+            listener()
 
     def on_request_ended(self, connection: ReplicaConnection) -> None:
         """A slot is free: tell those who were turned away, or whoever waits for idleness.
@@ -282,6 +302,15 @@ class Replica:
     async def _drain(self, body: bytes) -> bytes:
         await self.drain()
         return b""
+
+    async def _load(self, body: bytes) -> AsyncIterator[bytes]:
+        # Few replicas are asked for it.
+        from remora.replica.load_report import LoadReport
+
+        self._enter()
+        async with aclosing(LoadReport(self, unpack(body, LoadWanted)).follow()) as loads:
+            async for load in loads:
+                yield pack(load)
 
     async def _stop(self, body: bytes) -> bytes:
         await self.stop()

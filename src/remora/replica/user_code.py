@@ -265,13 +265,17 @@ class UserCode:
             TypeError: it returned no dict.
             Exception: what the user's code raised.
         """
-        hook = self._hook(name)
-        if hook is None:
+        if self._hook(name) is None:
             return None
-        recorded = await _call(hook)
+        recorded = await self.hook_result(name)
         if not isinstance(recorded, dict):
             raise TypeError(f"{name} must return a dict, not {type(recorded).__name__}")
         return recorded
+
+    async def hook_result(self, name: str) -> object:
+        """Run a hook of the user's object; None: there is none of that name."""
+        hook = self._hook(name)
+        return None if hook is None else await _call(hook)
 
     def kind_of_hook(self, name: str) -> MethodKind | None:
         """How a hook of the user's object runs; None: there is none of that name."""

@@ -28,9 +28,10 @@ class Backlog:
         share: how many may wait.
         tell: called when the controller should hear what this router holds and needs; cheap,
             because it is called often.
+        on_first: called when something begins to wait where nothing did.
     """
 
-    __slots__ = ("_counts", "_loop", "_rate", "share", "tell")
+    __slots__ = ("_counts", "_loop", "_rate", "on_first", "share", "tell")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, counts: RoutingCounts) -> None:
         self._loop = loop
@@ -38,6 +39,7 @@ class Backlog:
         self._rate = DrainRate()
         self.share = HeldShare()
         self.tell: Callable[[], None] = _nobody
+        self.on_first: Callable[[], object] = _nobody
 
     def limit_to(self, max_queued: int, num_waiting: int) -> None:
         """The deployment's limit is this; -1: none. Those who wait may stay."""
@@ -49,6 +51,7 @@ class Backlog:
         """One more waits: now `num_waiting` do."""
         if num_waiting == 1:
             self._rate.begin(self._loop.time())
+            self.on_first()
         if self.share.on_joined(num_waiting):
             self.tell()
 

@@ -19,6 +19,7 @@ from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDi
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
 from remora.observe.routing_counts import RoutingRow, routing_families
+from remora.router.demand import DemandReporter
 from remora.router.metrics import ProcessMetrics
 from remora.router.reconnect import waits
 from remora.router.router import Router
@@ -63,9 +64,11 @@ class RoutingClient:
         self._others: weakref.WeakValueDictionary[DeploymentID, Router] = (
             weakref.WeakValueDictionary()
         )
+        self._subscription = Subscription(self._subscriber, os.getpid())
         self._shares = ShareKeeper(self._subscriber, self._all_routers)
         self.metrics = ProcessMetrics(self._subscriber, os.getpid())
         self.metrics.sources.append(self._families)
+        self._demand = DemandReporter(self._subscription, self._all_routers)
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
@@ -141,6 +144,7 @@ class RoutingClient:
                 self._routers[deployment] = router
                 router.update(route)
             self._shares.add(router)
+            self._demand.add(router)
         return router
 
     def _all_routers(self) -> tuple[Router, ...]:
@@ -178,11 +182,11 @@ class RoutingClient:
                 channel = self._channel = await connect(address, name=self._subscriber)
                 beside = [
                     asyncio.create_task(self._shares.follow(channel)),
+                    asyncio.create_task(self._demand.follow(channel)),
                     asyncio.create_task(self.metrics.follow(channel)),
                 ]
-                subscription = Subscription(self._subscriber, os.getpid())
                 async for change in stream_control(
-                    channel, "subscribe", subscription, SnapshotDiff, unpickle=True
+                    channel, "subscribe", self._subscription, SnapshotDiff, unpickle=True
                 ):
                     wait_s = waits()
                     self._apply(change)

@@ -7,7 +7,8 @@ does not answer any more, how long ongoing requests take.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from remora.testing.fake_engine import FakeEngine
 from remora.types import Seconds
 from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.metrics import MetricsReport
+from remora.wire.scaling import LoadWanted, ReplicaLoad
 
 T = TypeVar("T")
 
@@ -45,6 +47,18 @@ class FakeReplica:
     configs: list[Any] = field(default_factory=list)
     #: Rank, rank of its node, rank on its node, as it was told last.
     ranks: tuple[int, int, int] = (0, 0, 0)
+    #: What it works on, as it reports it.
+    ongoing: float = 0.0
+    #: What its `record_autoscaling_stats` returns.
+    metrics: dict[str, float] | None = None
+    #: It reports nothing.
+    is_silent: bool = False
+    load_changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def work_on(self, ongoing: float) -> None:
+        """Report that it works on so many requests."""
+        self.ongoing = ongoing
+        self.load_changed.set()
 
 
 class FakeReplicas:
@@ -184,8 +198,27 @@ class _FakeLink:
             self._calls.discard(work)
             work.cancel()
 
+    async def stream(
+        self, method: str, body: msgspec.Struct | None, item: type[T]
+    ) -> AsyncGenerator[T, None]:
+        """Follow the load of a replica; there is no other stream."""
+        del item
+        replica = self._replica
+        if method != "load" or not isinstance(body, LoadWanted):
+            raise MethodNotFoundError(f"No control stream {method!r}")
+        while True:
+            if self._is_closed:
+                raise ConnectionLostError(f"The connection to {replica.process_id} was lost")
+            if not replica.is_silent:
+                yield ReplicaLoad(replica.ongoing, replica.metrics)  # type: ignore[misc]
+            replica.load_changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(body.interval_s):
+                    await replica.load_changed.wait()
+
     def close(self) -> None:
         """Break it."""
         self._is_closed = True
+        self._replica.load_changed.set()
         for work in self._calls:
             work.cancel()

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.config import DeploymentConfig
+from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.types import DeploymentID
 
 
@@ -69,6 +69,10 @@ class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
     ingress: str
     deployments: tuple[DeploymentSpec, ...]
     surroundings: Surroundings = Surroundings()
+    #: Its deployments take their numbers of replicas from outside (`scale`).
+    external_scaler: bool = False
+    #: Decides for all deployments that are scaled; without a path each has its own policy.
+    scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
 
 
 class DeployRequest(msgspec.Struct, frozen=True):

@@ -157,7 +157,7 @@ class Rig:
                 now is not None
                 and now.status == "RUNNING"
                 and all(
-                    set(each.replica_states) == {"RUNNING"} for each in now.deployments.values()
+                    set(each.replica_states) <= {"RUNNING"} for each in now.deployments.values()
                 )
             ),
             name,

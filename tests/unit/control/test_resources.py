@@ -173,7 +173,9 @@ def test_bundles_are_reserved_together_and_given_back_together() -> None:
             (process,) = r.engine.processes.values()
             assert [hold.gpus for hold in process.spec.holds] == [(0,), (1,)]
             await r.deploy(app("other", deployment(resources={"GPU": 1.0}), route_prefix="/other"))
-            await r.until(lambda now: now is not None and "held by default/Model 2" in now.message, "other")
+            await r.until(
+                lambda now: now is not None and "held by default/Model 2" in now.message, "other"
+            )
             await r.delete("default")
             await r.until_running("other")
 

@@ -1,0 +1,70 @@
+"""Follows the load of one replica, for as long as it runs.
+
+A connection that is lost is made again: the replica may be well, and what it said last is
+believed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+
+from remora.control.replica_control import Connect
+from remora.errors import ConnectionLostError, RemoraError
+from remora.types import Seconds
+from remora.wire.scaling import LoadWanted, ReplicaLoad
+
+_log = logging.getLogger("remora.controller")
+#: Between two tries.
+_AGAIN_S: Seconds = 0.5
+
+
+class LoadWatch:
+    """One replica's reports."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        address: str,
+        wanted: LoadWanted,
+        on_load: Callable[[ReplicaLoad], None],
+    ) -> None:
+        """Begin to follow.
+
+        Args:
+            connect: opens a link to a replica.
+            address: of the replica.
+            wanted: how often it is to report.
+            on_load: takes every report.
+        """
+        self._connect = connect
+        self._address = address
+        self._wanted = wanted
+        self._on_load = on_load
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    def close(self) -> None:
+        """Follow it no more."""
+        self._task.cancel()
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._follow_once()
+            except ConnectionLostError:
+                pass
+            except RemoraError as error:
+                _log.warning("The replica at %s reports no load: %s", self._address, error)
+                return
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _follow_once(self) -> None:
+        link = await self._connect(self._address)
+        try:
+            async with aclosing(link.stream("load", self._wanted, ReplicaLoad)) as loads:
+                async for load in loads:
+                    self._on_load(load)
+        finally:
+            link.close()

@@ -1,0 +1,143 @@
+"""The controller's methods about numbers of replicas (`wire/scaling.py` lists them).
+
+Rules: unpacks, asks, packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+import msgspec
+
+from remora.control.autoscaler import Autoscaler
+from remora.control.controller import Controller
+from remora.core import events as ev
+from remora.core.replica_state import ReplicaState
+from remora.core.scale import count_of
+from remora.core.state import Application, Deployment
+from remora.errors import UnknownTargetError
+from remora.transport.control import ControlHandler
+from remora.types import DeploymentID
+from remora.wire.codec import pack, unpack
+from remora.wire.control import ApplicationStatus, Subscription
+from remora.wire.scaling import (
+    CapacityRequest,
+    DemandReport,
+    ScaleRequest,
+    ScalingDetail,
+    ScalingDetails,
+    ScalingRequest,
+)
+
+
+def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
+    """Make the methods of one controller, by name."""
+
+    async def scale(body: bytes) -> bytes:
+        request = unpack(body, ScaleRequest)
+        await controller.ready.wait()
+        await controller.request(
+            ev.ScaleRequested(
+                app_name=request.app_name,
+                deployment=request.deployment,
+                num_replicas=request.num_replicas,
+            )
+        )
+        return b""
+
+    async def capacity(body: bytes) -> bytes:
+        request = unpack(body, CapacityRequest)
+        await controller.ready.wait()
+        await controller.request(ev.CapacityRequested(percent=request.percent))
+        return b""
+
+    async def scaling(body: bytes) -> bytes:
+        await controller.ready.wait()
+        return pack(ScalingDetails(tuple(details(controller, unpack(body, ScalingRequest)))))
+
+    async def report(body: bytes) -> bytes:
+        controller.autoscaler.report(unpack(body, DemandReport))
+        return b""
+
+    async def demand(body: bytes) -> AsyncIterator[bytes]:
+        subscription = unpack(body, Subscription)
+        async with aclosing(controller.autoscaler.demand(subscription)) as messages:
+            async for message in messages:
+                yield pack(message)
+
+    return {
+        "scale": scale,
+        "capacity": capacity,
+        "scaling": scaling,
+        "report": report,
+        "demand": demand,
+    }
+
+
+def details(controller: Controller, request: ScalingRequest) -> list[ScalingDetail]:
+    """Say how the deployments that are asked about are scaled.
+
+    Raises:
+        UnknownTargetError: there is no such application or deployment.
+    """
+    applications = controller.state.applications
+    if request.app_name is not None and request.app_name not in applications:
+        known = ", ".join(sorted(applications)) or "none"
+        raise UnknownTargetError(
+            f"There is no application {request.app_name!r}. Applications: {known}."
+        )
+    found = []
+    for name, app in sorted(applications.items()):
+        if request.app_name not in (None, name):
+            continue
+        if request.deployment is not None and request.deployment not in app.deployments:
+            raise UnknownTargetError(
+                f"Application {name!r} has no deployment {request.deployment!r}. It has: "
+                f"{', '.join(sorted(app.deployments))}."
+            )
+        for each, deployment in sorted(app.deployments.items()):
+            if request.deployment in (None, each):
+                where = DeploymentID(each, name)
+                detail = controller.autoscaler.detail(where)
+                found.append(detail or _plain(app, deployment))
+    return found
+
+
+def _plain(app: Application, deployment: Deployment) -> ScalingDetail:
+    """Describe a deployment that demand does not scale."""
+    target = count_of(deployment)
+    running = len(deployment.in_state(ReplicaState.RUNNING))
+    is_outside = app.external_scaler and deployment.scale is not None
+    status = "STABLE"
+    if running != target:
+        status = "UPSCALING" if running < target else "DOWNSCALING"
+    return ScalingDetail(
+        app_name=app.name,
+        deployment=deployment.name,
+        by="outside" if is_outside else "options",
+        status=status,
+        target_num_replicas=target,
+        running=running,
+        low=target,
+        high=target,
+    )
+
+
+def with_policy_errors(
+    applications: dict[str, ApplicationStatus], autoscaler: Autoscaler
+) -> dict[str, ApplicationStatus]:
+    """Add to the messages of deployments what is wrong with their policies."""
+    return {name: _with_errors(app, autoscaler) for name, app in applications.items()}
+
+
+def _with_errors(app: ApplicationStatus, autoscaler: Autoscaler) -> ApplicationStatus:
+    changed = {}
+    for name, deployment in app.deployments.items():
+        error = autoscaler.error(DeploymentID(name, app.name))
+        if error:
+            message = "\n".join(each for each in (deployment.message, error) if each)
+            changed[name] = msgspec.structs.replace(deployment, message=message)
+    if not changed:
+        return app
+    return msgspec.structs.replace(app, deployments=app.deployments | changed)
