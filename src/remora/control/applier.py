@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from remora.control.checkpoint import CodeStore
 from remora.control.replica_control import Connect, ReplicaControl
+from remora.control.replica_spec import described, spec_of
 from remora.core import actions as act
 from remora.core import events as ev
-from remora.core.replica_state import Gang
 from remora.engine.base import Engine, Hold, ProcessSpec, Shared
 from remora.errors import ConnectionLostError, RemoraError
 from remora.types import DeploymentID, ReplicaID, Seconds
-from remora.wire.control import GangSpec, ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.metrics import MetricsReport
 
 _log = logging.getLogger("remora.controller")
@@ -33,6 +34,8 @@ REPLICA_ENTRYPOINT = "remora.replica.main:main"
 RECONFIGURE_LIMIT_S: Seconds = 600.0
 #: Between the end of the destructor and the end of its process.
 _EXIT_S: Seconds = 0.5
+#: A replica answers what it is at once, unless its loop is blocked.
+DESCRIBE_LIMIT_S: Seconds = 4.0
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Applier:
         self,
         engine: Engine,
         connect: Connect,
-        load_code: Callable[[str], Awaitable[bytes]],
+        code: CodeStore,
         post: Callable[[ev.AnyEvent], None],
     ) -> None:
         """Make an applier.
@@ -59,12 +62,12 @@ class Applier:
         Args:
             engine: starts and stops processes.
             connect: opens a link to a replica.
-            load_code: reads the code of a deployment by its key.
+            code: what replicas are made of, by its key.
             post: takes the events.
         """
         self._engine = engine
         self._connect = connect
-        self._load_code = load_code
+        self._code = code
         self._post = post
         self._lanes: dict[ReplicaID, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,6 +89,8 @@ class Applier:
                     self._call(action.replica_id, self._check_health(action))
                 case act.Reconfigure():
                     self._call(action.replica_id, self._reconfigure(action))
+                case act.DescribeReplica():
+                    self._call(action.replica_id, self._describe(action))
                 case act.DrainReplica():
                     self._call(action.replica_id, self._drain(action))
                 case act.StopReplica():
@@ -201,21 +206,9 @@ class Applier:
     async def _initialize(self, action: act.InitializeReplica) -> None:
         replica_id = action.replica_id
         try:
-            code = await self._load_code(action.code_key)
+            code = await self._code.get(action.code_key)
             link = await self._link(replica_id, action.address)
-            spec = ReplicaSpec(
-                replica_id=replica_id,
-                application=action.app_name,
-                deployment=action.deployment,
-                code=code,
-                code_version=action.code_version,
-                config=action.config,
-                surroundings=action.surroundings,
-                route_prefix=action.route_prefix,
-                ranks=action.ranks,
-                gang=_gang_spec(action.gang),
-                ingress=action.ingress,
-            )
+            spec = spec_of(action, code)
             ready = await link.call("initialize", spec, ReplicaReady)
         except ConnectionLostError as error:
             self._lost(replica_id, "initialize", error)
@@ -247,7 +240,9 @@ class Applier:
         problem = ""
         try:
             link = await self._link(replica_id, action.address)
-            body = ReplicaReconfigure(config=action.config, ranks=action.ranks)
+            body = ReplicaReconfigure(
+                config=action.config, ranks=action.ranks, revision=action.revision
+            )
             await link.call("reconfigure", body, timeout_s=RECONFIGURE_LIMIT_S)
         except ConnectionLostError as error:
             self._lost(replica_id, "reconfigure", error)
@@ -257,6 +252,19 @@ class Applier:
         self._post(
             ev.Reconfigured(replica_id=replica_id, config_key=action.config_key, error=problem)
         )
+
+    async def _describe(self, action: act.DescribeReplica) -> None:
+        replica_id = action.replica_id
+        try:
+            link = await self._link(replica_id, action.address)
+            spec = await link.call("describe", None, ReplicaSpec, DESCRIBE_LIMIT_S)
+            assert spec is not None
+            code_key = await self._code.put(spec.code)
+        except Exception as error:  # noqa: BLE001 - border: whatever answers there
+            _log.warning("Replica %s did not say what it is: %s", replica_id, told(error))
+            self._post(ev.ReplicaDescribed(replica_id=replica_id, error=told(error)))
+            return
+        self._post(described(replica_id, spec, code_key))
 
     async def _drain(self, action: act.DrainReplica) -> None:
         replica_id = action.replica_id
@@ -290,10 +298,6 @@ class Applier:
 
     def _lost(self, replica_id: ReplicaID, call: str, error: ConnectionLostError) -> None:
         self._post(ev.CallLost(replica_id=replica_id, call=call, reason=str(error)))
-
-
-def _gang_spec(gang: Gang | None) -> GangSpec | None:
-    return None if gang is None else GangSpec(gang.gang_id, gang.rank, gang.members)
 
 
 def _shared(action: act.StartProcess) -> Shared | None:

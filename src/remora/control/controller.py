@@ -97,7 +97,7 @@ class Controller:
         self._unix = unix
         self._salt = salt
         self._file = StateFile(store)
-        self._applier = Applier(engine, connect, self.code.get, self.post)
+        self._applier = Applier(engine, connect, self.code, self.post)
         self.metrics = MetricsCollector(self._replicas, self._families)
         self._inbox: list[_Inbox] = []
         self._wake = asyncio.Event()
@@ -197,6 +197,8 @@ class Controller:
             new_instance=is_first,
             forget=is_first and self._bound,
             fixed_nodes=self.engine.has_fixed_nodes,
+            # Nothing runs yet in an instance that has just started.
+            rebuild=not is_first and not loaded.is_whole,
         )
         self._inbox.insert(0, _Inbox(started))
 

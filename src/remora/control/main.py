@@ -76,7 +76,8 @@ async def _engine(context: ProcessContext) -> Engine:
     except EngineError as error:
         aside = _put_aside(home.database)
         _log.warning(
-            "%s It is kept as %s; this instance begins without applications: deploy them again.",
+            "%s It is kept as %s. Applications of which replicas run are put together from those; "
+            "deploy the others again.",
             error,
             aside,
         )

@@ -46,6 +46,8 @@ class InitializeReplica:
     ranks: Ranks
     gang: Gang | None
     ingress: bool
+    revision: int = 0
+    holds: tuple[Hold, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,15 @@ class Reconfigure:
     config: DeploymentConfig
     config_key: str
     ranks: Ranks
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class DescribeReplica:
+    """Ask a replica that nobody knows what it is; answered by ReplicaDescribed."""
+
+    replica_id: ReplicaID
+    address: str
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ Action = (
     | InitializeReplica
     | CheckHealth
     | Reconfigure
+    | DescribeReplica
     | DrainReplica
     | StopReplica
     | KillProcess

@@ -55,6 +55,8 @@ class Draft:
         self.actions: list[Action] = []
         #: Replicas that died, in this step.
         self.losses: list[Loss] = []
+        #: Whatever else people should read in the log.
+        self.warnings: list[str] = []
         #: Deployments that there may be something to decide for.
         self.dirty: set[DeploymentID] = set()
         #: Those that were written to, gone ones included, and applications likewise.

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from remora.core import events as ev
-from remora.core import health
+from remora.core import health, rebuild
 from remora.core.actions import KillProcess
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
 from remora.core.replica_state import STAYING, Cause, ReplicaState
@@ -66,8 +66,10 @@ def _controller_started(draft: Draft, event: ev.ControllerStarted) -> None:
         call = "start" if replica.state is ReplicaState.PENDING else ""
         state.activity[replica_id] = Activity(found=True, call=call, health_checked_s=draft.now)
     draft.mark_all()
-    state.inventory_complete = not state.activity
-    state.hold_snapshot_until_s = draft.now + HOLD_SNAPSHOT_S if state.activity else None
+    state.is_rebuilding = event.rebuild
+    waits = bool(state.activity) or event.rebuild
+    state.inventory_complete = not waits
+    state.hold_snapshot_until_s = draft.now + HOLD_SNAPSHOT_S if waits else None
 
 
 def _inventory_complete(draft: Draft, _event: ev.InventoryComplete) -> None:
@@ -216,6 +218,9 @@ def _shutdown_requested(draft: Draft, _event: ev.ShutdownRequested) -> None:
 
 def _process_started(draft: Draft, event: ev.ProcessStarted) -> None:
     found = draft.find(event.replica_id)
+    if found is None and draft.state.is_rebuilding:
+        rebuild.ask(draft, event)
+        return
     if found is None:
         # Cancelled before it came up, or of a state that was lost.
         draft.actions.append(KillProcess(event.replica_id))
@@ -252,6 +257,7 @@ def _process_exited(draft: Draft, event: ev.ProcessExited) -> None:
 def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
     found = draft.find(event.replica_id)
     if found is None:
+        rebuild.forget(draft, event.replica_id)
         return
     deployment, replica = found
     app = draft.app_of(event.replica_id)
@@ -397,6 +403,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.NodeLost: _node_lost,
     ev.ReplicaReady: _replica_ready,
     ev.ReplicaStartFailed: _replica_start_failed,
+    ev.ReplicaDescribed: rebuild.take_in,
     ev.HealthChecked: _health_checked,
     ev.Reconfigured: _reconfigured,
     ev.ReplicaIdle: _replica_idle,

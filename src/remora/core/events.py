@@ -12,6 +12,8 @@ import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.core.autoscale.record import ScalingRecord
+from remora.core.ranks import Ranks
+from remora.core.replica_state import Gang, Hold
 from remora.types import NodeID, ReplicaID
 from remora.wire.control import Surroundings
 
@@ -35,6 +37,8 @@ class ControllerStarted(Event, frozen=True, kw_only=True):
     forget: bool = False
     #: The engine's nodes are all that there will ever be.
     fixed_nodes: bool = False
+    #: Part of the saved state is missing or damaged: replicas that nobody knows are asked.
+    rebuild: bool = False
 
 
 class InventoryComplete(Event, frozen=True, kw_only=True):
@@ -161,6 +165,26 @@ class ReplicaStartFailed(Event, frozen=True, kw_only=True):
     traceback: str
 
 
+class ReplicaDescribed(Event, frozen=True, kw_only=True):
+    """A replica that nobody knew has said what it is."""
+
+    replica_id: ReplicaID
+    #: Why it did not; the rest is empty then.
+    error: str = ""
+    app_name: str = ""
+    deployment: str = ""
+    code_key: str = ""
+    code_version: str = ""
+    config: DeploymentConfig = DeploymentConfig()
+    surroundings: Surroundings = Surroundings()
+    route_prefix: str = ""
+    ingress: bool = False
+    revision: int = 0
+    ranks: Ranks = Ranks(0, 0, 0)
+    gang: Gang | None = None
+    holds: tuple[Hold, ...] = ()
+
+
 class HealthChecked(Event, frozen=True, kw_only=True):
     """A health check has ended."""
 
@@ -217,6 +241,7 @@ AnyEvent = (
     | NodeLost
     | ReplicaReady
     | ReplicaStartFailed
+    | ReplicaDescribed
     | HealthChecked
     | Reconfigured
     | ReplicaIdle

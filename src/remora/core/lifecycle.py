@@ -120,6 +120,8 @@ def _starting(draft: Draft, app: Application, deployment: Deployment, replica: R
         ranks=ranks_of(replica),
         gang=replica.gang,
         ingress=target.ingress,
+        revision=target.revision,
+        holds=replica.holds,
     )
     draft.call(initialize, replica_id, "initialize")
 

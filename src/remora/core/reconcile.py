@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remora.core import gangs, losses, rollout, starting
+from remora.core import gangs, losses, rebuild, rollout, starting
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
@@ -82,7 +82,7 @@ def step(
         _end_hold(draft)
     publish_routing(draft)
     _end_instance(draft)
-    warnings = tuple(losses.tell(loss, draft.state, now) for loss in draft.losses)
+    warnings = (*draft.warnings, *(losses.tell(loss, draft.state, now) for loss in draft.losses))
     return Step(
         draft.state,
         tuple(draft.actions),
@@ -133,7 +133,8 @@ def _end_hold(draft: Draft) -> None:
         replica.was_ready and replica.state is ReplicaState.STARTING
         for _, _, replica in state.replicas()
     )
-    if late or (state.inventory_complete and not unanswered):
+    if late or (state.inventory_complete and not unanswered and not state.strangers):
+        rebuild.finish(draft)
         state.hold_snapshot_until_s = None
         draft.mark_all()
 
@@ -269,6 +270,7 @@ def _reconfigure(draft: Draft, deployment: Deployment, goal: Goal, batch: int) -
             target.config,
             target.config_key,
             ranks_of(replica),
+            target.revision,
         )
         draft.call(reconfigure, replica.replica_id, "reconfigure")
         room -= 1

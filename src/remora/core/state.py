@@ -176,6 +176,14 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True):
     num_unplaced: int = 0
 
 
+class Stranger(msgspec.Struct, frozen=True):
+    """A replica that runs and that the saved state does not name; volatile."""
+
+    address: str
+    pid: int
+    node_id: NodeID
+
+
 class Attention(msgspec.Struct, frozen=True, gc=False):
     """When a deployment is looked at although nothing happened to it; volatile."""
 
@@ -219,6 +227,11 @@ class ControllerState(msgspec.Struct, kw_only=True):
     #: After a restart nothing is published before every found replica answered, or this time.
     hold_snapshot_until_s: Seconds | None = None
     end_sent: bool = False
+    #: Part of the saved state could not be read: who runs is asked what it is.
+    is_rebuilding: bool = False
+    #: Those who were asked, and what came out of it.
+    strangers: dict[ReplicaID, Stranger] = {}
+    rebuilt: frozenset[DeploymentID] = frozenset()
 
     def replicas(self) -> list[tuple[Application, Deployment, Replica]]:
         """Every replica that is not STOPPED, with where it belongs."""

@@ -96,6 +96,7 @@ class Replica:
             "initialize": self._initialize,
             "check_health": self._check_health,
             "reconfigure": self._reconfigure,
+            "describe": self._describe,
             "drain": self._drain,
             "load": self._load,
             "stop": self._stop,
@@ -294,10 +295,15 @@ class Replica:
             await self.code.reconfigure(wanted, ReplicaRank(*self.spec.ranks))
         self._limit_to(config.max_ongoing_requests)
         self._report.follow(config.request_router_config)
-        self.spec = msgspec.structs.replace(self.spec, config=config)
+        self.spec = msgspec.structs.replace(self.spec, config=config, revision=change.revision)
         if self.turned_away and self.ongoing < self.max_ongoing:
             self._call_back()
         return b""
+
+    async def _describe(self, body: bytes) -> bytes:
+        if self.code is None or self.spec is None:
+            raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
+        return pack(self.spec)
 
     async def _drain(self, body: bytes) -> bytes:
         await self.drain()

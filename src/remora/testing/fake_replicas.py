@@ -127,10 +127,12 @@ class FakeReplicas:
                 if replica.sickness is not None:
                     raise replica.sickness
             case "reconfigure":
-                if text := self.fail_reconfigure(body):
-                    raise ReplicaStartError(text)
-                replica.configs.append(body.config.user_config)
+                self._reconfigure(replica, body)
                 replica.ranks = body.ranks or replica.ranks
+            case "describe":
+                if not replica.is_ready:
+                    raise ReplicaStartError("not ready")
+                return replica.spec
             case "drain":
                 replica.is_draining = True
                 await asyncio.sleep(replica.work_s)
@@ -147,6 +149,15 @@ class FakeReplicas:
             case unknown:
                 raise MethodNotFoundError(f"No control method {unknown!r}")
         return None
+
+    def _reconfigure(self, replica: FakeReplica, change: ReplicaReconfigure) -> None:
+        if text := self.fail_reconfigure(change):
+            raise ReplicaStartError(text)
+        replica.configs.append(change.config.user_config)
+        assert replica.spec is not None
+        replica.spec = msgspec.structs.replace(
+            replica.spec, config=change.config, revision=change.revision
+        )
 
     async def _initialize(self, replica: FakeReplica, spec: ReplicaSpec) -> ReplicaReady:
         if not replica.is_ready:

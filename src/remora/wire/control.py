@@ -25,6 +25,7 @@ Methods of a replica:
     initialize(ReplicaSpec) -> ReplicaReady     idempotent: waits for a running construction
     check_health(None) -> None                  raises what the user's check raised
     reconfigure(ReplicaReconfigure) -> None
+    describe(None) -> ReplicaSpec               as what it runs, for a controller that lost its state
     drain(None) -> None                         turns new requests away; answers when idle
     stop(None) -> None                          runs the destructor; the process exits after it
     metrics(None) -> MetricsReport
@@ -35,7 +36,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
-from remora.types import DeploymentID
+from remora.types import DeploymentID, NodeID
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +213,15 @@ class GangSpec(msgspec.Struct, frozen=True):
     members: tuple[str, ...]
 
 
+class HoldSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What is reserved for a replica on one node."""
+
+    node_id: NodeID
+    resources: dict[str, float] = {}
+    #: Indices of the node's GPUs that it may use.
+    gpus: tuple[int, ...] = ()
+
+
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a replica needs to become one."""
 
@@ -229,6 +239,10 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     gang: GangSpec | None = None
     #: True: this deployment is the application's ingress.
     ingress: bool = False
+    #: Of the application, that brought it or its present options.
+    revision: int = 0
+    #: What is reserved for it, its own bundle first.
+    holds: tuple[HoldSpec, ...] = ()
 
 
 class ReplicaReady(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,3 +259,4 @@ class ReplicaReconfigure(msgspec.Struct, frozen=True, kw_only=True):
     config: DeploymentConfig
     #: As in `ReplicaSpec`; None: they stay.
     ranks: tuple[int, int, int] | None = None
+    revision: int = 0

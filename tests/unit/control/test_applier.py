@@ -10,6 +10,7 @@ import pytest
 
 from remora.config import DeploymentConfig
 from remora.control.applier import Applier
+from remora.control.checkpoint import CodeStore, Section
 from remora.control.replica_control import connect_replica
 from remora.core import actions as act
 from remora.core import events as ev
@@ -20,10 +21,6 @@ from remora.transport.control import serve_control
 from remora.types import ReplicaID
 
 REPLICA = ReplicaID("default/Model#1")
-
-
-async def no_code(_key: str) -> bytes:
-    return b""
 
 
 @pytest.mark.parametrize("error", [ConnectionLostError("no database"), TimeoutError("no database")])
@@ -38,7 +35,8 @@ async def test_what_a_users_code_raises_is_an_answer_and_no_lost_call(
     sock.listen()
     server = await serve_control(sock, {"reconfigure": fail, "check_health": fail})
     posted: asyncio.Queue[ev.AnyEvent] = asyncio.Queue()
-    applier = Applier(FakeEngine(), connect_replica, no_code, posted.put_nowait)
+    engine = FakeEngine()
+    applier = Applier(engine, connect_replica, CodeStore(Section(engine)), posted.put_nowait)
     address = f"unix:{tmp_path}/r.sock"
 
     applier.apply([act.Reconfigure(REPLICA, address, DeploymentConfig(), "key", Ranks(0, 0, 0))])
