@@ -124,7 +124,7 @@ class Moment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     detail: str = ""
 
 
-class Hold(msgspec.Struct, frozen=True, array_like=True):
+class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is reserved for a replica on one node: all of it, or one bundle of its group."""
 
     node_id: NodeID
@@ -133,7 +133,7 @@ class Hold(msgspec.Struct, frozen=True, array_like=True):
     gpus: tuple[int, ...] = ()
 
 
-class Gang(msgspec.Struct, frozen=True, array_like=True):
+class Gang(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The gang that a replica belongs to."""
 
     gang_id: str
