@@ -65,10 +65,12 @@ async def seen(url: str, count: int) -> list[dict[str, Any]]:
 async def test_whole_gpus_are_exclusive_and_shares_are_put_together(machine: Instance) -> None:
     whole = Seen.options(ray_actor_options={"num_gpus": 1})
     share = Seen.options(ray_actor_options={"num_gpus": 0.5, "num_cpus": 1.5}, num_replicas=2)
-    async with machine.running(whole.bind(), "whole") as first:
-        async with machine.running(share.bind(), "share") as second:
-            (alone,) = await seen(first, 1)
-            together = await seen(second, 2)
+    async with (
+        machine.running(whole.bind(), "whole") as first,
+        machine.running(share.bind(), "share") as second,
+    ):
+        (alone,) = await seen(first, 1)
+        together = await seen(second, 2)
     assert {each["gpus"] for each in together} != {alone["gpus"]}
     assert len({each["gpus"] for each in together}) == 1
     assert {alone["gpus"], together[0]["gpus"]} == {"0", "1"}

@@ -38,6 +38,9 @@ def member(
     key: ReplicaID, group: Sequence[Replica], target: Target, nodes: dict[NodeID, NodeView]
 ) -> Member:
     """Describe a group as a roll-out sees it. Pure."""
+    if len(group) == 1:
+        (only,) = group
+        return Member(key, only.state, is_current(only, target, nodes), only.rank)
     states = {replica.state for replica in group}
     return Member(
         key,
@@ -49,6 +52,8 @@ def member(
 
 def end_broken(draft: Draft, deployment: Deployment) -> None:
     """Let the rest of a gang go that has lost a member: a new gang takes its place."""
+    if all(replica.gang is None for replica in deployment.replicas.values()):
+        return
     for group in groups_of(deployment).values():
         gang = group[0].gang
         if gang is None:

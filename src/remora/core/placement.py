@@ -139,38 +139,31 @@ def ever_fits(gangs: Sequence[Sequence[Demand]], nodes: Iterable[Capacity]) -> s
 
 def take(node: Capacity, holds: Sequence[Hold], deployment: str = "") -> Capacity:
     """Count what one replica holds on `node`; the replica itself if it is there. Pure."""
-    if all(hold.node_id != node.node_id for hold in holds):
+    if all(each.node_id != node.node_id for each in holds):
         return node
-    return fill(node, [(deployment, holds)])
+    if holds[0].node_id == node.node_id:
+        replicas_of = dict(node.replicas_of)
+        replicas_of[deployment] = replicas_of.get(deployment, 0) + 1
+        node = replace(node, num_replicas=node.num_replicas + 1, replicas_of=replicas_of)
+    return hold(node, [(deployment, holds)])
 
 
-def fill(node: Capacity, replicas: Iterable[tuple[str, Sequence[Hold]]]) -> Capacity:
-    """Count what many replicas hold on `node`, each with the name of its deployment. Pure."""
-    used, used_gpus, num_replicas = dict(node.used), dict(node.used_gpus), node.num_replicas
-    holders, replicas_of = dict(node.holders), dict(node.replicas_of)
+def hold(node: Capacity, replicas: Iterable[tuple[str, Sequence[Hold]]]) -> Capacity:
+    """Count what replicas hold on `node`, each with the name of its deployment. Pure."""
+    used, used_gpus, holders = dict(node.used), dict(node.used_gpus), dict(node.holders)
     own: set[str] = set()
     for deployment, holds in replicas:
-        for hold in holds:
-            if hold.node_id != node.node_id or not hold.resources:
+        for each in holds:
+            if each.node_id != node.node_id or not each.resources:
                 continue
             if deployment not in own:
                 own.add(deployment)
                 holders[deployment] = dict(holders.get(deployment, {}))
-            _add_to(used, hold.resources)
-            _add_to(holders[deployment], hold.resources)
-            share = min(hold.resources.get("GPU", 0.0), 1.0)
-            _add_to(used_gpus, dict.fromkeys(hold.gpus, share))
-        if holds[0].node_id == node.node_id:
-            num_replicas += 1
-            replicas_of[deployment] = replicas_of.get(deployment, 0) + 1
-    return replace(
-        node,
-        used=used,
-        used_gpus=used_gpus,
-        num_replicas=num_replicas,
-        holders=holders,
-        replicas_of=replicas_of,
-    )
+            _add_to(used, each.resources)
+            _add_to(holders[deployment], each.resources)
+            share = min(each.resources.get("GPU", 0.0), 1.0)
+            _add_to(used_gpus, dict.fromkeys(each.gpus, share))
+    return replace(node, used=used, used_gpus=used_gpus, holders=holders)
 
 
 _K = TypeVar("_K")

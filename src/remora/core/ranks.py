@@ -48,6 +48,15 @@ def settled(replicas: Iterable[Replica]) -> dict[ReplicaID, Ranks]:
     node 0 … replicas there - 1; whoever is inside of these ranges keeps its number.
     """
     those = {replica.replica_id: replica for replica in replicas}
+    numbers = {replica.rank for replica in those.values()}
+    if len({each.node_id for each in those.values()}) == 1 and len(numbers) == len(those):
+        # Nearly always: one node, and nothing to do.
+        last = len(those) - 1
+        if all(
+            max(each.rank, each.local_rank) <= last and not each.node_rank
+            for each in those.values()
+        ):
+            return {}
     ranks = _dense({key: replica.rank for key, replica in those.items()})
     nodes = _dense({replica.node_id: replica.node_rank for replica in those.values()})
     local: dict[ReplicaID, int] = {}

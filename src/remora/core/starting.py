@@ -6,6 +6,7 @@ Rules: pure. How many are wanted, and when, is decided in `reconcile.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from remora.config import DeploymentConfig
 from remora.core import placement
@@ -82,19 +83,29 @@ def capacities(
 ) -> dict[NodeID, Capacity]:
     """Say what the nodes have and who holds it, as if the replicas `without` were gone. Pure."""
     holders: dict[NodeID, list[tuple[str, tuple[Hold, ...]]]] = {key: [] for key in state.nodes}
-    # Thousands, in every tick that starts something: nothing in here is worked out twice.
+    counts: dict[NodeID, dict[str, int]] = {key: {} for key in state.nodes}
     for app in state.applications.values():
         for deployment in app.deployments.values():
             owner = str(DeploymentID(deployment.name, app.name))
             for replica in deployment.replicas.values():
                 if replica.state not in LIVE or replica.replica_id in without:
                     continue
-                holds = replica.holds
-                nodes = {replica.node_id, *(hold.node_id for hold in replica.other_holds)}
-                for node_id in nodes & holders.keys():
-                    holders[node_id].append((owner, holds))
+                if (here := counts.get(replica.node_id)) is not None:
+                    here[owner] = here.get(owner, 0) + 1
+                # Most hold nothing, and there may be thousands of them.
+                if replica.resources or replica.other_holds:
+                    for node_id in {hold.node_id for hold in replica.holds} & holders.keys():
+                        holders[node_id].append((owner, replica.holds))
     return {
-        node_id: placement.fill(_empty(node_id, state), those) for node_id, those in holders.items()
+        node_id: placement.hold(
+            replace(
+                _empty(node_id, state),
+                num_replicas=sum(counts[node_id].values()),
+                replicas_of=counts[node_id],
+            ),
+            those,
+        )
+        for node_id, those in holders.items()
     }
 
 

@@ -15,7 +15,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from remora.home import Home
 from remora.resource_config import RuntimeEnv
@@ -205,7 +205,7 @@ class Engine(ABC):
         has_fixed_nodes: no node will ever join: what the nodes of now cannot hold is refused.
     """
 
-    has_fixed_nodes: ClassVar[bool] = False
+    has_fixed_nodes: bool = False
 
     @abstractmethod
     async def connect(self) -> None:
