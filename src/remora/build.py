@@ -45,6 +45,9 @@ def build(
     surroundings: Surroundings | None = None,
     external_scaler: bool = False,
     autoscaling_policy: Any = None,
+    change: Callable[[str, Deployment[Any]], Deployment[Any]] = lambda _name, deployment: (
+        deployment
+    ),
 ) -> ApplicationSpec:
     """Describe `target` and all that it depends on.
 
@@ -58,6 +61,7 @@ def build(
         external_scaler: numbers of replicas are set from outside.
         autoscaling_policy: decides for all deployments that are scaled: an `AutoscalingPolicy`,
             a dict of its fields, or its function; None: each has its own policy.
+        change: gives each deployment, called with its name, the options that it is to have.
 
     Raises:
         TypeError: `target` is no application.
@@ -79,7 +83,7 @@ def build(
                 name=node_name,
                 code=code,
                 code_version=version,
-                config=with_scaling_policy(with_policy(node._deployment.config)),
+                config=with_scaling_policy(with_policy(change(node_name, node._deployment).config)),
             )
         )
     _check_one_ingress(names, name)
@@ -215,5 +219,9 @@ def surroundings_of_this_process() -> Surroundings:
     installed = tuple({os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)})
     paths = [os.path.abspath(path or cwd) for path in sys.path]  # noqa: PTH100 - keeps links
     own = [p for p in paths if not os.path.realpath(p).startswith(installed)]
-    preload = tuple(module for module in _PRELOADABLE if module in sys.modules)
-    return Surroundings(sys_path=tuple(dict.fromkeys(own)), cwd=cwd, preload=preload)
+    return Surroundings(sys_path=tuple(dict.fromkeys(own)), cwd=cwd, preload=preloadable())
+
+
+def preloadable() -> tuple[str, ...]:
+    """Imported modules that are worth importing before replicas fork."""
+    return tuple(module for module in _PRELOADABLE if module in sys.modules)

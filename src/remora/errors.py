@@ -2,7 +2,8 @@
 
     RemoraError (RayServeException)
     ├── ConfigError             a value that cannot be right: which field, which value, what is allowed
-    │   └── NotSupportedYetError    right, but nothing here reads it yet: refused, never ignored
+    │   ├── NotSupportedYetError    right, but nothing here reads it yet: refused, never ignored
+    │   └── ConfigFileError         a config file, or one sent over REST, with all that is wrong with it
     ├── MissingExtraError       a library is not installed that an option needs
     ├── DeployError             an application could not be brought up
     │   ├── AppLoadError        the import path leads to nothing deployable
@@ -91,6 +92,22 @@ class NotSupportedYetError(ConfigError):
         super().__init__(field, value, f"this version does not support it yet; {advice}")
 
 
+class ConfigFileError(ConfigError):
+    """A config cannot be right.
+
+    Attributes:
+        problems: each with where it is.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.field = "config"
+        self.problems = list(problems)
+        RemoraError.__init__(self, "\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (type(self), self.args, self.__dict__.copy())
+
+
 class MissingExtraError(RemoraError, ModuleNotFoundError):
     """A library is not installed that an option needs."""
 
@@ -106,7 +123,15 @@ class DeployError(RemoraError, RuntimeError):
 
 
 class AppLoadError(DeployError):
-    """The import path leads to nothing that can be deployed."""
+    """The import path leads to nothing that can be deployed.
+
+    Attributes:
+        user_traceback: of the user's own code, trimmed to it; empty: their code did not raise.
+    """
+
+    def __init__(self, message: str, user_traceback: str = "") -> None:
+        self.user_traceback = user_traceback
+        super().__init__(message)
 
 
 class CodeNotPicklableError(DeployError, TypeError):

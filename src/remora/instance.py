@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remora.wire.control import (
         ApplicationSpec,
         ApplicationStatus,
+        ConfigRequest,
         DeploymentStatus,
         InstanceStatus,
     )
@@ -270,6 +271,29 @@ class Instance:
             f"The instance in {self.home.root} ended while {', '.join(sorted(names))} came up; "
             f"see {self.home.logs}."
         )
+
+    async def submit(self, request: ConfigRequest) -> int:
+        """Hand in a config; returns the number of its release. `watch` tells how it goes.
+
+        Raises:
+            RemoraError: it was refused.
+            InstanceError: the instance has ended.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.submit(request)
+
+    async def configs(self) -> dict[str, bytes]:
+        """What was declared of each application, as JSON, by name.
+
+        Raises:
+            InstanceError: the controller does not answer.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.configs()
 
     async def delete(self, names: Sequence[str]) -> None:
         """Begin to delete applications; those that do not exist are gone already.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -24,9 +25,10 @@ from remora.core.routing_view import routing_snapshot
 from remora.core.saved_state import decode, encode
 from remora.core.state import ControllerState, validate
 from remora.core.status import report
-from remora.errors import PlacementError
+from remora.errors import PlacementError, RouteTakenError
 from remora.testing import replay
 from remora.types import LOCAL_NODE, DeploymentID, ReplicaID
+from remora.wire.control import DeclaredApplication
 
 CALLS = {
     act.InitializeReplica: "initialize",
@@ -35,6 +37,9 @@ CALLS = {
     act.DrainReplica: "drain",
     act.StopReplica: "stop",
 }
+
+
+NOT_OF_REPLICAS = (act.EndInstance, act.BuildApplication, act.CancelBuilds)
 
 
 @dataclass
@@ -59,6 +64,8 @@ class World(RuleBasedStateMachine):
         self.processes: dict[ReplicaID, Process] = {}
         self.used: set[ReplicaID] = set()
         self.ended = False
+        #: Imports that a config waits for.
+        self.builds: list[act.BuildApplication] = []
         self.num_events = 0
         #: Replicas that were reported as RUNNING and are expected to stay reachable.
         self.bad_versions: set[str] = set()
@@ -81,7 +88,7 @@ class World(RuleBasedStateMachine):
         per_replica = Counter(
             action.replica_id
             for action in decided.actions
-            if not isinstance(action, act.EndInstance) and type(action) in CALLS
+            if not isinstance(action, NOT_OF_REPLICAS) and type(action) in CALLS
         )
         assert all(count == 1 for count in per_replica.values()), decided.actions
         for action in decided.actions:
@@ -91,6 +98,12 @@ class World(RuleBasedStateMachine):
         """Begin what was decided; its end comes with a rule."""
         if isinstance(action, act.EndInstance):
             self.ended = True
+            return
+        if isinstance(action, act.BuildApplication):
+            self.builds.append(action)
+            return
+        if isinstance(action, act.CancelBuilds):
+            self.builds = [each for each in self.builds if each.release >= action.before]
             return
         replica_id = action.replica_id
         if isinstance(action, act.StartProcess):
@@ -178,27 +191,58 @@ class World(RuleBasedStateMachine):
             gang_scheduling_config=GangSchedulingConfig(gang_size=gang) if gang > 1 else None,
         )
         names = ["Front", "Back"] if with_back else ["Front"]
-        request = ev.DeployRequested(
-            applications=(
-                ev.ApplicationRequest(
-                    name=name,
-                    route_prefix=f"/{name}",
-                    ingress="Front",
-                    deployments=tuple(
-                        ev.DeploymentRequest(
-                            name=each, code_key="code/1", code_version=version, config=config
-                        )
-                        for each in names
-                    ),
-                ),
+        request = ev.DeployRequested(applications=(_application(name, version, config, names),))
+        refused = requests.check(self.state, request)
+        if refused is None:
+            self.feed(request)
+        elif isinstance(refused, PlacementError):
+            assert cpu == 3.0
+        else:
+            # A config has given its route to another one.
+            assert isinstance(refused, RouteTakenError)
+
+    @rule(
+        names=st.sets(st.sampled_from(["one", "two", "three"])),
+        swapped=st.booleans(),
+    )
+    def submit(self, names: set[str], swapped: bool) -> None:
+        routes = {"one": "/two", "two": "/one", "three": "/three"} if swapped else {}
+        request = ev.ConfigSubmitted(
+            applications=tuple(
+                DeclaredApplication(
+                    name=name, route_prefix=routes.get(name, f"/{name}"), given=b"{}"
+                )
+                for name in sorted(names)
             )
         )
-        refusal = requests.check(self.state, request)
-        if refusal is None:
+        if requests.check(self.state, request) is None:
             self.feed(request)
+
+    @precondition(lambda self: self.builds)
+    @rule(
+        data=st.data(),
+        fails=st.booleans(),
+        late=st.booleans(),
+        version=st.sampled_from(["1", "2"]),
+    )
+    def end_build(self, data: st.DataObject, fails: bool, late: bool, version: str) -> None:
+        build = data.draw(st.sampled_from(self.builds))
+        self.builds.remove(build)
+        # What a builder says that was cancelled changes nothing.
+        release = build.release - late
+        declared = build.application
+        if fails:
+            self.feed(
+                ev.ApplicationNotBuilt(release=release, name=declared.name, error="Traceback: no")
+            )
         else:
-            assert isinstance(refusal, PlacementError)
-            assert cpu == 3.0
+            application = msgspec.structs.replace(
+                _application(declared.name, version, DeploymentConfig(), ["Front"]),
+                route_prefix=declared.route_prefix,
+            )
+            self.feed(ev.ApplicationBuilt(release=release, application=application))
+        if late:
+            self.builds.append(build)
 
     @rule(name=st.sampled_from(["one", "two"]))
     def delete(self, name: str) -> None:
@@ -310,6 +354,8 @@ class World(RuleBasedStateMachine):
         self.state = decode(saved)
         self.now = 500.0 + forward
         self.first, self.log = decode(saved), []
+        # Its successor asks for them again.
+        self.builds = []
         for process in self.processes.values():
             process.call = None
         self.feed(ev.ControllerStarted(unix_s=1.7e9, salt="y", fixed_nodes=True))
@@ -368,8 +414,15 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """No more faults: everything reaches its target, in bounded time."""
         assert replay(self.first, self.log) == self.state
-        for name in list(self.state.applications):
-            self.deploy(name, "1", 2, None, 0, 0.0, 1, False)
+        config = DeploymentConfig(num_replicas=2)
+        request = ev.DeployRequested(
+            applications=tuple(
+                _application(name, "1", config, ["Front"]) for name in self.state.applications
+            )
+        )
+        if requests.check(self.state, request) is None:
+            self.feed(request)
+        assert self.state.submission is None
         started = self.now
         for _ in range(2000):
             if self.settled():
@@ -414,9 +467,21 @@ class World(RuleBasedStateMachine):
             self.feed()
 
 
-def _numbered(event: ev.AnyEvent, number: int) -> ev.AnyEvent:
-    import msgspec
+def _application(
+    name: str, version: str, config: DeploymentConfig, deployments: list[str]
+) -> ev.ApplicationRequest:
+    return ev.ApplicationRequest(
+        name=name,
+        route_prefix=f"/{name}",
+        ingress="Front",
+        deployments=tuple(
+            ev.DeploymentRequest(name=each, code_key="code/1", code_version=version, config=config)
+            for each in deployments
+        ),
+    )
 
+
+def _numbered(event: ev.AnyEvent, number: int) -> ev.AnyEvent:
     return msgspec.structs.replace(event, event_id=number)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from remora.cli.errors import CommandError
-from remora.config import HTTPOptions, gRPCOptions
+from remora.config import HTTPOptions, gRPCOptions, with_absolute_paths
 from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
@@ -58,6 +58,7 @@ def begun(
     bound: bool,
     grpc: GrpcSetup | None = None,
     machine: MachineOptions = AS_FOUND,
+    http: HTTPOptions | None = None,
 ) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
@@ -70,6 +71,7 @@ def begun(
         bound: a launched instance ends with this process, however that ends.
         grpc: the front door for gRPC; None: there is none.
         machine: what this machine is said to have.
+        http: the front door with all its options; None: the defaults with this host and port.
 
     Raises:
         InstanceError: no process can be started here.
@@ -98,9 +100,8 @@ def begun(
             )
         yield found
         return
-    launched = Instance.launch(
-        home, http_options(host, port), bound=bound, grpc=grpc, machine=machine
-    )
+    door = http_options(host, port) if http is None else with_absolute_paths(http)
+    launched = Instance.launch(home, door, bound=bound, grpc=grpc, machine=machine)
     try:
         yield launched
     except BaseException:

@@ -31,6 +31,15 @@ if not {"-h", "--help"}.isdisjoint(sys.argv) or len(sys.argv) == 1:
 _PORT = click.IntRange(0, 65535)
 
 
+_app_dir = click.option(
+    "-d",
+    "--app-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to import MODULE from.  [default: this folder]",
+)
+
+
 def _grpc_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for gRPC to a command."""
     for option in (
@@ -110,7 +119,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="MODULE:APP")
+@click.argument("target", metavar="CONFIG|MODULE:APP")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=_PORT, help="Port to listen on; 0 takes a free one.  [default: 8000]")
@@ -149,7 +158,7 @@ def run(
     grpc_enable_reflection: bool,
     **machine: Any,
 ) -> None:
-    """Serve one application.
+    """Serve one application, or what a config file declares.
 
     MODULE:APP names an application, or a function that builds one from the KEY=VALUE arguments.
     """
@@ -236,6 +245,81 @@ def stubs(
     from remora.cli.stubs import write_stubs
 
     write_stubs(target, arguments, app_dir.resolve(), name, output)
+
+
+@cli.command()
+@click.argument("target", metavar="CONFIG|MODULE:APP")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@_app_dir
+@click.option("-n", "--name", help="Name of the application, without a config file.")
+@click.option(
+    "--route-prefix", default="/", show_default=True, help="Its path, without a config file."
+)
+@click.option("--runtime-env", metavar="FILE", help="YAML or JSON file with its runtime_env.")
+@click.option("--runtime-env-json", metavar="JSON", help="Its runtime_env.")
+@click.option("--working-dir", metavar="DIR", help="Its folder; the working_dir of runtime_env.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait until it is in effect, or return when it is accepted.",
+)
+def deploy(
+    target: str,
+    arguments: tuple[str, ...],
+    app_dir: Path,
+    name: str | None,
+    route_prefix: str,
+    runtime_env: str | None,
+    runtime_env_json: str | None,
+    working_dir: str | None,
+    wait: bool,
+) -> None:
+    """Deploy what a config file declares, or one application, to the instance that runs.
+
+    What an earlier config declared and this one does not is deleted.
+    """
+    from remora.cli.deploy import DeployOptions
+    from remora.cli.deploy import deploy as work
+
+    options = DeployOptions(
+        target=target,
+        arguments=arguments,
+        app_dir=app_dir.resolve(),
+        name=name,
+        route_prefix=route_prefix,
+        runtime_env=runtime_env,
+        runtime_env_json=runtime_env_json,
+        working_dir=working_dir,
+    )
+    work(options, wait=wait)
+
+
+@cli.command()
+@click.option("-n", "--name", help="Show that of this application only.")
+def config(name: str | None) -> None:
+    """Print what was declared last, as it was written."""
+    from remora.cli.deploy import show_config
+
+    show_config(name)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it is gone.")
+def delete(name: str, wait: bool) -> None:
+    """Delete an application: ongoing requests finish first."""
+    from remora.cli.deploy import delete as work
+
+    work(name, wait=wait)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of config files, for editors."""
+    from remora.cli.deploy import print_schema
+
+    print_schema()
 
 
 @cli.command()

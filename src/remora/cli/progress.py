@@ -7,6 +7,7 @@ files and pipes, one in place for a terminal. All of it goes to stderr.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from remora.instance import TROUBLE, awaited
@@ -88,6 +89,78 @@ class LiveNarrator:
     def close(self) -> None:
         """Stop redrawing; the last picture stays."""
         self._live.stop()
+
+
+class Progress(Protocol):
+    """Tells what happens to several applications."""
+
+    def show(self, apps: Mapping[str, ApplicationStatus]) -> None:
+        """Tell what changed."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class PlainProgress:
+    """One line per change, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, ApplicationStatus] = {}
+
+    def take(self, apps: Mapping[str, ApplicationStatus]) -> None:
+        """Take this for known: only what is different is told from here on."""
+        self._last = dict(apps)
+
+    def show(self, apps: Mapping[str, ApplicationStatus]) -> None:
+        """Print what changed since the last call."""
+        for name, app in apps.items():
+            before = self._last.get(name)
+            lines = [f"{name}/{line}" for line in news(before, app)]
+            if (said := importing(app)) and (before is None or importing(before) != said):
+                lines.insert(0, f"{name}: {said}")
+            for line in lines:
+                print(line, file=sys.stderr, flush=True)
+        self.take(apps)
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+
+class LiveProgress:
+    """One line per deployment that changes in place, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), transient=False, refresh_per_second=8)
+        self._live.start()
+
+    def show(self, apps: Mapping[str, ApplicationStatus]) -> None:
+        """Draw the present state."""
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[RenderableType] = []
+        for name, app in apps.items():
+            parts.append(Text.assemble((name, "bold"), f"  {importing(app)}"))
+            parts.append(_table(app))
+        self._live.update(Group(*parts), refresh=True)
+
+    def close(self) -> None:
+        """Stop redrawing; the last picture stays."""
+        self._live.stop()
+
+
+def importing(app: ApplicationStatus) -> str:
+    """Say what an application waits for before its deployments change; empty: nothing. Pure."""
+    lines = app.message.splitlines()
+    return lines[0] if app.status == "DEPLOYING" and lines and "import" in lines[0] else ""
+
+
+def progress() -> Progress:
+    """Choose by where stderr goes."""
+    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
 
 
 def _table(status: ApplicationStatus) -> RenderableType:

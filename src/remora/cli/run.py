@@ -55,6 +55,10 @@ def run_application(options: RunOptions) -> None:
     Raises:
         CommandError: it cannot be served; whatever was started for it has been ended.
     """
+    if options.target.endswith((".yaml", ".yml", ".json")):
+        from remora.cli.run_config import run_config
+
+        sys.exit(run_config(options))
     from remora.cli.target import parse_arguments, parse_target
 
     if options.reload and not options.blocking:

@@ -57,7 +57,7 @@ def serve(
     return asyncio.run(_Run(options, instance, describe, url).serve(spec))
 
 
-class _Interrupts:
+class Interrupts:
     """Counts Ctrl-C and SIGTERM: the first asks to finish, the second to stop at once."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Interrupts:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Return what `work` returns, or None when `event` comes first; `work` is cancelled then."""
     task = asyncio.ensure_future(work)
     waiter = asyncio.ensure_future(event.wait())
@@ -102,18 +102,18 @@ class _Run:
 
     async def serve(self, spec: ApplicationSpec) -> int:
         """Deploy, stay for as long as asked, end; return the exit status."""
-        interrupts = _Interrupts()
-        status = await _unless(interrupts.first, self._first_deploy(spec))
+        interrupts = Interrupts()
+        status = await unless(interrupts.first, self._first_deploy(spec))
         if status is None:
             say("Interrupted before the application was ready.")
             return INTERRUPTED_STATUS
         if not self._options.blocking:
             return 0
-        if await _unless(interrupts.first, self._stay(status)):
+        if await unless(interrupts.first, self._stay(status)):
             say("The instance was shut down from elsewhere.")
             return 0
         say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
-        ended = await _unless(interrupts.second, self._finish())
+        ended = await unless(interrupts.second, self._finish())
         return INTERRUPTED_STATUS if ended is None else 0
 
     async def _first_deploy(self, spec: ApplicationSpec) -> ApplicationStatus:

@@ -1,43 +1,24 @@
-"""From `module:attribute key=value …` to an application.
+"""From the words `module:attribute key=value …` to an application.
 
-Rules: reads the user's module and nothing else; prints nothing. Every way in which a target can
-be wrong ends in a `CommandError` that says what to write instead.
+Rules: prints nothing. Every way in which a target can be wrong ends in a `CommandError` that says
+what to write instead.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from remora import import_path
 from remora.cli.errors import CommandError, UsageError
-from remora.config import nearest
-from remora.deployment import Application, Deployment
-from remora.observe.tracebacks import user_traceback
+from remora.deployment import Application
+from remora.errors import AppLoadError
+from remora.import_path import Target
+
+__all__ = ["Target", "load", "parse_arguments", "parse_target"]
 
 _HOW = "Name the application as module:attribute, for example `remora run server:app`."
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where an application is found.
-
-    Attributes:
-        module: dotted name of the module.
-        attribute: name inside of it, dotted for a name inside a class.
-    """
-
-    module: str
-    attribute: str
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.attribute}"
 
 
 def parse_target(text: str) -> Target:
@@ -47,7 +28,7 @@ def parse_target(text: str) -> Target:
         UsageError: it is neither.
     """
     if text.endswith((".yaml", ".yml")):
-        raise UsageError(f"{text} is a config file; `remora run` takes an application. {_HOW}")
+        raise UsageError(f"{text} is a config file; an application is needed here. {_HOW}")
     if text.count(":") > 1:
         raise UsageError(f"{text!r} has more than one colon. {_HOW}")
     if "/" in text or text.endswith(".py"):
@@ -96,129 +77,7 @@ def load(target: Target, arguments: Mapping[str, Any], app_dir: Path) -> Applica
     Raises:
         CommandError: there is no such module or attribute, or it leads to no application.
     """
-    folder = str(app_dir)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    found = _attribute(_import(target, app_dir), target)
-    if isinstance(found, Application):
-        if arguments:
-            raise CommandError(
-                f"{target} is an application and takes no arguments, but got "
-                f"{', '.join(arguments)}. Only a function that builds an application takes some."
-            )
-        return found
-    if isinstance(found, Deployment):
-        raise CommandError(
-            f"{target} is a deployment that is not bound to its arguments. Bind it, "
-            f"`app = {target.attribute}.bind()`, and run {target.module}:app."
-        )
-    if inspect.isclass(found) or not callable(found):
-        raise CommandError(
-            f"{target} is {_kind(found)}, not an application. Make one with `.bind()` on a class "
-            "or function under @serve.deployment."
-        )
-    return _build(found, arguments, target)
-
-
-def _kind(value: object) -> str:
-    return (
-        f"the class {value.__name__}"
-        if inspect.isclass(value)
-        else f"an object of type {type(value).__name__}"
-    )
-
-
-def _import(target: Target, app_dir: Path) -> ModuleType:
     try:
-        return importlib.import_module(target.module)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if target.module == missing or target.module.startswith(f"{missing}."):
-            raise _no_such_module(target.module, missing, app_dir) from None
-        raise _users_error(f"{target.module} could not be imported.", error) from None
-    # Border: importing runs the user's code, which may raise anything, SystemExit included.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        raise _users_error(f"{target.module} could not be imported.", error) from None
-
-
-def _users_error(message: str, error: BaseException) -> CommandError:
-    return CommandError(message, user_traceback=user_traceback(error).rstrip())
-
-
-def _no_such_module(module: str, missing: str, app_dir: Path) -> CommandError:
-    where = f"in {app_dir} or on sys.path"
-    if missing != module:
-        return CommandError(f"There is no module {module!r} {where}: {missing!r} is missing.")
-    known = {p.stem for p in app_dir.glob("*.py")} | {
-        p.parent.name for p in app_dir.glob("*/__init__.py")
-    }
-    return CommandError(
-        f"There is no module {module!r} {where}.{nearest(module, known)} "
-        "`-d FOLDER` names the folder that it is in."
-    )
-
-
-def _attribute(module: ModuleType, target: Target) -> Any:
-    found: Any = module
-    for word in target.attribute.split("."):
-        try:
-            found = getattr(found, word)
-        except AttributeError:
-            raise _no_such_attribute(found, word, module, target) from None
-    return found
-
-
-def _no_such_attribute(
-    holder: object, word: str, module: ModuleType, target: Target
-) -> CommandError:
-    applications = [name for name, value in vars(module).items() if isinstance(value, Application)]
-    known = [name for name in dir(holder) if not name.startswith("_")]
-    hint = nearest(word, known)
-    if not hint and applications:
-        hint = (
-            f" It has the application {applications[0]!r}: run {target.module}:{applications[0]}."
-        )
-    file = getattr(module, "__file__", None) or "a namespace package, which has no code of its own"
-    return CommandError(f"The module {target.module!r} ({file}) has no {word!r}.{hint}")
-
-
-def _build(
-    builder: Callable[..., Any], arguments: Mapping[str, Any], target: Target
-) -> Application:
-    parameters = list(inspect.signature(builder).parameters.values())
-    if len(parameters) != 1:
-        raise CommandError(
-            f"{target} takes {len(parameters)} parameters; an application builder takes exactly "
-            "one, a dict or a typed model of its arguments."
-        )
-    try:
-        value = _typed(builder, parameters[0], arguments)
-    # Border: validation runs the user's validators.
-    except Exception as error:  # noqa: BLE001
-        raise CommandError(f"The arguments do not fit {target}: {error}") from None
-    try:
-        application = builder(value)
-    # Border: the builder is the user's code.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        raise _users_error(f"{target} could not build an application.", error) from None
-    if not isinstance(application, Application):
-        raise CommandError(
-            f"{target} returned {_kind(application)}, not an application. "
-            "A builder returns what `.bind(...)` returns."
-        )
-    return application
-
-
-def _typed(
-    builder: Callable[..., Any], parameter: inspect.Parameter, arguments: Mapping[str, Any]
-) -> Any:
-    """Turn the words of the command line into what the builder's annotation asks for."""
-    wanted = typing.get_type_hints(builder).get(parameter.name, dict)
-    if inspect.isclass(wanted) and hasattr(wanted, "model_validate"):
-        return wanted.model_validate(dict(arguments))
-    if is_dataclass(wanted) or typing.is_typeddict(wanted) or hasattr(wanted, "__struct_fields__"):
-        import msgspec
-
-        # Not strict: everything on a command line is a string.
-        return msgspec.convert(dict(arguments), wanted, strict=False)
-    return dict(arguments)
+        return import_path.load(target, arguments, app_dir)
+    except AppLoadError as error:
+        raise CommandError(error.message, user_traceback=error.user_traceback) from None

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
+from remora.control.builders import stored
 from remora.control.controller import Controller
 from remora.control.scaling_admin import scaling_handlers, with_policy_errors
 from remora.core import events as ev
@@ -20,8 +21,10 @@ from remora.transport.control import ControlHandler
 from remora.types import ReplicaID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import (
+    Accepted,
     Ack,
-    ApplicationSpec,
+    ConfigRequest,
+    Configs,
     DeleteRequest,
     DeployRequest,
     InstanceStatus,
@@ -59,6 +62,8 @@ class Admin:
         """The methods by name."""
         return {
             "deploy": self._deploy,
+            "submit": self._submit,
+            "configs": self._configs,
             "delete": self._delete,
             "shutdown": self._shutdown,
             "story": self._story,
@@ -103,6 +108,7 @@ class Admin:
                 report(controller.state, controller.now()), controller.autoscaler
             ),
             grpc_address=self._grpc_address,
+            release=controller.state.release,
         )
 
     async def _deploy(self, body: bytes) -> bytes:
@@ -110,40 +116,29 @@ class Admin:
         await self._controller.ready.wait()
         keys: list[str] = []
         try:
-            applications = [await self._stored(app, keys) for app in request.applications]
-            await self._controller.request(ev.DeployRequested(applications=tuple(applications)))
+            code = self._controller.code
+            applications = [await stored(code, app, keys) for app in request.applications]
+            number = await self._controller.request(
+                ev.DeployRequested(applications=tuple(applications), source="a program")
+            )
         finally:
             self._controller.code.unpin(keys)
-        return b""
+        return pack(Accepted(number))
 
-    async def _stored(self, app: ApplicationSpec, keys: list[str]) -> ev.ApplicationRequest:
-        """Put the code of an application into the store; its keys go to `keys`."""
-        deployments = []
-        for deployment in app.deployments:
-            try:
-                keys.append(await self._controller.code.put(deployment.code))
-            except EngineError as error:
-                raise EngineError(
-                    f"Refused: the code of {app.name}/{deployment.name} ({len(deployment.code)} "
-                    f"bytes) could not be saved; nothing changed. {error}"
-                ) from error
-            deployments.append(
-                ev.DeploymentRequest(
-                    name=deployment.name,
-                    code_key=keys[-1],
-                    code_version=deployment.code_version,
-                    config=deployment.config,
-                )
-            )
-        return ev.ApplicationRequest(
-            name=app.name,
-            route_prefix=app.route_prefix,
-            ingress=app.ingress,
-            deployments=tuple(deployments),
-            surroundings=app.surroundings,
-            external_scaler=app.external_scaler,
-            scaling_policy=app.scaling_policy,
-        )
+    async def _submit(self, body: bytes) -> bytes:
+        request = unpack(body, ConfigRequest)
+        await self._controller.ready.wait()
+        event = ev.ConfigSubmitted(applications=request.applications, source=request.source)
+        return pack(Accepted(await self._controller.request(event)))
+
+    async def _configs(self, _body: bytes) -> bytes:
+        await self._controller.ready.wait()
+        found = {
+            name: app.declared.given
+            for name, app in sorted(self._controller.state.applications.items())
+            if app.declared is not None and not app.deleting
+        }
+        return pack(Configs(found))
 
     async def _delete(self, body: bytes) -> bytes:
         request = unpack(body, DeleteRequest)

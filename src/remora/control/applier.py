@@ -73,7 +73,7 @@ class Applier:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def apply(self, actions: Iterable[act.Action]) -> None:
-        """Begin all actions, in order. Never blocks, never raises."""
+        """Begin all actions but those of builders, in order. Never blocks, never raises."""
         for action in actions:
             match action:
                 case act.StartProcess():

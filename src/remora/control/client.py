@@ -12,13 +12,18 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
+
 from remora.errors import ConnectionLostError, InstanceError
 from remora.home import Home
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.types import Seconds
 from remora.wire.control import (
+    Accepted,
     ApplicationSpec,
+    ConfigRequest,
+    Configs,
     DeleteRequest,
     DeployRequest,
     InstanceStatus,
@@ -67,8 +72,8 @@ class ControlClient:
             self._channel.close()
             self._channel = None
 
-    async def deploy(self, applications: Iterable[ApplicationSpec]) -> None:
-        """Deploy applications; returns when they are accepted and saved.
+    async def deploy(self, applications: Iterable[ApplicationSpec]) -> int:
+        """Deploy applications; returns the number of the release once it is accepted and saved.
 
         Deploying the same thing again changes nothing, so a controller that restarts meanwhile
         is asked again.
@@ -78,7 +83,35 @@ class ControlClient:
             RemoraError: refused; nothing has changed.
         """
         request = DeployRequest(tuple(applications))
-        await self._again(lambda channel: call_control(channel, "deploy", request, unpickle=True))
+        return await self._accepted("deploy", request)
+
+    async def submit(self, request: ConfigRequest) -> int:
+        """Hand in a config; returns the number of its release once it is accepted and saved.
+
+        Its code is imported after that: `watch` tells how it goes.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+            RemoraError: refused; nothing has changed.
+        """
+        return await self._accepted("submit", request)
+
+    async def configs(self) -> dict[str, bytes]:
+        """What was declared of each application, as JSON, by name.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+        """
+        found = await self._again(
+            lambda channel: call_control(channel, "configs", None, Configs, unpickle=True)
+        )
+        return found.applications
+
+    async def _accepted(self, method: str, request: msgspec.Struct) -> int:
+        answer = await self._again(
+            lambda channel: call_control(channel, method, request, Accepted, unpickle=True)
+        )
+        return answer.release
 
     async def delete(self, names: Iterable[str]) -> None:
         """Begin to delete applications; `watch` tells when they are gone.

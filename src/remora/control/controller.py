@@ -21,6 +21,7 @@ import msgspec
 
 from remora.control.applier import Applier
 from remora.control.autoscaler import Autoscaler
+from remora.control.builders import Builders
 from remora.control.checkpoint import CodeStore, EventLog, Section
 from remora.control.metrics import AskReplica, MetricsCollector
 from remora.control.policies import Policies
@@ -55,7 +56,7 @@ class _Inbox:
 
     event: ev.AnyEvent
     #: Where the requester waits; None: a fact that nobody waits for.
-    answer: asyncio.Future[None] | None = None
+    answer: asyncio.Future[int] | None = None
 
 
 class Controller:
@@ -97,6 +98,7 @@ class Controller:
         self._unix = unix
         self._salt = salt
         self._file = StateFile(store)
+        self.builders = Builders(engine, connect, self.code, request=self.request, post=self.post)
         self._applier = Applier(engine, connect, self.code, self.post)
         self.metrics = MetricsCollector(self._replicas, self._families)
         self._inbox: list[_Inbox] = []
@@ -121,16 +123,19 @@ class Controller:
         self._inbox.append(_Inbox(event))
         self._wake.set()
 
-    async def request(self, request: ev.Request) -> None:
+    async def request(self, request: ev.Request) -> int:
         """Ask for something; returns when it is accepted and saved.
+
+        Returns:
+            The number of the latest release, which is this one if it changed what is wanted.
 
         Raises:
             RemoraError: it is refused, and nothing has changed.
         """
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._inbox.append(_Inbox(request, answer))
         self._wake.set()
-        await answer
+        return await answer
 
     def watch(self) -> asyncio.Event:
         """An event that is set after every tick, until `unwatch`."""
@@ -179,6 +184,7 @@ class Controller:
                 task.cancel()
             await asyncio.wait([pump, inventory])
             await self.autoscaler.close()
+            await self.builders.close()
             await self._applier.close()
             self._refuse_rest()
 
@@ -210,7 +216,7 @@ class Controller:
     async def _pump(self) -> None:
         async for event in self.engine.events():
             self._policies.note(event)
-            known = _from_engine(event)
+            known = None if self.builders.on_engine(event) else _from_engine(event)
             if known is not None:
                 self.post(known)
         self._wake.set()
@@ -260,8 +266,9 @@ class Controller:
         for warning in decided.warnings:
             _log.warning("%s", warning)
         self._applier.apply(decided.actions)
+        self.builders.apply(decided.actions)
         if asked is not None and asked.answer is not None and not asked.answer.done():
-            asked.answer.set_result(None)
+            asked.answer.set_result(decided.state.release)
         if decided.state.hold_snapshot_until_s is None:
             self._publish(decided.state.routing)
             self.autoscaler.follow(decided.state)

@@ -14,7 +14,7 @@ from remora.config import DeploymentConfig
 from remora.core.ranks import Ranks
 from remora.core.replica_state import Gang, Hold
 from remora.types import LOCAL_NODE, ReplicaID, Seconds
-from remora.wire.control import Surroundings
+from remora.wire.control import DeclaredApplication, Surroundings
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,21 @@ class KillProcess:
 
 
 @dataclass(frozen=True)
+class BuildApplication:
+    """Import an application in a process; answered by ApplicationBuilt or ApplicationNotBuilt."""
+
+    release: int
+    application: DeclaredApplication
+
+
+@dataclass(frozen=True)
+class CancelBuilds:
+    """Nobody wants to know any more what releases before this one lead to."""
+
+    before: int
+
+
+@dataclass(frozen=True)
 class EndInstance:
     """Nothing is left to serve and somebody asked for the end."""
 
@@ -117,5 +132,7 @@ Action = (
     | DrainReplica
     | StopReplica
     | KillProcess
+    | BuildApplication
+    | CancelBuilds
     | EndInstance
 )

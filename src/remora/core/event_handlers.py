@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from remora.core import declared, health, rebuild
 from remora.core import events as ev
-from remora.core import health, rebuild
 from remora.core.actions import KillProcess
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
 from remora.core.replica_state import STAYING, Cause, ReplicaState
@@ -56,6 +56,7 @@ def _controller_started(draft: Draft, event: ev.ControllerStarted) -> None:
         state.shutting_down = False
     if event.forget:
         state.applications.clear()
+        state.submission = None
     for _, _, replica in state.replicas():
         replica_id = replica.replica_id
         # Times of another process's clock mean nothing here.
@@ -66,6 +67,7 @@ def _controller_started(draft: Draft, event: ev.ControllerStarted) -> None:
         call = "start" if replica.state is ReplicaState.PENDING else ""
         state.activity[replica_id] = Activity(found=True, call=call, health_checked_s=draft.now)
     draft.mark_all()
+    declared.ask_for_builds(draft)
     state.is_rebuilding = event.rebuild
     waits = bool(state.activity) or event.rebuild
     state.inventory_complete = not waits
@@ -92,11 +94,16 @@ def complete_inventory(draft: Draft) -> None:
 
 
 def _deploy_requested(draft: Draft, event: ev.DeployRequested) -> None:
+    draft.state.release += 1
+    declared.forget(draft, frozenset(request.name for request in event.applications))
     for request in event.applications:
-        _deploy_application(draft, request)
+        app = deploy_application(draft, request)
+        app.release = draft.state.release
+        app.declared = None
 
 
-def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
+def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Application:
+    """Make an application look like `request` says."""
     app = draft.application(request.name)
     if app is None:
         draft.state.applications[request.name] = Application(
@@ -115,6 +122,7 @@ def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
     app.revision += 1
     app.last_deployed_unix_s = draft.unix_s
     app.deleting = False
+    app.build_error = ""
     wanted_names = {wanted.name for wanted in request.deployments}
     for name in app.deployments:
         if (known := draft.deployment(DeploymentID(name, app.name))) is not None:
@@ -138,6 +146,7 @@ def _deploy_application(draft: Draft, request: ev.ApplicationRequest) -> None:
             # Whoever deploys again wants to see a try now.
             draft.pace(app.name, found, retry_at_s=draft.now, crashes_s=())
     draft.mark_app(app)
+    return app
 
 
 def _retarget(deployment: Deployment, target: Target) -> None:
@@ -166,10 +175,12 @@ def _retarget(deployment: Deployment, target: Target) -> None:
 
 
 def _delete_requested(draft: Draft, event: ev.DeleteRequested) -> None:
-    for name in event.names:
-        if app := draft.application(name):
-            app.deleting = True
-            draft.mark_app(app)
+    declared.forget(draft, frozenset(event.names))
+    found = [app for name in event.names if (app := draft.application(name)) is not None]
+    if any(not app.deleting for app in found):
+        draft.state.release += 1
+    for app in found:
+        declared.delete(draft, app)
 
 
 def _scale_requested(draft: Draft, event: ev.ScaleRequested) -> None:
@@ -209,6 +220,7 @@ def _scale_decided(draft: Draft, event: ev.ScaleDecided) -> None:
 
 def _shutdown_requested(draft: Draft, _event: ev.ShutdownRequested) -> None:
     draft.state.shutting_down = True
+    declared.give_up(draft)
     names = tuple(draft.state.applications)
     _delete_requested(draft, ev.DeleteRequested(names=names))
 
@@ -390,6 +402,9 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.ControllerStarted: _controller_started,
     ev.InventoryComplete: _inventory_complete,
     ev.DeployRequested: _deploy_requested,
+    ev.ConfigSubmitted: declared.config_submitted,
+    ev.ApplicationBuilt: declared.application_built,
+    ev.ApplicationNotBuilt: declared.application_not_built,
     ev.DeleteRequested: _delete_requested,
     ev.ShutdownRequested: _shutdown_requested,
     ev.ScaleRequested: _scale_requested,

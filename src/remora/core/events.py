@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.config import DeploymentConfig, ScalingPolicySetup
+from remora.config import DeploymentConfig
 from remora.core.autoscale.record import ScalingRecord
 from remora.core.ranks import Ranks
 from remora.core.replica_state import Gang, Hold
+from remora.core.submission import ApplicationRequest, DeploymentRequest
 from remora.types import NodeID, ReplicaID
-from remora.wire.control import Surroundings
+from remora.wire.control import DeclaredApplication, Surroundings
+
+__all__ = ["ApplicationRequest", "DeploymentRequest"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -45,33 +48,36 @@ class InventoryComplete(Event, frozen=True, kw_only=True):
     """The engine has reported every process that was alive when the controller connected."""
 
 
-class DeploymentRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment of a deploy request; its code lies in the store."""
-
-    name: str
-    code_key: str
-    code_version: str
-    config: DeploymentConfig
-
-
-class ApplicationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One application of a deploy request."""
-
-    name: str
-    route_prefix: str | None
-    ingress: str
-    deployments: tuple[DeploymentRequest, ...]
-    surroundings: Surroundings = Surroundings()
-    #: Numbers of replicas come from outside.
-    external_scaler: bool = False
-    #: Decides for all deployments; without a path each has its own policy.
-    scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
-
-
 class DeployRequested(Event, frozen=True, kw_only=True):
     """Somebody wants these applications to look like this."""
 
     applications: tuple[ApplicationRequest, ...]
+    #: Who or what it comes from, for people.
+    source: str = ""
+
+
+class ConfigSubmitted(Event, frozen=True, kw_only=True):
+    """Somebody wants these applications, and of those that a config declared no others."""
+
+    applications: tuple[DeclaredApplication, ...]
+    #: Who or what it comes from, for people.
+    source: str = ""
+
+
+class ApplicationBuilt(Event, frozen=True, kw_only=True):
+    """An application of a config was imported; its code lies in the store."""
+
+    release: int
+    application: ApplicationRequest
+
+
+class ApplicationNotBuilt(Event, frozen=True, kw_only=True):
+    """An application of a config cannot be imported."""
+
+    release: int
+    name: str
+    #: With the user's traceback.
+    error: str
 
 
 class DeleteRequested(Event, frozen=True, kw_only=True):
@@ -228,6 +234,9 @@ AnyEvent = (
     ControllerStarted
     | InventoryComplete
     | DeployRequested
+    | ConfigSubmitted
+    | ApplicationBuilt
+    | ApplicationNotBuilt
     | DeleteRequested
     | ShutdownRequested
     | ScaleRequested
@@ -249,8 +258,16 @@ AnyEvent = (
     | RoutersAcked
 )
 
-#: What a person asked for: checked before it is accepted, refused when it cannot be saved.
-Request = DeployRequested | DeleteRequested | ShutdownRequested | ScaleRequested | CapacityRequested
+#: What somebody waits for: checked before it is accepted, refused when it cannot be saved.
+Request = (
+    DeployRequested
+    | ConfigSubmitted
+    | ApplicationBuilt
+    | DeleteRequested
+    | ShutdownRequested
+    | ScaleRequested
+    | CapacityRequested
+)
 
 
 class LogEntry(msgspec.Struct, frozen=True):

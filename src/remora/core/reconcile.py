@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from remora.core import gangs, losses, rebuild, rollout, starting
 from remora.core.actions import Action, EndInstance, Reconfigure
+from remora.core.apply_config import apply_config
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
@@ -68,6 +69,7 @@ def step(
     draft = Draft(state, now)
     for event in events:
         apply_event(draft, event)
+    apply_config(draft)
     draft.mark_due()
     if look_at_all:
         draft.mark_all()

@@ -5,6 +5,8 @@ Rules: pure; the answer is the error to raise, or None.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from remora.core import events as ev
 from remora.core.starting import never_fits
 from remora.core.state import ControllerState
@@ -22,24 +24,40 @@ from remora.types import DeploymentID
 
 def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
     """Say why a request must be refused; None: it may be accepted. Pure."""
-    if isinstance(request, ev.ScaleRequested):
-        return _check_scale(state, request)
-    if isinstance(request, ev.CapacityRequested):
-        return _check_capacity(request)
-    if not isinstance(request, ev.DeployRequested):
-        return None
+    match request:
+        case ev.ScaleRequested():
+            return _check_scale(state, request)
+        case ev.CapacityRequested():
+            return _check_capacity(request)
+        case ev.ApplicationBuilt(application=app):
+            return _check_application(app) or _check_room(state, app)
+        case ev.DeployRequested() | ev.ConfigSubmitted():
+            return _check_deploy(state, request)
+    return None
+
+
+def _check_deploy(
+    state: ControllerState, request: ev.DeployRequested | ev.ConfigSubmitted
+) -> RemoraError | None:
     if state.shutting_down:
         return InstanceError("The instance is shutting down and takes no deploys any more.")
-    names = [app.name for app in request.applications]
-    for name in names:
+    names = Counter(app.name for app in request.applications)
+    for name, count in names.items():
         if not name:
             return ConfigError("name", name, "an application needs a name")
-        if names.count(name) > 1:
+        if count > 1:
             return ConfigError("name", name, "an application may occur once in a deploy")
     for app in request.applications:
-        if error := _check_application(app):
+        error = _check_prefix(app.route_prefix)
+        if error is None and isinstance(app, ev.ApplicationRequest):
+            error = _check_application(app)
+        if error is not None:
             return error
-    return _check_routes(state, request) or _check_room(state, request)
+    if error := _check_routes(state, request):
+        return error
+    # What a config asks for is known when it is imported.
+    known = request.applications if isinstance(request, ev.DeployRequested) else ()
+    return _check_room(state, *known)
 
 
 def _check_scale(state: ControllerState, request: ev.ScaleRequested) -> RemoraError | None:
@@ -108,7 +126,10 @@ def _check_application(app: ev.ApplicationRequest) -> RemoraError | None:
             return ConfigError("name", name, f"a deployment may occur once in {app.name}")
     if app.ingress not in names:
         return ConfigError("ingress", app.ingress, f"one of the deployments of {app.name}: {names}")
-    prefix = app.route_prefix
+    return None
+
+
+def _check_prefix(prefix: str | None) -> RemoraError | None:
     if prefix is None:
         return None
     if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
@@ -118,14 +139,24 @@ def _check_application(app: ev.ApplicationRequest) -> RemoraError | None:
     return None
 
 
-def _check_routes(state: ControllerState, request: ev.DeployRequested) -> RemoraError | None:
+def _check_routes(
+    state: ControllerState, request: ev.DeployRequested | ev.ConfigSubmitted
+) -> RemoraError | None:
     """Every route prefix has one owner among the applications that live on."""
-    redeployed = {app.name for app in request.applications}
+    # A config replaces all that was declared before, whatever it was about to become.
+    replaces = isinstance(request, ev.ConfigSubmitted)
+    redeployed = {app.name for app in request.applications} | {
+        name for name, app in state.applications.items() if replaces and app.declared is not None
+    }
     owners = {
         app.route_prefix: name
         for name, app in state.applications.items()
         if app.route_prefix is not None and not app.deleting and name not in redeployed
     }
+    if state.submission is not None and not replaces:
+        for coming in state.submission.applications:
+            if coming.route_prefix is not None and coming.name not in redeployed:
+                owners[coming.route_prefix] = coming.name
     for app in request.applications:
         if app.route_prefix is None:
             continue
@@ -139,12 +170,12 @@ def _check_routes(state: ControllerState, request: ev.DeployRequested) -> Remora
     return None
 
 
-def _check_room(state: ControllerState, request: ev.DeployRequested) -> RemoraError | None:
+def _check_room(state: ControllerState, *applications: ev.ApplicationRequest) -> RemoraError | None:
     """Refuse what could not run even if nothing else did."""
     why = never_fits(
         (
             (DeploymentID(deployment.name, app.name), deployment.config)
-            for app in request.applications
+            for app in applications
             for deployment in app.deployments
         ),
         state,

@@ -25,7 +25,9 @@ V = TypeVar("V")
 
 def routing_snapshot(state: ControllerState) -> Snapshot:
     """Make the routing snapshot of a state, all of it. Pure."""
-    apps = {app.name: _app_route(app) for app in state.applications.values() if not app.deleting}
+    apps = {
+        name: found for name in state.applications if (found := _find_app(state, name)) is not None
+    }
     deployments = {
         DeploymentID(deployment.name, app.name): route
         for app in state.applications.values()
@@ -76,7 +78,8 @@ def _changed(known: dict[K, V], found: dict[K, V | None]) -> dict[K, V]:
 
 def _find_app(state: ControllerState, name: str) -> AppRoute | None:
     app = state.applications.get(name)
-    return None if app is None or app.deleting else _app_route(app)
+    # One whose code is being imported for the first time has nothing behind its route.
+    return None if app is None or app.deleting or not app.deployments else _app_route(app)
 
 
 def _find_deployment(state: ControllerState, where: DeploymentID) -> Deployment | None:

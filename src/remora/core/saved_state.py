@@ -19,6 +19,7 @@ import msgspec
 
 from remora.core.snapshot import Snapshot
 from remora.core.state import Application, ControllerState, Deployment, validate
+from remora.core.submission import Submission
 from remora.errors import InternalError, RemoraError
 from remora.types import DeploymentID
 
@@ -47,6 +48,8 @@ class _Header(msgspec.Struct, kw_only=True):
     next_replica: int = 1
     snapshot_version: int = 0
     last_event_id: int = 0
+    release: int = 0
+    submission: Submission | None = None
 
 
 _HEADER_FIELDS = tuple(name for name in _Header.__struct_fields__ if name != "schema")
@@ -70,6 +73,8 @@ class _Whole(msgspec.Struct, kw_only=True):
     last_event_id: int
     target_capacity: float | None = None
     capacity_grows: bool = False
+    release: int = 0
+    submission: None = None
 
 
 class _Schema(msgspec.Struct):

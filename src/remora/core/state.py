@@ -18,10 +18,11 @@ import msgspec
 from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
 from remora.core.snapshot import Snapshot
+from remora.core.submission import Submission
 from remora.core.update_class import UpdateClass, options_that
 from remora.errors import InternalError
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
-from remora.wire.control import Surroundings
+from remora.wire.control import DeclaredApplication, Surroundings
 
 #: Stopped replicas kept for their story.
 KEPT_STOPPED = 50
@@ -125,6 +126,12 @@ class Application(msgspec.Struct, kw_only=True):
     #: Decides for all its deployments; without a path each has its own policy.
     scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
     deployments: dict[str, Deployment] = {}
+    #: The release that last asked for it.
+    release: int = 0
+    #: What a config says of it; None: a program deployed it.
+    declared: DeclaredApplication | None = None
+    #: Why its latest config leads to no application, with the user's traceback; empty: it does.
+    build_error: str = ""
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -208,6 +215,10 @@ class ControllerState(msgspec.Struct, kw_only=True):
     last_event_id: int = 0
     #: Version of the routing snapshot; grows when its content changes.
     snapshot_version: int = 0
+    #: Number of the latest accepted deploy or deletion.
+    release: int = 0
+    #: A config whose applications are being imported.
+    submission: Submission | None = None
     # ---- volatile
     #: Unix time minus `now`.
     unix_offset_s: float = 0.0
@@ -244,7 +255,8 @@ class ControllerState(msgspec.Struct, kw_only=True):
 
     def code_keys(self) -> set[str]:
         """Keys of all code that a replica may still be started from."""
-        return {
+        built = self.submission.code_keys() if self.submission is not None else set()
+        return built | {
             target.code_key
             for app in self.applications.values()
             for deployment in app.deployments.values()

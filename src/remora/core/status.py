@@ -58,16 +58,40 @@ def _application(state: ControllerState, app: Application, now: Seconds) -> Appl
     if not app.deleting:
         found = {deployment.status for deployment in counting}
         status = next((name for name, those in _RANKING if found & set(those)), status)
+    message = _application_message(status, counting)
+    if not app.deleting and (own := _import_verdict(state, app)) is not None:
+        status, message = own.status, "\n".join(text for text in (own.message, message) if text)
     return ApplicationStatus(
         name=app.name,
         status=status,
-        message=_application_message(status, counting),
-        route_prefix=app.route_prefix,
+        message=message,
+        # Until there is something behind it, the route that it will have.
+        route_prefix=(
+            app.declared.route_prefix
+            if app.declared is not None and not app.deployments
+            else app.route_prefix
+        ),
         last_deployed_time_s=app.last_deployed_unix_s,
         deployments=deployments,
         revision=app.revision,
         docs_path=app.docs_path or None,
+        release=app.release,
+        source="imperative" if app.declared is None else "declarative",
     )
+
+
+def _import_verdict(state: ControllerState, app: Application) -> _Verdict | None:
+    """How far the import of an application's config is; None: it is done."""
+    goes_on = " The version before goes on serving." if app.deployments else ""
+    if app.build_error:
+        message = f"The config could not be applied.{goes_on}\n{app.build_error}"
+        return _Verdict("DEPLOY_FAILED", "", message)
+    submission = state.submission
+    if submission is None or app.declared is None or app.release != submission.release:
+        return None
+    pending = any(each.name == app.name for each in submission.pending())
+    what = "Its code is being imported." if pending else "Other applications are being imported."
+    return _Verdict("DEPLOYING", "", what + goes_on)
 
 
 def _application_message(status: str, deployments: list[DeploymentStatus]) -> str:

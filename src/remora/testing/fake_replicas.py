@@ -19,7 +19,13 @@ from remora.observe.metrics import counter
 from remora.observe.replica_counts import LABELS
 from remora.testing.fake_engine import FakeEngine
 from remora.types import Seconds
-from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import (
+    BuildResult,
+    DeclaredApplication,
+    ReplicaReady,
+    ReplicaReconfigure,
+    ReplicaSpec,
+)
 from remora.wire.metrics import MetricsReport
 from remora.wire.scaling import LoadWanted, ReplicaLoad
 
@@ -69,6 +75,8 @@ class FakeReplicas:
         fail_construct: a replica for which it gives a text has a constructor that raises it.
         fail_reconfigure: the same for `reconfigure`.
         docs_path: what they report as the path of their API docs.
+        describe: what a builder answers for an application of a config.
+        build_s: how long that takes.
         by_id: every replica that was reached, gone ones too.
     """
 
@@ -77,6 +85,8 @@ class FakeReplicas:
         self.fail_construct: Callable[[ReplicaSpec], str] = lambda _spec: ""
         self.fail_reconfigure: Callable[[ReplicaReconfigure], str] = lambda _change: ""
         self.docs_path = ""
+        self.describe: Callable[[DeclaredApplication], BuildResult] = _describe_nothing
+        self.build_s: Seconds = 0.01
         self.by_id: dict[str, FakeReplica] = {}
         self._engine = engine
         self._links: dict[str, list[_FakeLink]] = {}
@@ -140,12 +150,9 @@ class FakeReplicas:
                 replica.is_ready = False
                 await self._engine.stop_process(replica.process_id, 1.0)
             case "metrics":
-                spec = replica.spec
-                if spec is None:
-                    return MetricsReport()
-                me = (spec.application, spec.deployment, spec.replica_id)
-                rows: dict[tuple[str, ...], float] = {me: len(replica.calls)}
-                return MetricsReport((counter("serve_deployment_request_counter", LABELS, rows),))
+                return _count(replica)
+            case "build":
+                return await self._build(body.application)
             case unknown:
                 raise MethodNotFoundError(f"No control method {unknown!r}")
         return None
@@ -159,6 +166,10 @@ class FakeReplicas:
             replica.spec, config=change.config, revision=change.revision
         )
 
+    async def _build(self, application: DeclaredApplication) -> BuildResult:
+        await asyncio.sleep(self.build_s)
+        return self.describe(application)
+
     async def _initialize(self, replica: FakeReplica, spec: ReplicaSpec) -> ReplicaReady:
         if not replica.is_ready:
             replica.spec = spec
@@ -170,6 +181,19 @@ class FakeReplicas:
             replica.is_ready = True
             replica.configs.append(spec.config.user_config)
         return ReplicaReady(pid=replica.pid, docs_path=self.docs_path)
+
+
+def _count(replica: FakeReplica) -> MetricsReport:
+    spec = replica.spec
+    if spec is None:
+        return MetricsReport()
+    me = (spec.application, spec.deployment, spec.replica_id)
+    rows: dict[tuple[str, ...], float] = {me: len(replica.calls)}
+    return MetricsReport((counter("serve_deployment_request_counter", LABELS, rows),))
+
+
+def _describe_nothing(application: DeclaredApplication) -> BuildResult:
+    return BuildResult(error=f"This fake knows no application {application.name!r}.")
 
 
 class _FakeLink:

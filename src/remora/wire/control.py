@@ -5,7 +5,9 @@ here is ever unpickled by the controller: code stays opaque bytes until a replic
 
 Methods of the controller (application and deployment of the envelope are empty):
 
-    deploy(DeployRequest) -> None        accepted, state saved; progress comes through `watch`
+    deploy(DeployRequest) -> Accepted    accepted, state saved; progress comes through `watch`
+    submit(ConfigRequest) -> Accepted    the same for a config, whose code is imported after this
+    configs(None) -> Configs
     delete(DeleteRequest) -> None
     status(None) -> InstanceStatus
     watch(None) -> stream of InstanceStatus, one now and one after every change
@@ -19,6 +21,10 @@ Methods of the controller (application and deployment of the envelope are empty)
     metrics(MetricsRequest) -> MetricsReport    of everybody but the one who asks (wire/metrics.py)
     follow_metrics(Subscription) -> stream of MetricsCall       each is answered with ...
     answer_metrics(MetricsAnswer) -> None                       ... what that process counts
+
+Methods of a builder, a process that imports one application and ends:
+
+    build(BuildRequest) -> BuildResult
 
 Methods of a replica:
 
@@ -74,6 +80,53 @@ class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
     external_scaler: bool = False
     #: Decides for all deployments that are scaled; without a path each has its own policy.
     scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
+
+
+class DeclaredApplication(msgspec.Struct, frozen=True, kw_only=True):
+    """One application of a config, before its code was imported."""
+
+    name: str
+    route_prefix: str | None
+    #: Its part of the config as it was written, as JSON.
+    given: bytes
+    #: Where its code is imported from.
+    surroundings: Surroundings = Surroundings()
+    #: Environment variables of the process that imports it, and of its replicas.
+    env: dict[str, str] = {}
+
+
+class ConfigRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole config: what was declared before and is not in here is to go."""
+
+    applications: tuple[DeclaredApplication, ...]
+    #: Who or what it comes from, for people.
+    source: str
+
+
+class Configs(msgspec.Struct, frozen=True):
+    """What was declared of each application, as JSON, by name."""
+
+    applications: dict[str, bytes]
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The number of the release that a request began."""
+
+    release: int
+
+
+class BuildRequest(msgspec.Struct, frozen=True):
+    """Import this application and describe it."""
+
+    application: DeclaredApplication
+
+
+class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import path led to."""
+
+    application: ApplicationSpec | None = None
+    #: Why it leads to no application, with the user's traceback; empty: it does.
+    error: str = ""
 
 
 class DeployRequest(msgspec.Struct, frozen=True):
@@ -178,6 +231,10 @@ class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     #: Path of the API docs under the route prefix (`/docs`); None: it has none, or none ran yet.
     docs_path: str | None = None
+    #: The release that last asked for it.
+    release: int = 0
+    #: `declarative`: a config did; `imperative`: a program.
+    source: str = "imperative"
 
 
 class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +259,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     applications: dict[str, ApplicationStatus]
     #: `host:port` of gRPC; empty without.
     grpc_address: str = ""
+    #: The latest release; 0: nothing was ever deployed.
+    release: int = 0
 
 
 class GangSpec(msgspec.Struct, frozen=True):

@@ -1,0 +1,173 @@
+"""A process that imports one application for the controller, describes it and ends.
+
+Rules: knows one control method, `build`. Whatever the user's code does, the answer says it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from remora.build import build, preloadable
+from remora.config import nearest
+from remora.declaration import ApplicationConfig, parse_application
+from remora.deployment import Deployment
+from remora.engine.base import ProcessContext
+from remora.errors import AppLoadError, ConfigError, RemoraError
+from remora.import_path import Target, load
+from remora.observe.logs import configure_logging
+from remora.observe.tracebacks import user_traceback
+from remora.replica.surroundings import OwnProcess
+from remora.transport.control import serve_control
+from remora.wire.codec import pack, unpack
+from remora.wire.control import (
+    ApplicationSpec,
+    BuildRequest,
+    BuildResult,
+    DeclaredApplication,
+    Surroundings,
+)
+
+
+def main(context: ProcessContext) -> None:
+    """Entry point of a builder's process."""
+    configure_logging(context.home, "builder")
+    asyncio.run(_serve(context))
+
+
+async def _serve(context: ProcessContext) -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    server = await serve_control(context.sockets["wire"], {"build": _build})
+    await ended.wait()
+    server.close()
+
+
+async def _build(body: bytes) -> bytes:
+    # On the loop, on purpose: modules expect to be imported in the main thread.
+    declared = unpack(body, BuildRequest).application
+    try:
+        OwnProcess().settle(declared.surroundings)
+        return pack(BuildResult(application=describe(declared)))
+    except AppLoadError as error:
+        return pack(BuildResult(error="\n".join(filter(None, (str(error), error.user_traceback)))))
+    except RemoraError as error:
+        return pack(BuildResult(error=str(error)))
+    except OSError as error:
+        return pack(BuildResult(error=f"The folder of the application cannot be used: {error}"))
+    except Exception as error:  # noqa: BLE001 - border: bound arguments of the user's are pickled
+        return pack(BuildResult(error=user_traceback(error).rstrip()))
+
+
+def describe(declared: DeclaredApplication) -> ApplicationSpec:
+    """Import an application and say what it consists of.
+
+    Raises:
+        AppLoadError: the import path leads to none.
+        RemoraError: it cannot be deployed with the options of the config.
+    """
+    config = parse_application(json.loads(declared.given))
+    place = declared.surroundings
+    folder = Path(place.cwd or os.getcwd())  # noqa: PTH109 - as it was given
+    target = Target.of(config.import_path)
+    application = load(target, config.args, folder)
+    overrides = _Overrides(config)
+    made = build(
+        application,
+        config.name,
+        config.route_prefix,
+        code_version=version_of(config),
+        surroundings=Surroundings(sys_path=place.sys_path, cwd=place.cwd, preload=preloadable()),
+        change=overrides.change,
+    )
+    overrides.require_all_used([each.name for each in made.deployments])
+    return made
+
+
+class _Overrides:
+    """What a config says of the options of deployments."""
+
+    def __init__(self, config: ApplicationConfig) -> None:
+        self._config = config
+        self._by_name = {one["name"]: one for one in config.deployments}
+        env = {key: value for key, value in config.runtime_env.items() if key != "working_dir"}
+        self._runtime_env: Mapping[str, Any] = env
+
+    def change(self, name: str, deployment: Deployment[Any]) -> Deployment[Any]:
+        """The deployment with the options of the config.
+
+        Raises:
+            ConfigError: they do not fit it.
+        """
+        given = self._by_name.get(name, {})
+        options = {key: value for key, value in given.items() if key != "name"}
+        if self._runtime_env:
+            actor = options.get("ray_actor_options") or deployment.ray_actor_options
+            own = actor.get("runtime_env") or {}
+            env_vars = {**self._runtime_env.get("env_vars", {}), **own.get("env_vars", {})}
+            merged = {**self._runtime_env, **own}
+            if env_vars:
+                merged["env_vars"] = env_vars
+            options["ray_actor_options"] = {**actor, "runtime_env": merged}
+        if not options:
+            return deployment
+        try:
+            return deployment.options(**options)
+        except (TypeError, ValueError) as error:
+            raise AppLoadError(
+                f"The options of the config do not fit deployment {name!r}: {error}"
+            ) from None
+
+    def require_all_used(self, names: list[str]) -> None:
+        """Refuse options of deployments that the application does not have.
+
+        Raises:
+            ConfigError: names the first.
+        """
+        for name in self._by_name:
+            if name not in names:
+                raise ConfigError(
+                    f"deployments of {self._config.name!r}",
+                    name,
+                    f"{self._config.import_path} has no such deployment.{nearest(name, names)} It "
+                    f"has {', '.join(names)}.",
+                )
+
+
+def version_of(config: ApplicationConfig) -> str:
+    """Return a version that stays while replicas made anew would be the same as those that run.
+
+    It is that of what the config says of the code, and of the content of the user's modules that
+    were imported for it: so the same config again changes nothing, and edited code is new code.
+    """
+    said = [config.import_path, config.args, config.runtime_env]
+    found = hashlib.sha256(msgspec.json.encode(said, order="deterministic"))
+    for name, file in sorted(users_modules().items()):
+        found.update(f"\0{name}\0".encode())
+        try:
+            found.update(file.read_bytes())
+        except OSError:
+            continue  # removed since it was imported: what there is of it is in its name
+    return found.hexdigest()[:32]
+
+
+def users_modules() -> dict[str, Path]:
+    """Return the imported modules that are neither Python's, nor installed, nor ours."""
+    places = {*sysconfig.get_paths().values(), str(Path(__file__).parent)}
+    installed = tuple(os.path.realpath(place) for place in places)
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and not os.path.realpath(file).startswith(installed):
+            found[name] = Path(file)
+    return found

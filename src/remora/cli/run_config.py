@@ -1,0 +1,117 @@
+"""`remora run FILE`: serve what a config file declares until Ctrl-C, or start it and leave it.
+
+The front doors are those of the file; what the command line says of them goes first. What this
+command started, it ends: a whole instance when none ran before, the file's applications otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+
+import msgspec
+
+from remora.cli.deploy import DeployOptions, follow, read, warn_of_ignored
+from remora.cli.errors import INTERRUPTED_STATUS, CommandError, UsageError
+from remora.cli.instance import begun, grpc_setup
+from remora.cli.progress import PlainProgress
+from remora.cli.run import RunOptions
+from remora.cli.serving import Interrupts, say, unless
+from remora.config import HTTPOptions, ProxyLocation, gRPCOptions
+from remora.declaration import DeployConfig
+from remora.instance import Instance
+from remora.wire.control import ConfigRequest
+
+
+def run_config(options: RunOptions) -> int:
+    """Serve a config file; returns the exit status.
+
+    Raises:
+        ConfigFileError: something in it is wrong; nothing was started.
+        CommandError: it cannot be served; whatever was started for it has been ended.
+    """
+    if options.reload:
+        raise UsageError(
+            "--reload works with an import path; edit the file and `remora deploy` it."
+        )
+    config, request = read(
+        DeployOptions(options.target, options.arguments, app_dir=options.app_dir)
+    )
+    http = _http(config, options)
+    given = options.grpc if options.grpc != gRPCOptions() else config.grpc or gRPCOptions()
+    grpc = grpc_setup(given, http.host, options.app_dir)
+    asked = options.host is not None or options.port is not None
+    with begun(
+        options.host if asked else None,
+        options.port if asked else None,
+        bound=options.blocking,
+        grpc=grpc,
+        http=http,
+    ) as instance:
+        warn_of_ignored(config, instance)
+        instance.wait_ready()
+        return asyncio.run(_serve(instance, request, blocking=options.blocking))
+
+
+def _http(config: DeployConfig, options: RunOptions) -> HTTPOptions:
+    http = config.http or HTTPOptions()
+    if config.location is ProxyLocation.Disabled:
+        return msgspec.structs.replace(http, host=None)
+    said = {"host": options.host, "port": options.port}
+    return msgspec.structs.replace(
+        http, **{name: value for name, value in said.items() if value is not None}
+    )
+
+
+async def _serve(instance: Instance, request: ConfigRequest, *, blocking: bool) -> int:
+    interrupts = Interrupts()
+    names = [app.name for app in request.applications]
+
+    async def deploy() -> bool:
+        await follow(instance, await instance.submit(request), names)
+        return True
+
+    if await unless(interrupts.first, deploy()) is None:
+        say("Interrupted before the applications were ready.")
+        return INTERRUPTED_STATUS
+    sys.stdout.flush()
+    if not blocking:
+        return 0
+    if await unless(interrupts.first, _stay(instance, names)):
+        say("The instance was shut down from elsewhere.")
+        return 0
+    say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
+    ended = await unless(interrupts.second, _finish(instance, names))
+    return INTERRUPTED_STATUS if ended is None else 0
+
+
+async def _stay(instance: Instance, names: list[str]) -> bool:
+    """Tell what changes until cancelled, or until the instance was shut down.
+
+    Raises:
+        CommandError: it was killed.
+    """
+    told = PlainProgress()
+    async with aclosing(instance.watch()) as statuses:
+        first = await anext(statuses, None)
+        if first is not None:
+            told.take(first.applications)
+        async for status in statuses:
+            told.show({name: app for name, app in status.applications.items() if name in names})
+    await instance.wait_gone()
+    if instance.was_killed():
+        raise CommandError(
+            f"The instance in {instance.home.root} was killed: its supervisor (pid "
+            f"{instance.pid}) ended without cleaning up."
+        )
+    return True
+
+
+async def _finish(instance: Instance, names: list[str]) -> bool:
+    """End what this command began."""
+    if not instance.joined:
+        return await instance.shut_down()
+    await instance.delete(names)
+    await instance.wait_deleted(names)
+    return True

@@ -1,0 +1,214 @@
+"""Imports applications, each in a process of its own that ends when it has described one.
+
+Theory of operation: the controller never imports what users wrote. The engine starts a builder; when
+it is up it is asked over the wire, as a replica is, and answers with a description or with the
+traceback of what went wrong. What it answers is posted as an event.
+
+Rules: decides nothing. A builder whose answer nobody waits for any more is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+
+from remora.control.checkpoint import CodeStore
+from remora.control.replica_control import Connect
+from remora.core import events as ev
+from remora.core.actions import Action, BuildApplication, CancelBuilds
+from remora.core.submission import ApplicationRequest, DeploymentRequest
+from remora.engine import base
+from remora.errors import ConnectionLostError, EngineError, RemoraError
+from remora.types import Seconds
+from remora.wire.control import (
+    ApplicationSpec,
+    BuildRequest,
+    BuildResult,
+    DeclaredApplication,
+)
+
+_log = logging.getLogger("remora.controller")
+
+BUILDER_ENTRYPOINT = "remora.builder:main"
+#: How the id of a builder begins; no replica's does.
+PREFIX = "builder-"
+#: Imports at a time: each may need as much memory as a replica.
+AT_A_TIME = 4
+#: What a builder gets for its end; whatever it holds, nobody needs it.
+_EXIT_S: Seconds = 1.0
+
+
+class BuildError(RemoraError):
+    """An import path leads to no application."""
+
+
+class Builders:
+    """All builders of one controller. One event loop."""
+
+    def __init__(
+        self,
+        engine: base.Engine,
+        connect: Connect,
+        code: CodeStore,
+        *,
+        request: Callable[[ev.Request], Awaitable[object]],
+        post: Callable[[ev.AnyEvent], None],
+    ) -> None:
+        """Make it.
+
+        Args:
+            engine: starts the processes.
+            connect: opens a link to one.
+            code: takes what replicas are made of.
+            request: tells the controller what must be saved before it counts.
+            post: tells it everything else.
+        """
+        self._engine = engine
+        self._connect = connect
+        self._code = code
+        self._request = request
+        self._post = post
+        self._up: dict[str, asyncio.Future[str]] = {}
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._room = asyncio.Semaphore(AT_A_TIME)
+
+    def apply(self, actions: Iterable[Action]) -> None:
+        """Begin the imports among the actions, end those that nobody waits for any more."""
+        for action in actions:
+            if isinstance(action, BuildApplication):
+                self._begin(action)
+            elif isinstance(action, CancelBuilds):
+                self._cancel(action.before)
+
+    def _begin(self, action: BuildApplication) -> None:
+        task = asyncio.get_running_loop().create_task(self._build_for(action))
+        self._tasks[task] = action.release
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def _cancel(self, before: int) -> None:
+        for task, release in self._tasks.items():
+            if release < before:
+                task.cancel()
+
+    def on_engine(self, event: base.EngineEvent) -> bool:
+        """Take what the engine said of a builder; False: it was said of something else."""
+        process_id = getattr(event, "process_id", "")
+        if not process_id.startswith(PREFIX):
+            return False
+        waiting = self._up.get(process_id)
+        if isinstance(event, base.ProcessStarted):
+            if waiting is None:
+                # Of a controller that is gone: it would wait for ever.
+                self._end(process_id)
+            elif not waiting.done():
+                waiting.set_result(event.address)
+        elif isinstance(event, base.ProcessExited) and waiting is not None and not waiting.done():
+            waiting.set_exception(ConnectionLostError(event.reason))
+        return True
+
+    async def close(self) -> None:
+        """End everything; builders end with their task, or are ended by the next controller."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _build_for(self, action: BuildApplication) -> None:
+        name, release = action.application.name, action.release
+        keys: list[str] = []
+        try:
+            spec = await self.build(action.application)
+            request = await stored(self._code, spec, keys)
+            await self._request(ev.ApplicationBuilt(release=release, application=request))
+        except RemoraError as error:
+            self._post(ev.ApplicationNotBuilt(release=release, name=name, error=str(error)))
+        finally:
+            self._code.unpin(keys)
+
+    async def build(self, application: DeclaredApplication) -> ApplicationSpec:
+        """Import an application and describe it.
+
+        Raises:
+            BuildError: it leads to none; has the user's traceback.
+            EngineError: no process can be started for it.
+        """
+        async with self._room:
+            # Also an earlier controller's are never met again.
+            process_id = f"{PREFIX}{uuid.uuid4().hex[:16]}"
+            up = self._up[process_id] = asyncio.get_running_loop().create_future()
+            try:
+                await self._engine.start_process(
+                    base.ProcessSpec(
+                        process_id=process_id,
+                        entrypoint=BUILDER_ENTRYPOINT,
+                        title=f"remora: builder {application.name}",
+                        env=application.env,
+                    )
+                )
+                return await self._ask(await up, application)
+            except ConnectionLostError as error:
+                raise BuildError(
+                    f"The process that imported {application.name!r} ended before it was done: "
+                    f"{error}. What it printed is in the logs of the instance."
+                ) from None
+            finally:
+                del self._up[process_id]
+                self._end(process_id)
+
+    async def _ask(self, address: str, application: DeclaredApplication) -> ApplicationSpec:
+        link = await self._connect(address)
+        try:
+            result = await link.call("build", BuildRequest(application), BuildResult)
+        finally:
+            link.close()
+        if result is None or result.application is None:
+            raise BuildError(result.error if result is not None else "the builder said nothing")
+        return result.application
+
+    def _end(self, process_id: str) -> None:
+        async def end() -> None:
+            try:
+                await self._engine.stop_process(process_id, _EXIT_S)
+            except RemoraError as error:
+                _log.debug("%s was not ended: %s", process_id, error)
+
+        task = asyncio.get_running_loop().create_task(end())
+        # No release: it is never cancelled, only waited for.
+        self._tasks[task] = 1 << 62
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+
+async def stored(code: CodeStore, app: ApplicationSpec, keys: list[str]) -> ApplicationRequest:
+    """Put the code of an application into the store and pin it; its keys go to `keys`.
+
+    Raises:
+        EngineError: it could not be written.
+    """
+    deployments = []
+    for deployment in app.deployments:
+        try:
+            keys.append(await code.put(deployment.code))
+        except EngineError as error:
+            raise EngineError(
+                f"Refused: the code of {app.name}/{deployment.name} ({len(deployment.code)} "
+                f"bytes) could not be saved; nothing changed. {error}"
+            ) from error
+        deployments.append(
+            DeploymentRequest(
+                name=deployment.name,
+                code_key=keys[-1],
+                code_version=deployment.code_version,
+                config=deployment.config,
+            )
+        )
+    return ApplicationRequest(
+        name=app.name,
+        route_prefix=app.route_prefix,
+        ingress=app.ingress,
+        deployments=tuple(deployments),
+        surroundings=app.surroundings,
+        external_scaler=app.external_scaler,
+        scaling_policy=app.scaling_policy,
+    )

@@ -1,0 +1,202 @@
+"""Config files as an operator uses them: deploy, look, change, take away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.e2e.instances import Command, Instance
+from tests.e2e.test_command_line import get, interrupt
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
+
+SERVER = """
+import remora as serve
+
+
+@serve.deployment
+class Greeter:
+    def __init__(self, greeting="hello"):
+        self.greeting = greeting
+
+    def reconfigure(self, config):
+        self.greeting = config
+
+    def __call__(self, request):
+        return self.greeting
+
+
+app = Greeter.bind()
+
+
+def build(args):
+    return Greeter.bind(args["greeting"])
+
+
+def fail(args):
+    raise ValueError("no weights")
+"""
+
+Remora = Callable[..., Command]
+
+
+@pytest.fixture(autouse=True)
+def server(tmp_path: Path) -> Path:
+    file = tmp_path / "server.py"
+    file.write_text(SERVER)
+    return file
+
+
+class Operator:
+    """Somebody at a shell, with one config file."""
+
+    def __init__(self, remora: Remora, folder: Path, instance: Instance) -> None:
+        self._remora = remora
+        self._file = folder / "serve.yaml"
+        self._home = instance.home.root
+        self.url = instance.url
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        command = self._remora(*words, home=self._home)
+        ended = command.wait(40)
+        assert ended == status, command.output
+        return command.output
+
+    def write(self, *applications: dict[str, object]) -> None:
+        self._file.write_text(yaml.safe_dump({"applications": list(applications)}))
+
+    def deploy(self, *applications: dict[str, object], status: int = 0) -> str:
+        self.write(*applications)
+        return self("deploy", "serve.yaml", status=status)
+
+    def pids(self, name: str) -> set[int]:
+        found = json.loads(self("status", "--json"))["applications"][name]
+        return {
+            replica["pid"]
+            for deployment in found["deployments"].values()
+            for replica in deployment["replicas"]
+            if replica["state"] == "RUNNING"
+        }
+
+
+@pytest.fixture
+def operator(remora: Remora, tmp_path: Path, shared: Instance) -> Operator:
+    return Operator(remora, tmp_path, shared)
+
+
+ONE: dict[str, object] = {"name": "one", "route_prefix": "/one", "import_path": "server:app"}
+TWO: dict[str, object] = {
+    "name": "two",
+    "route_prefix": "/two",
+    "import_path": "server:build",
+    "args": {"greeting": "hi"},
+}
+
+
+def test_a_config_is_deployed_changed_and_taken_away(operator: Operator) -> None:
+    output = operator.deploy(ONE, TWO)
+    assert f"Application 'one' is ready at {operator.url}/one" in output
+    assert get(f"{operator.url}/one") == "hello"
+    assert get(f"{operator.url}/two") == "hi"
+    pids = operator.pids("one")
+
+    # Again the same: no replica is new.
+    operator.deploy(ONE, TWO)
+    assert operator.pids("one") == pids
+
+    # Only an option: reconfigured in place.
+    light = {**ONE, "deployments": [{"name": "Greeter", "user_config": "changed"}]}
+    operator.deploy(light, TWO)
+    assert operator.pids("one") == pids
+    assert get(f"{operator.url}/one") == "changed"
+
+    # Other arguments: another version; what is not declared any more goes.
+    operator.deploy({**TWO, "args": {"greeting": "good day"}})
+    assert get(f"{operator.url}/two") == "good day"
+    assert '"one"' not in operator("status", "--json") or "DELETING" in operator("status")
+
+    assert yaml.safe_load(operator("config")) == {**TWO, "args": {"greeting": "good day"}}
+    operator("delete", "two")
+    assert "There is no application 'two'" in operator("delete", "two", status=1)
+    assert "No configuration was found." in operator("config")
+
+
+def test_an_edited_module_is_a_new_version(operator: Operator, server: Path) -> None:
+    operator.deploy(ONE)
+    server.write_text(SERVER.replace('"hello"', '"edited"'))
+    operator.deploy(ONE)
+    assert get(f"{operator.url}/one") == "edited"
+    operator.deploy()
+
+
+def test_a_builder_that_raises_is_shown_and_the_old_version_serves(operator: Operator) -> None:
+    operator.deploy(ONE)
+    output = operator.deploy({**ONE, "import_path": "server:fail"}, status=1)
+    assert "ValueError: no weights" in output
+    assert "1 of 1 applications could not be deployed: one." in output
+    assert "DEPLOY_FAILED" in operator("status")
+    assert get(f"{operator.url}/one") == "hello"
+    output = operator.deploy({**ONE, "import_path": "gone:app"}, status=1)
+    assert "There is no module 'gone'" in output
+    assert get(f"{operator.url}/one") == "hello"
+    operator.deploy()
+
+
+def test_a_module_that_is_gone_harms_nothing_that_runs(operator: Operator, server: Path) -> None:
+    operator.deploy(ONE)
+    server.unlink()
+    output = operator.deploy(ONE, status=1)
+    assert "There is no module 'server'" in output
+    assert get(f"{operator.url}/one") == "hello"
+    operator.deploy()
+
+
+def test_what_is_wrong_with_a_file_is_told_before_anything_is_deployed(
+    operator: Operator, tmp_path: Path
+) -> None:
+    (tmp_path / "serve.yaml").write_text("applications:\n- import_path: server:app\n  nmae: x\n")
+    output = operator("deploy", "serve.yaml", status=1)
+    assert "serve.yaml:3: applications[0].nmae: no such key. Did you mean 'name'?" in output
+    (tmp_path / "serve.yaml").write_text("applications: []\n")
+    output = operator("deploy", "serve.yaml", "a=b", status=2)
+    assert "cannot go with a config file" in output
+
+
+def test_an_import_path_is_deployed_without_a_file(operator: Operator) -> None:
+    operator("deploy", "server:build", "greeting=hey", "-n", "path", "--route-prefix", "/path")
+    assert get(f"{operator.url}/path") == "hey"
+    env = json.dumps({"env_vars": {"A": "b"}})
+    operator("deploy", "server:app", "--runtime-env-json", env, "--route-prefix", "/path")
+    assert yaml.safe_load(operator("config"))["runtime_env"] == {"env_vars": {"A": "b"}}
+    operator.deploy()
+
+
+def test_no_wait_returns_when_it_is_accepted(operator: Operator) -> None:
+    operator.write(ONE)
+    assert "is accepted" in operator("deploy", "serve.yaml", "--no-wait")
+    operator.deploy()
+
+
+def test_without_an_instance_deploy_says_how_to_start_one(remora: Remora, tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text("applications: []\n")
+    command = remora("deploy", "serve.yaml")
+    assert command.wait() == 1
+    assert "No instance runs" in command.output
+
+
+def test_the_schema_is_json(operator: Operator) -> None:
+    assert json.loads(operator("schema"))["required"] == ["applications"]
+
+
+def test_run_serves_a_config_until_interrupted(remora: Remora, tmp_path: Path) -> None:
+    config = {"http_options": {"port": 0}, "applications": [ONE, TWO]}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    command = remora("run", "serve.yaml")
+    command.wait_output("Application 'two' is ready at http://")
+    url = command.wait_url().removesuffix("/one")
+    assert get(f"{url}/two") == "hi"
+    interrupt(command)
+    assert command.wait() == 0

@@ -1,0 +1,174 @@
+"""Configs through the controller: imports in processes of their own, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.unit.control.rig import Rig, app, deployment, rig
+
+from remora.control.builders import AT_A_TIME, PREFIX, BuildError
+from remora.testing.virtual_time import run
+from remora.wire.codec import pack
+from remora.wire.control import BuildResult, ConfigRequest, DeclaredApplication
+
+
+def declared(name: str) -> DeclaredApplication:
+    return DeclaredApplication(
+        name=name, route_prefix=f"/{name}", given=b'{"name": "%s"}' % name.encode()
+    )
+
+
+def describe(application: DeclaredApplication) -> BuildResult:
+    if application.name.startswith("bad"):
+        return BuildResult(error="Traceback: no weights")
+    made = app(application.name, deployment(), route_prefix=application.route_prefix)
+    return BuildResult(application=made)
+
+
+async def submit(r: Rig, *names: str) -> None:
+    request = ConfigRequest(applications=tuple(map(declared, names)), source="test")
+    await r.call("submit", pack(request))
+
+
+def builders(r: Rig) -> list[str]:
+    return [name for name in r.engine.processes if name.startswith(PREFIX)]
+
+
+def test_an_application_is_imported_in_a_process_that_ends() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "a")
+            await r.until_running("a")
+            assert r.num_routable(app_name="a") == 1
+            assert builders(r) == []
+
+    run(main())
+
+
+def test_an_import_that_fails_is_told_and_harms_no_other() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "bad", "good")
+            await r.until_running("good")
+            status = await r.status("bad")
+            assert status is not None
+            assert status.status == "DEPLOY_FAILED"
+            assert "no weights" in status.message
+
+    run(main())
+
+
+def test_only_some_are_imported_at_a_time() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            most = []
+            r.engine.on_exit.append(lambda _: most.append(len(builders(r))))
+            names = [f"app{number}" for number in range(20)]
+            await submit(r, *names)
+            for name in names:
+                await r.until_running(name)
+            # One more may be on its way out.
+            assert 1 < max(most) <= AT_A_TIME + AT_A_TIME
+            assert r.engine.num_started == 40
+
+    run(main())
+
+
+def test_a_builder_that_dies_is_told_with_its_reason() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.build_s = 1e9
+            await submit(r, "a")
+            await _until(lambda: bool(builders(r)))
+            r.engine.crash(builders(r)[0], "killed by SIGKILL")
+            status = await r.until(
+                lambda now: now is not None and now.status == "DEPLOY_FAILED", "a"
+            )
+            assert status is not None
+            assert "ended before it was done" in status.message
+
+    run(main())
+
+
+def test_one_that_cannot_be_started_is_told() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.engine.fail_start = lambda _spec: "could not start: no memory"
+            await submit(r, "a")
+            status = await r.until(
+                lambda now: now is not None and now.status == "DEPLOY_FAILED", "a"
+            )
+            assert status is not None
+            assert "no memory" in status.message
+
+    run(main())
+
+
+def test_an_import_that_hangs_is_ended_by_the_next_config() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            r.replicas.build_s = 1e9
+            await submit(r, "a")
+            await _until(lambda: bool(builders(r)))
+            (hung,) = builders(r)
+            r.replicas.build_s = 0.01
+            await submit(r, "a")
+            await r.until_running("a")
+            assert hung not in r.engine.processes
+
+    run(main())
+
+
+def test_a_successor_imports_again_and_ends_what_its_predecessor_began() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            r.replicas.build_s = 1e9
+            await submit(r, "a")
+            await _until(lambda: any(r.engine.processes[name].is_up for name in builders(r)))
+            # Killed outright, it has no time to end anything.
+            (left,) = builders(r)
+            process = r.engine.processes[left]
+            await r.stop()
+            r.engine.processes[left] = process
+            r.replicas.build_s = 0.01
+            await r.start()
+            await r.until_running("a")
+            await _until(lambda: left not in r.engine.processes)
+
+    run(main())
+
+
+def test_a_description_that_cannot_be_saved_is_a_failed_import() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "a")
+            r.engine.fail_puts = True
+            status = await r.until(
+                lambda now: now is not None and now.status == "DEPLOY_FAILED", "a"
+            )
+            assert status is not None
+            assert "no space left on device" in status.message
+
+    run(main())
+
+
+def test_without_a_builder_nothing_is_described() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            with pytest.raises(BuildError, match="knows no application"):
+                await r.controller.builders.build(declared("a"))
+
+    run(main())
+
+
+async def _until(condition: object) -> None:
+    assert callable(condition)
+    while not condition():
+        await asyncio.sleep(0.001)

@@ -1,0 +1,238 @@
+"""A config takes effect as a whole, and what it cannot bring about changes nothing."""
+
+from __future__ import annotations
+
+from remora.config import DeploymentConfig
+from remora.core import actions as act
+from remora.core import events as ev
+from remora.core import requests
+from remora.core.reconcile import Step, step
+from remora.core.routing_view import routing_snapshot
+from remora.core.saved_state import decode, encode
+from remora.core.state import ControllerState
+from remora.core.status import report
+from remora.types import LOCAL_NODE
+from remora.wire.control import DeclaredApplication
+
+
+def declared(name: str, route: str | None = None) -> DeclaredApplication:
+    return DeclaredApplication(name=name, route_prefix=route or f"/{name}", given=b"{}")
+
+
+def built(app: DeclaredApplication, version: str = "1") -> ev.ApplicationRequest:
+    return ev.ApplicationRequest(
+        name=app.name,
+        route_prefix=app.route_prefix,
+        ingress="D",
+        deployments=(
+            ev.DeploymentRequest(
+                name="D", code_key="code/1", code_version=version, config=DeploymentConfig()
+            ),
+        ),
+    )
+
+
+class World:
+    """The controller's decisions; builds end when a test says so."""
+
+    def __init__(self) -> None:
+        self.state = ControllerState()
+        self.builds: list[act.BuildApplication] = []
+        self.cancelled = 0
+        self.feed(
+            ev.ControllerStarted(unix_s=1.7e9, salt="s"),
+            ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 8.0}),
+        )
+
+    def feed(self, *events: ev.AnyEvent) -> Step:
+        made = step(self.state, events, 100.0)
+        self.state = made.state
+        for action in made.actions:
+            if isinstance(action, act.BuildApplication):
+                self.builds.append(action)
+            elif isinstance(action, act.CancelBuilds):
+                self.cancelled = action.before
+        return made
+
+    def submit(self, *apps: DeclaredApplication) -> None:
+        self.feed(ev.ConfigSubmitted(applications=apps))
+
+    def end_builds(self, *failing: str, version: str = "1") -> None:
+        for build in self.builds:
+            name = build.application.name
+            if name in failing:
+                self.feed(
+                    ev.ApplicationNotBuilt(release=build.release, name=name, error="Traceback: x")
+                )
+            else:
+                request = built(build.application, version)
+                self.feed(ev.ApplicationBuilt(release=build.release, application=request))
+        self.builds.clear()
+
+    def routes(self) -> dict[str, str | None]:
+        return {name: app.route_prefix for name, app in routing_snapshot(self.state).apps.items()}
+
+    def statuses(self) -> dict[str, str]:
+        return {name: app.status for name, app in report(self.state, 100.0).items()}
+
+
+def test_nothing_changes_before_the_last_import() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    first, second = world.builds
+    world.feed(
+        ev.ApplicationBuilt(release=first.release, application=built(first.application)),
+    )
+    assert world.routes() == {}
+    assert world.statuses() == {"a": "DEPLOYING", "b": "DEPLOYING"}
+    messages = [each.message for each in report(world.state, 100.0).values()]
+    assert messages == ["Other applications are being imported.", "Its code is being imported."]
+    world.feed(ev.ApplicationBuilt(release=second.release, application=built(second.application)))
+    assert world.routes() == {"a": "/a", "b": "/b"}
+
+
+def test_routes_are_exchanged_in_one_step() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    world.end_builds()
+    world.submit(declared("a", "/b"), declared("b", "/a"))
+    world.end_builds()
+    assert world.routes() == {"a": "/b", "b": "/a"}
+
+
+def test_a_route_whose_owner_could_not_be_imported_stays_his() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"), declared("c"))
+    world.end_builds()
+    world.submit(declared("a", "/new"), declared("b", "/a"), declared("c", "/b"))
+    world.end_builds("a")
+    # b cannot have the route of a, and so c not that of b.
+    assert world.routes() == {"a": "/a", "b": "/b", "c": "/c"}
+    status = report(world.state, 100.0)
+    assert "Traceback: x" in status["a"].message
+    assert "belongs to application 'a'" in status["b"].message
+    assert "belongs to application 'b'" in status["c"].message
+
+
+def test_what_is_not_declared_any_more_goes_when_the_rest_is_imported() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    world.end_builds()
+    world.feed(ev.DeployRequested(applications=(built(declared("script")),)))
+    world.submit(declared("b"))
+    assert set(world.routes()) == {"a", "b", "script"}
+    world.end_builds()
+    assert set(world.routes()) == {"b", "script"}
+    world.submit()
+    assert set(world.routes()) == {"script"}
+
+
+def test_a_failed_import_leaves_the_version_before() -> None:
+    world = World()
+    world.submit(declared("a"))
+    world.end_builds()
+    before = world.state.applications["a"].deployments["D"].target
+    world.submit(declared("a", "/elsewhere"))
+    world.end_builds("a")
+    app = world.state.applications["a"]
+    assert (app.deployments["D"].target, app.route_prefix) == (before, "/a")
+    status = report(world.state, 100.0)["a"]
+    assert status.status == "DEPLOY_FAILED"
+    assert "The version before goes on serving." in status.message
+    world.submit(declared("a"))
+    world.end_builds()
+    assert world.statuses()["a"] != "DEPLOY_FAILED"
+
+
+def test_a_later_config_replaces_one_that_is_being_imported() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    old = world.builds.copy()
+    world.builds.clear()
+    world.submit(declared("a"))
+    assert world.cancelled == 2
+    for build in old:
+        world.feed(
+            ev.ApplicationBuilt(release=build.release, application=built(build.application, "old"))
+        )
+    assert world.routes() == {}
+    world.end_builds(version="new")
+    assert set(world.routes()) == {"a"}
+    assert world.state.applications["a"].deployments["D"].target.code_version == "new"
+    assert "b" not in world.state.applications
+
+
+def test_the_same_config_again_changes_no_replica() -> None:
+    world = World()
+    world.submit(declared("a"))
+    world.end_builds()
+    replicas = dict(world.state.applications["a"].deployments["D"].replicas)
+    world.submit(declared("a"))
+    world.end_builds()
+    assert world.state.applications["a"].deployments["D"].replicas == replicas
+    assert world.state.release == 2
+
+
+def test_a_controller_that_restarts_asks_for_the_imports_again() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    first = world.builds.pop(0)
+    world.feed(ev.ApplicationBuilt(release=first.release, application=built(first.application)))
+    world.builds.clear()
+    world.state = decode(encode(world.state))
+    world.feed(ev.ControllerStarted(unix_s=1.7e9, salt="s"))
+    assert [build.application.name for build in world.builds] == ["b"]
+    world.end_builds()
+    assert set(world.routes()) == {"a", "b"}
+
+
+def test_a_program_takes_an_application_over_while_it_is_imported() -> None:
+    world = World()
+    world.submit(declared("a"))
+    world.feed(ev.DeployRequested(applications=(built(declared("a"), "program"),)))
+    world.end_builds(version="config")
+    app = world.state.applications["a"]
+    assert app.declared is None
+    assert app.deployments["D"].target.code_version == "program"
+
+
+def test_a_program_takes_over_one_that_could_not_be_imported() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    first = world.builds[0]
+    world.feed(ev.ApplicationNotBuilt(release=first.release, name="a", error="Traceback: x"))
+    world.feed(
+        ev.DeployRequested(applications=(built(declared("a")), built(declared("b")))),
+    )
+    assert world.state.submission is None
+    assert world.statuses() == {"a": "DEPLOYING", "b": "DEPLOYING"}
+
+
+def test_one_that_is_deleted_while_it_is_imported_does_not_come_back() -> None:
+    world = World()
+    world.submit(declared("a"), declared("b"))
+    world.feed(ev.DeleteRequested(names=("a",)))
+    world.end_builds()
+    assert set(world.routes()) == {"b"}
+
+
+def test_a_shutdown_ends_the_imports() -> None:
+    world = World()
+    world.submit(declared("a"))
+    world.feed(ev.ShutdownRequested())
+    assert world.cancelled == 2
+    world.end_builds()
+    assert world.state.applications == {}
+
+
+def test_a_route_of_a_program_is_refused_and_one_of_a_config_that_comes_too() -> None:
+    world = World()
+    world.feed(ev.DeployRequested(applications=(built(declared("script")),)))
+    refused = requests.check(
+        world.state, ev.ConfigSubmitted(applications=(declared("a", "/script"),))
+    )
+    assert refused is not None
+    assert "belongs to application 'script'" in str(refused)
+    world.submit(declared("a"))
+    late = ev.DeployRequested(applications=(built(declared("other", "/a")),))
+    assert "belongs to application 'a'" in str(requests.check(world.state, late))
