@@ -1,0 +1,105 @@
+"""Controllers that die again and again, and states that are lost: requests notice neither."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from tests.e2e.apps import Echo
+from tests.e2e.conftest import StartInstance
+from tests.e2e.instances import Instance
+from tests.e2e.load import get, load
+from tests.e2e.processes import kill
+
+from remora.build import build
+from remora.control.client import ControlClient
+from remora.errors import RemoraError
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
+
+NUM_KILLS = 10
+
+
+async def declare(instance: Instance, app: Any, code_version: str) -> None:
+    """Deploy, and ask again when the controller dies before it has answered."""
+    spec = build(app, "killed", "/killed", code_version=code_version)
+    while True:
+        try:
+            async with ControlClient(instance.home) as controller:
+                return await controller.deploy([spec])
+        except RemoraError:
+            await instance.status()
+
+
+async def kill_controller(instance: Instance) -> None:
+    kill((await instance.status()).controller_pid)
+
+
+async def test_ten_controllers_die_during_roll_outs_and_scaling(shared: Instance) -> None:
+    rng = random.Random(7)
+    version, number = "1", 2
+    async with (
+        shared.running(Echo.options(num_replicas=2).bind("1", 0.01), "killed") as url,
+        load(url, method="POST", rate=100) as traffic,
+    ):
+        for _ in range(NUM_KILLS):
+            await traffic.more(rng.randrange(1, 6))
+            if rng.random() < 0.5:
+                version = str(int(version) + 1)
+            else:
+                number = rng.choice([1, 2, 3])
+            app = Echo.options(num_replicas=number).bind(version, 0.01)
+            await declare(shared, app, version)
+            # Some milliseconds into whatever that brings.
+            await traffic.more(rng.randrange(1, 20))
+            await kill_controller(shared)
+        await shared.wait(
+            lambda status: status.applications["killed"].status == "RUNNING", "it runs"
+        )
+        before = await shared.replicas("killed", number)
+        settled = len(traffic.answers) + traffic.in_flight
+        await traffic.more(20)
+        # Nothing is left to do: one more death changes nothing at all.
+        await kill_controller(shared)
+        assert await shared.replicas("killed", number) == before
+        await traffic.more(20)
+    assert traffic.failures == []
+    assert {answer.json["version"] for answer in traffic.answers[settled:]} == {version}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "deleted"])
+async def test_what_runs_is_known_again_when_its_database_is_lost(
+    start_instance: StartInstance, damage: str
+) -> None:
+    instance = start_instance()
+    app = Echo.options(num_replicas=2).bind("v1", 0.01)
+    await instance.deploy(app, "kept", route="/kept", code_version="1")
+    url = f"{instance.url}/kept"
+    before = await instance.pids("kept")
+    async with load(url, method="POST", rate=100) as traffic:
+        await traffic.more(20)
+        database = instance.home.database
+        for path in database.parent.glob(f"{database.name}*"):
+            path.unlink()
+        if damage == "garbage":
+            database.write_bytes(b"garbage" * 1000)
+        await kill_controller(instance)
+        assert await instance.replicas("kept", 2) == before
+        await instance.wait(
+            lambda status: status.applications["kept"].status == "RUNNING", "it runs"
+        )
+        await traffic.more(20)
+        # The code was handed over as well: another replica can be made of it.
+        victim = min(before)
+        kill(victim)
+        await instance.replicas("kept", 2, without={victim})
+        again = await instance.deploy(app, "kept", route="/kept", code_version="1")
+        assert again.status == "RUNNING"
+        assert (await instance.pids("kept")) & before
+        await traffic.more(20)
+    # What the killed replica worked on is a POST, which is not repeated.
+    assert len(traffic.failures) <= 5
+    assert (await get(url)).json["version"] == "v1"
+    assert "Put together from running replicas: kept/Echo" in instance.log()
+    assert database.read_bytes().startswith(b"SQLite")
