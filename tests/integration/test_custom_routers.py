@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import pickle
 import random
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -61,8 +61,9 @@ async def routed(rig: Rig, cls: type, count: int = 3, limit: int = 5, **kwargs: 
     return nodes, await rig.routed(*nodes, policy=setup_of(cls, **kwargs))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For routers that never answer; a busy machine may take as long for those that do."""
     monkeypatch.setattr(custom, "CHOOSE_LIMIT_S", 0.1)
     monkeypatch.setattr(custom, "BYPASS_S", 0.5)
 
@@ -140,6 +141,8 @@ class Bad(RequestRouter):
     def initialize_state(self, at_once: bool = False) -> None:
         if at_once:
             raise ValueError("no state today")
+        self.gate = threading.Event()
+        self.seen: list[str] = []
 
     async def choose_replicas(
         self,
@@ -148,26 +151,33 @@ class Bad(RequestRouter):
     ) -> Any:
         assert pending_request is not None
         how = pending_request.metadata.session_id
+        self.seen.append(how)
         if how == "raises":
             raise ValueError("out of ideas")
         if how == "exits":
             raise SystemExit(3)
         if how == "hangs":
             await asyncio.sleep(60)
-        if how == "blocks":
-            time.sleep(0.3)  # noqa: ASYNC251 - what this test is about
+        if how == "blocks" and not self.gate.wait(10):
+            raise TimeoutError("the test holds this router for too long")
+        if how == "works on":
+            self.work = asyncio.ensure_future(asyncio.sleep(60))
         if how == "nonsense":
             return "r1"
-        if how == "stops":
+        if how.startswith("stops"):
             asyncio.get_running_loop().stop()
+        if how == "stops slowly" and not self.gate.wait(10):
+            raise TimeoutError("the test holds this router for too long")
         if how == "cancels":
             raise asyncio.CancelledError
         return [candidate_replicas]
 
 
-@pytest.mark.parametrize(
-    "how", ["raises", "exits", "hangs", "blocks", "nonsense", "cancels", "stops"]
-)
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if "request router of default/App" in r.message]
+
+
+@pytest.mark.parametrize("how", ["raises", "exits", "nonsense", "cancels", "stops"])
 async def test_whatever_a_router_does_wrong_its_requests_are_answered(
     rig: Rig, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -177,21 +187,91 @@ async def test_whatever_a_router_does_wrong_its_requests_are_answered(
         answers = await asyncio.gather(*(call(router, "which", session_id=how) for _ in range(5)))
         assert set(answers) <= {"r0", "r1", "r2"}
     assert sum(router.custom.errors.values()) >= 1
-    said = [r.getMessage() for r in caplog.records if "request router of default/App" in r.message]
-    assert len(said) == 1
+    assert len(complaints(caplog)) == 1
+
+
+@pytest.mark.parametrize("how", ["hangs", "blocks"])
+async def test_requests_are_answered_when_their_router_says_nothing(
+    rig: Rig, caplog: pytest.LogCaptureFixture, short_patience: None, how: str
+) -> None:
+    _, router = await routed(rig, Bad)
+    caplog.set_level(logging.ERROR, "remora.router")
+    await until(lambda: spy(router))
+    for _ in range(2):
+        answers = await asyncio.gather(*(call(router, "which", session_id=how) for _ in range(5)))
+        assert set(answers) <= {"r0", "r1", "r2"}
+    assert router.custom.errors.keys() == {"choose_replicas: TimeoutError"}
+    assert len(complaints(caplog)) == 1
+    spy(router).gate.set()
+
+
+async def test_a_router_is_not_asked_what_nobody_wants_to_know_any_more(
+    rig: Rig, short_patience: None
+) -> None:
+    _, router = await routed(rig, Bad)
+    await until(lambda: spy(router))
+    await asyncio.gather(*(call(router, "which", session_id="blocks") for _ in range(5)))
+    spy(router).gate.set()
+    later = threading.Event()
+    router.custom._user._post(later.set)
+    await until(later.is_set)
+    assert spy(router).seen == ["blocks"]
+
+
+async def test_requests_that_meet_the_end_of_their_router_are_answered(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, router = await routed(rig, Bad)
+    caplog.set_level(logging.ERROR, "remora.router")
+    await until(lambda: spy(router))
+    first = call(router, "which", session_id="stops slowly")
+    await until(lambda: spy(router).seen)
+    # Nobody will ever ask the router about these: its loop has stopped, and has not ended.
+    others = [call(router, "which", session_id="too late") for _ in range(5)]
+    await until(lambda: len(router.custom._user._asked) == 6)
+    spy(router).gate.set()
+    async with asyncio.timeout(custom.CHOOSE_LIMIT_S / 2):
+        assert {await one for one in (first, *others)} <= {"r0", "r1", "r2"}
+    assert spy(router).seen == ["stops slowly"]
+    assert router.custom.errors == {"its loop: RuntimeError": 1}
+    await until(lambda: not router.custom._user._thread.is_alive())
+    # What is destroyed before its end says so in the log, or in a warning, which is an error here.
+    gc.collect()
+    assert caplog.messages == complaints(caplog)
+    assert len(caplog.messages) == 1
+
+
+async def test_a_router_that_is_replaced_while_it_is_busy_leaves_nothing_behind(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes, router = await routed(rig, Bad)
+    await until(lambda: spy(router))
+    user, old = router.custom._user, spy(router)
+    await call(router, "which", session_id="works on")
+    calls = [call(router, "which", session_id=how) for how in ("hangs", "blocks", "hangs", "hangs")]
+    await until(lambda: "blocks" in old.seen and len(user._asked) == 4)
+    router.update(rig.route(*nodes))
+    assert {await one for one in calls} <= {"r0", "r1", "r2"}
+    old.gate.set()
+    await until(lambda: not user._thread.is_alive())
+    assert user._asked == set()
+    assert old.work.cancelled()
+    gc.collect()
+    assert caplog.messages == []
 
 
 async def test_a_router_that_blocks_holds_up_nobody_else(rig: Rig) -> None:
     nodes, router = await routed(rig, Bad)
     other = await rig.routed(*nodes)
+    await until(lambda: spy(router))
     slow = call(router, "which", session_id="blocks")
-    await asyncio.sleep(0)
-    began = time.perf_counter()
+    await until(lambda: spy(router).seen)
     for _ in range(5):
         await call(other, "which")
     assert not slow.done()
-    assert time.perf_counter() - began < 0.1
+    spy(router).gate.set()
     await slow
+    assert router.custom.errors == {}
 
 
 async def test_a_router_that_cannot_be_made_is_done_without(

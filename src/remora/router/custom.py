@@ -227,17 +227,16 @@ class CustomPolicy:
     async def _answer(self, question: _Question) -> Ranks | None:
         """Ask once; None: it does not know."""
         asked = asyncio.wrap_future(self._user.ask(question.pending))
-        done, _ = await asyncio.wait((asked,), timeout=CHOOSE_LIMIT_S)
-        if not done:
+        try:
+            done, _ = await asyncio.wait((asked,), timeout=CHOOSE_LIMIT_S)
+        finally:
             asked.cancel()
+        if not done:
             self._bypass_until = self._queue.loop.time() + BYPASS_S
             late = TimeoutError(
                 f"no answer after {CHOOSE_LIMIT_S:g} s; not asked for {BYPASS_S:g} s"
             )
             self._report("choose_replicas", late)
-            return None
-        if asked.cancelled():
-            self._report("choose_replicas", RuntimeError("it cancelled itself"))
             return None
         answer = asked.result()
         if isinstance(answer, BaseException):

@@ -3,7 +3,8 @@
 User code that routes runs in processes that serve others too (a proxy serves every application),
 so it gets a thread and a loop of its own: what blocks, hangs or raises there stays there.
 
-The border to that code: whatever it raises is handed back as a value, or to `on_error`.
+The border to that code: whatever it raises is handed back as a value, or to `on_error`. Every
+question is answered or taken back, also one that is asked while the thread ends.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ import cloudpickle
 from remora.errors import USER_ERRORS
 from remora.router.request_router import RequestRouter
 from remora.router.seen import PendingRequest, RunningReplica
+from remora.types import Seconds
 
 #: Calls of hooks that wait; a router that blocks gets no more than these afterwards.
 MAX_WAITING_HOOKS = 10_000
+#: How long the tasks that a router leaves behind may take to end.
+LEAVE_LIMIT_S: Seconds = 1.0
 _HOOKS = (
     "on_new_queue_len_info",
     "on_replica_actor_died",
@@ -34,6 +38,7 @@ _HOOKS = (
 
 #: Ids of replicas in ranks, the best first.
 Ranks = list[list[str]]
+Answer = Ranks | BaseException
 OnError = Callable[[str, BaseException], None]
 
 
@@ -56,8 +61,13 @@ class UserSide:
         self._given = given
         self._on_error = on_error
         self._router: Any = None
-        #: Why there is no object; asked requests get it.
+        #: Why nothing is answered any more; asked requests get it.
         self._failure: BaseException | None = None
+        #: Held while a question is posted, and while the failure becomes known: what is posted
+        #: before is answered when the thread ends, and nothing is posted after.
+        self._posting = threading.Lock()
+        #: Questions that were posted and have no answer.
+        self._asked: set[Future[Answer]] = set()
         self._replicas: list[RunningReplica] = []
         #: Hooks that were posted and that were called; each is written by one thread alone.
         self._num_posted = 0
@@ -73,16 +83,20 @@ class UserSide:
 
     # -- from the routers' loop -----------------------------------------------------------
 
-    def ask(self, pending: PendingRequest) -> Future[Ranks | BaseException]:
-        """Ask which replicas a request should go to; errors are results."""
-        question = self._choose(pending)
-        try:
-            return asyncio.run_coroutine_threadsafe(question, self._loop)
-        except RuntimeError as error:
-            question.close()
-            nobody: Future[Ranks | BaseException] = Future()
-            nobody.set_result(error)
-            return nobody
+    def ask(self, pending: PendingRequest) -> Future[Answer]:
+        """Ask which replicas a request should go to; errors are results.
+
+        Whoever cancels what is returned takes the question back.
+        """
+        answer: Future[Answer] = Future()
+        with self._posting:
+            failure = self._failure
+            if failure is None:
+                self._asked.add(answer)
+                self._loop.call_soon_threadsafe(self._begin, pending, answer)
+        if failure is not None:
+            answer.set_result(failure)
+        return answer
 
     def update(self, replicas: list[RunningReplica]) -> None:
         """Tell which replicas there are."""
@@ -109,18 +123,14 @@ class UserSide:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._open()
+        failure: BaseException = RuntimeError("its thread has ended")
         try:
-            self._loop.run_forever()
-            if not self._is_stopping:
-                self._on_error("its loop", RuntimeError("it stopped the loop that it lives on"))
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            failure = self._open() or self._serve()
         finally:
-            self._loop.close()
+            self._end(failure)
 
-    def _open(self) -> None:
+    def _open(self) -> BaseException | None:
+        """Make the object, or say why there is none."""
         try:
             cls = cloudpickle.loads(self._code)
             router = cls(**self._given)
@@ -128,19 +138,70 @@ class UserSide:
             if initialize is not None:
                 initialize(**self._kwargs)
         except USER_ERRORS as error:  # Border: user code.
-            self._failure = error
             self._on_error("its making", error)
-            return
+            return error
         self._router = router
         self.hooks = frozenset(
             hook
             for hook in _HOOKS
             if getattr(cls, hook, None) not in (None, getattr(RequestRouter, hook))
         )
+        return None
 
-    async def _choose(self, pending: PendingRequest) -> Ranks | BaseException:
-        if self._failure is not None:
-            return self._failure
+    def _serve(self) -> BaseException:
+        """Answer until the loop stops, and say why it did."""
+        try:
+            self._loop.run_forever()
+            failure: BaseException = RuntimeError("it stopped the loop that it lives on")
+        except USER_ERRORS as error:  # Border: a task of the user's that exits.
+            failure = error
+        if not self._is_stopping:
+            self._on_error("its loop", failure)
+        return failure
+
+    def _end(self, failure: BaseException) -> None:
+        with self._posting:
+            self._failure = failure
+        for answer in list(self._asked):
+            self._give(answer, failure)
+        try:
+            self._loop.run_until_complete(self._leave())
+        except USER_ERRORS:  # Border: user code that resists its end; nobody waits for it.
+            pass
+        finally:
+            self._loop.close()
+
+    async def _leave(self) -> None:
+        """End what still runs on the loop."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=LEAVE_LIMIT_S)
+        await self._loop.shutdown_asyncgens()
+
+    def _begin(self, pending: PendingRequest, answer: Future[Answer]) -> None:
+        """Put a question to the user's code."""
+        if answer not in self._asked:
+            return  # answered, because the thread ends
+        task = self._loop.create_task(self._choose(pending, answer))
+
+        def take_back(_: Future[Answer]) -> None:
+            if answer.cancelled():
+                self._post(task.cancel)
+
+        answer.add_done_callback(take_back)
+        task.add_done_callback(lambda _: self._give(answer, _result_of(task)))
+
+    def _give(self, answer: Future[Answer], value: Answer) -> None:
+        if answer in self._asked:
+            self._asked.discard(answer)
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(value)
+
+    async def _choose(self, pending: PendingRequest, answer: Future[Answer]) -> Answer:
+        if answer.cancelled():
+            raise asyncio.CancelledError  # taken back while the thread was busy
         try:
             ranks = self._router.choose_replicas(list(self._replicas), pending)
             if inspect.isawaitable(ranks):
@@ -174,7 +235,7 @@ class UserSide:
     @property
     def has_failed(self) -> bool:
         """The object could not be made, or its thread has ended, and it never will answer."""
-        return self._failure is not None or not self._thread.is_alive()
+        return self._failure is not None
 
     @property
     def is_first_come(self) -> bool:
@@ -191,6 +252,13 @@ class UserSide:
             float(getattr(router, "backoff_multiplier", setup[1])),
             float(getattr(router, "max_backoff_s", setup[2])),
         )
+
+
+def _result_of(task: asyncio.Task[Answer]) -> Answer:
+    if task.cancelled():
+        return RuntimeError("it cancelled itself")
+    error = task.exception()
+    return task.result() if error is None else error
 
 
 def _ids_of(ranks: Iterable[Iterable[RunningReplica]]) -> Ranks:
