@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +25,7 @@ from remora.observe.counters import RequestCounters
 from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
 from remora.replica.replica import Replica
-from remora.replica.surroundings import Place, SharedProcess
+from remora.replica.surroundings import OwnProcess, Place, SharedProcess
 from remora.router.call import StreamCall, UnaryCall
 from remora.router.metrics import ProcessMetrics
 from remora.router.router import Router
@@ -62,10 +61,17 @@ def stream(router: Router, method: str, *args: Any, **fields: Any) -> StreamCall
     return router.stream(envelope(method, CallKind.STREAM, **fields), pack_call(args, {})[1])
 
 
+class TestedProcess(OwnProcess):
+    """This process, arranged for a replica as its own would be, but with other things in it."""
+
+    def on_constructed(self) -> None:
+        """A collection of all that the tests have imported would take most of their time."""
+
+
 class Node:
     """A replica with a listening socket, as an object on this loop."""
 
-    def __init__(self, name: str, folder: Path, place: Place | None = None) -> None:
+    def __init__(self, name: str, folder: Path, place: Place) -> None:
         self.replica = Replica(replica_id(DEPLOYMENT, name), place)
         self.path = str(folder / f"{name}.sock")
         self.server: asyncio.Server | None = None
@@ -214,7 +220,7 @@ class Rig:
         self.grpc_doors: list[GrpcDoor] = []
 
     async def node(self, code: Any, *args: Any, max_ongoing: int = 5) -> Node:
-        place = SharedProcess() if self.is_shared else None
+        place = SharedProcess() if self.is_shared else TestedProcess()
         node = Node(f"r{len(self.nodes)}", self.folder, place)
         self.nodes.append(node)
         await node.start(code, args, max_ongoing)
@@ -323,6 +329,5 @@ async def open_rig(folder: Path) -> AsyncIterator[Rig]:
         yield rig
     finally:
         await rig.close()
-        # A replica freezes what it finds, which in here is everything, and says where it is.
-        gc.unfreeze()
+        # A replica says where it is.
         set_replica_context(None)
