@@ -27,7 +27,8 @@ async def declare(instance: Instance, app: Any, code_version: str) -> None:
     while True:
         try:
             async with ControlClient(instance.home) as controller:
-                return await controller.deploy([spec])
+                await controller.deploy([spec])
+                return
         except RemoraError:
             await instance.status()
 
