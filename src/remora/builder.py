@@ -88,6 +88,8 @@ def describe(declared: DeclaredApplication) -> ApplicationSpec:
         config.route_prefix,
         code_version=version_of(config),
         surroundings=Surroundings(sys_path=place.sys_path, cwd=place.cwd, preload=preloadable()),
+        external_scaler=config.external_scaler,
+        autoscaling_policy=config.autoscaling_policy,
         change=overrides.change,
     )
     overrides.require_all_used([each.name for each in made.deployments])

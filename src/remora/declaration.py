@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from remora.autoscaling_config import autoscaling_policy
+from remora.checks import require_number
 from remora.config import (
     HTTPOptions,
     ProxyLocation,
@@ -69,6 +71,8 @@ class ApplicationConfig(msgspec.Struct, frozen=True, kw_only=True):
     args: dict[str, Any]
     runtime_env: dict[str, Any]
     deployments: tuple[dict[str, Any], ...]
+    autoscaling_policy: dict[str, Any] | None = None
+    external_scaler: bool = False
 
 
 class DeployConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +85,7 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True):
     http: HTTPOptions | None = None
     grpc: gRPCOptions | None = None
     location: ProxyLocation | None = None
+    target_capacity: float | None = None
 
 
 Check = Callable[[Any, Path], Iterable[Problem]]
@@ -355,9 +360,15 @@ APPLICATION_KEYS: dict[str, Key] = {
         {"type": "array", "items": {"$ref": "#/$defs/deployment"}},
         _check_deployments,
     ),
-    "autoscaling_policy": Key("Policy for the whole application.", _OBJECT, later=True),
+    "autoscaling_policy": Key(
+        "Decides for all deployments of the application that are scaled.",
+        _nullable(_OBJECT),
+        _by(lambda value: autoscaling_policy(value, "autoscaling_policy")),
+    ),
     "logging_config": Key("How its processes log.", _OBJECT, later=True),
-    "external_scaler_enabled": Key("Take counts from outside.", {"type": "boolean"}, later=True),
+    "external_scaler_enabled": Key(
+        "Numbers of replicas are set from outside.", {"type": "boolean"}, _is(bool, "true or false")
+    ),
 }
 
 KEYS: dict[str, Key] = {
@@ -377,7 +388,11 @@ KEYS: dict[str, Key] = {
     "logging_config": Key("How everything logs.", _OBJECT, later=True),
     "tracing_config": Key("Where traces go.", _OBJECT, later=True),
     "controller_options": Key("The controller's environment.", _OBJECT, later=True),
-    "target_capacity": Key("Scales every deployment, in per cent.", {"type": "number"}, later=True),
+    "target_capacity": Key(
+        "Per cent of the replicas of every deployment that are switched on.",
+        _nullable({"type": "number", "minimum": 0, "maximum": 100}),
+        _by(lambda value: require_number("target_capacity", value, low=0, high=100)),
+    ),
 }
 #: Keys of Ray Serve's old configs of a single application, and where they are now.
 _MOVED = {
@@ -420,6 +435,7 @@ def parse(given: object, tell: Callable[[Problem], str] = str) -> DeployConfig:
         http=http_options(http) if http is not None else None,
         grpc=grpc_options(grpc) if grpc is not None else None,
         location=proxy_location(location) if location is not None else None,
+        target_capacity=given.get("target_capacity"),
     )
 
 
@@ -433,4 +449,6 @@ def parse_application(given: dict[str, Any]) -> ApplicationConfig:
         args=given.get("args") or {},
         runtime_env=given.get("runtime_env") or {},
         deployments=tuple(given.get("deployments") or ()),
+        autoscaling_policy=given.get("autoscaling_policy"),
+        external_scaler=given.get("external_scaler_enabled", False),
     )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         DeploymentStatus,
         InstanceStatus,
     )
+    from remora.wire.plan import Plan
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
 START_LIMIT_S = 60.0
@@ -283,6 +284,17 @@ class Instance:
 
         async with ControlClient(self.home) as client:
             return await client.submit(request)
+
+    async def plan(self, request: ConfigRequest) -> Plan:
+        """Ask what a config would change; its code is imported for that.
+
+        Raises:
+            RemoraError: it would be refused.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.plan(request)
 
     async def configs(self) -> dict[str, bytes]:
         """What was declared of each application, as JSON, by name.

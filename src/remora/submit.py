@@ -42,7 +42,12 @@ def config_request(
     )
     if problems:
         raise ConfigFileError(problems)
-    return ConfigRequest(applications=made, source=source)
+    return ConfigRequest(
+        applications=made,
+        source=source,
+        given=msgspec.json.encode(config.given),
+        target_capacity=config.target_capacity,
+    )
 
 
 def _surroundings(

@@ -109,6 +109,10 @@ def test_a_config_is_deployed_changed_and_taken_away(operator: Operator) -> None
 
     # Only an option: reconfigured in place.
     light = {**ONE, "deployments": [{"name": "Greeter", "user_config": "changed"}]}
+    assert "Nothing would change." in operator("plan", "serve.yaml")
+    operator.write(light, TWO)
+    assert "Greeter: reconfigure in place (user_config)" in operator("plan", "serve.yaml")
+    assert get(f"{operator.url}/one") == "hello"
     operator.deploy(light, TWO)
     assert operator.pids("one") == pids
     assert get(f"{operator.url}/one") == "changed"

@@ -15,11 +15,14 @@ GOOD: list[Any] = [
     {
         "proxy_location": "Disabled",
         "http_options": {"port": 0, "request_timeout_s": None},
+        "target_capacity": 50,
         "grpc_options": {"grpc_servicer_functions": ["a.b"]},
         "applications": [
             {
                 "name": "a",
                 "route_prefix": None,
+                "autoscaling_policy": {"policy_function": "policies:decide"},
+                "external_scaler_enabled": False,
                 "import_path": "server:app",
                 "args": {"n": 1},
                 "runtime_env": {"env_vars": {"A": "b"}, "working_dir": "."},

@@ -55,9 +55,17 @@ def test_every_option_of_a_deployment_can_be_written() -> None:
     assert set(DEPLOYMENT_KEYS) == set(KEYWORDS) - {"version"}
 
 
+def test_share_of_capacity() -> None:
+    assert parse({"applications": [], "target_capacity": 50}).target_capacity == 50
+    (wrong,) = told(target_capacity=101)
+    assert wrong.startswith("target_capacity: 101 is not allowed")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (app(external_scaler_enabled="yes"), "must be true or false"),
+        (app(autoscaling_policy={"policy": 1}), "applications[0].autoscaling_policy"),
         (
             app(imprt_path="x"),
             "applications[0].imprt_path: no such key. Did you mean 'import_path'",

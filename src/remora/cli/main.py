@@ -19,6 +19,7 @@ from remora.cli.errors import FAILED_STATUS, INTERRUPTED_STATUS, CommandError
 from remora.errors import RemoraError
 
 if TYPE_CHECKING:
+    from remora.cli.deploy import DeployOptions
     from remora.config import gRPCOptions
     from remora.resource_config import MachineOptions
 
@@ -247,52 +248,63 @@ def stubs(
     write_stubs(target, arguments, app_dir.resolve(), name, output)
 
 
+def _target_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what names a config, or one application with its options, to a command."""
+    for option in (
+        click.option(
+            "--working-dir", metavar="DIR", help="Its folder; the working_dir of runtime_env."
+        ),
+        click.option("--runtime-env-json", metavar="JSON", help="Its runtime_env."),
+        click.option(
+            "--runtime-env", metavar="FILE", help="YAML or JSON file with its runtime_env."
+        ),
+        click.option(
+            "--route-prefix",
+            default="/",
+            show_default=True,
+            help="Its path, without a config file.",
+        ),
+        click.option("-n", "--name", help="Name of the application, without a config file."),
+        _app_dir,
+        click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]..."),
+        click.argument("target", metavar="CONFIG|MODULE:APP"),
+    ):
+        command = option(command)
+    return command
+
+
+def _deploy_options(app_dir: Path, **said: Any) -> DeployOptions:
+    from remora.cli.deploy import DeployOptions
+
+    return DeployOptions(app_dir=app_dir.resolve(), **said)
+
+
 @cli.command()
-@click.argument("target", metavar="CONFIG|MODULE:APP")
-@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
-@_app_dir
-@click.option("-n", "--name", help="Name of the application, without a config file.")
-@click.option(
-    "--route-prefix", default="/", show_default=True, help="Its path, without a config file."
-)
-@click.option("--runtime-env", metavar="FILE", help="YAML or JSON file with its runtime_env.")
-@click.option("--runtime-env-json", metavar="JSON", help="Its runtime_env.")
-@click.option("--working-dir", metavar="DIR", help="Its folder; the working_dir of runtime_env.")
+@_target_flags
 @click.option(
     "--wait/--no-wait",
     default=True,
     show_default=True,
     help="Wait until it is in effect, or return when it is accepted.",
 )
-def deploy(
-    target: str,
-    arguments: tuple[str, ...],
-    app_dir: Path,
-    name: str | None,
-    route_prefix: str,
-    runtime_env: str | None,
-    runtime_env_json: str | None,
-    working_dir: str | None,
-    wait: bool,
-) -> None:
+def deploy(wait: bool, **said: Any) -> None:
     """Deploy what a config file declares, or one application, to the instance that runs.
 
     What an earlier config declared and this one does not is deleted.
     """
-    from remora.cli.deploy import DeployOptions
     from remora.cli.deploy import deploy as work
 
-    options = DeployOptions(
-        target=target,
-        arguments=arguments,
-        app_dir=app_dir.resolve(),
-        name=name,
-        route_prefix=route_prefix,
-        runtime_env=runtime_env,
-        runtime_env_json=runtime_env_json,
-        working_dir=working_dir,
-    )
-    work(options, wait=wait)
+    work(_deploy_options(**said), wait=wait)
+
+
+@cli.command()
+@_target_flags
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(as_json: bool, **said: Any) -> None:
+    """Print what `remora deploy` would change, and change nothing."""
+    from remora.cli.plan import show_plan
+
+    show_plan(_deploy_options(**said), as_json=as_json)
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from contextlib import aclosing
 
 from remora.control.builders import stored
 from remora.control.controller import Controller
+from remora.control.planning import Measure, planned
 from remora.control.scaling_admin import scaling_handlers, with_policy_errors
 from remora.core import events as ev
 from remora.core.reconcile import story_of
@@ -42,7 +43,13 @@ class Admin:
     """Answers for one controller."""
 
     def __init__(
-        self, controller: Controller, *, home: str, http_url: str = "", grpc_address: str = ""
+        self,
+        controller: Controller,
+        *,
+        home: str,
+        http_url: str = "",
+        grpc_address: str = "",
+        measure: Measure = lambda _pid: 0,
     ) -> None:
         """Make the methods.
 
@@ -51,7 +58,9 @@ class Admin:
             home: the instance's folder, for status.
             http_url: of the front door, for status; empty without one.
             grpc_address: of the one for gRPC.
+            measure: tells the memory of a replica's process, for plans.
         """
+        self._measure = measure
         self._controller = controller
         self._home = home
         self._http_url = http_url
@@ -64,6 +73,7 @@ class Admin:
             "deploy": self._deploy,
             "submit": self._submit,
             "configs": self._configs,
+            "plan": self._plan,
             "delete": self._delete,
             "shutdown": self._shutdown,
             "story": self._story,
@@ -128,8 +138,12 @@ class Admin:
     async def _submit(self, body: bytes) -> bytes:
         request = unpack(body, ConfigRequest)
         await self._controller.ready.wait()
-        event = ev.ConfigSubmitted(applications=request.applications, source=request.source)
-        return pack(Accepted(await self._controller.request(event)))
+        return pack(Accepted(await self._controller.request(_submitted(request))))
+
+    async def _plan(self, body: bytes) -> bytes:
+        await self._controller.ready.wait()
+        submitted = _submitted(unpack(body, ConfigRequest))
+        return pack(await planned(self._controller, submitted, self._measure))
 
     async def _configs(self, _body: bytes) -> bytes:
         await self._controller.ready.wait()
@@ -223,3 +237,11 @@ class Admin:
     async def _answer_metrics(self, body: bytes) -> bytes:
         self._controller.metrics.on_answer(unpack(body, MetricsAnswer))
         return b""
+
+
+def _submitted(request: ConfigRequest) -> ev.ConfigSubmitted:
+    return ev.ConfigSubmitted(
+        applications=request.applications,
+        target_capacity=request.target_capacity,
+        source=request.source,
+    )

@@ -186,28 +186,34 @@ async def stored(code: CodeStore, app: ApplicationSpec, keys: list[str]) -> Appl
     Raises:
         EngineError: it could not be written.
     """
-    deployments = []
+    own = []
     for deployment in app.deployments:
         try:
-            keys.append(await code.put(deployment.code))
+            own.append(await code.put(deployment.code))
+            keys.append(own[-1])
         except EngineError as error:
             raise EngineError(
                 f"Refused: the code of {app.name}/{deployment.name} ({len(deployment.code)} "
                 f"bytes) could not be saved; nothing changed. {error}"
             ) from error
-        deployments.append(
-            DeploymentRequest(
-                name=deployment.name,
-                code_key=keys[-1],
-                code_version=deployment.code_version,
-                config=deployment.config,
-            )
-        )
+    return as_request(app, own)
+
+
+def as_request(app: ApplicationSpec, code_keys: list[str]) -> ApplicationRequest:
+    """Describe an application whose code lies in the store under these keys. Pure."""
     return ApplicationRequest(
         name=app.name,
         route_prefix=app.route_prefix,
         ingress=app.ingress,
-        deployments=tuple(deployments),
+        deployments=tuple(
+            DeploymentRequest(
+                name=deployment.name,
+                code_key=key,
+                code_version=deployment.code_version,
+                config=deployment.config,
+            )
+            for deployment, key in zip(app.deployments, code_keys, strict=True)
+        ),
         surroundings=app.surroundings,
         external_scaler=app.external_scaler,
         scaling_policy=app.scaling_policy,

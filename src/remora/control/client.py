@@ -30,6 +30,7 @@ from remora.wire.control import (
     Story,
     StoryRequest,
 )
+from remora.wire.plan import Plan
 
 T = TypeVar("T")
 
@@ -95,6 +96,17 @@ class ControlClient:
             RemoraError: refused; nothing has changed.
         """
         return await self._accepted("submit", request)
+
+    async def plan(self, request: ConfigRequest) -> Plan:
+        """Ask what a config would change; its code is imported for that.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+            RemoraError: it would be refused.
+        """
+        return await self._again(
+            lambda channel: call_control(channel, "plan", request, Plan, unpickle=True)
+        )
 
     async def configs(self) -> dict[str, bytes]:
         """What was declared of each application, as JSON, by name.

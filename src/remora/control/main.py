@@ -14,6 +14,7 @@ import uvloop
 
 from remora.control.admin import Admin
 from remora.control.controller import Controller
+from remora.control.planning import process_bytes
 from remora.engine.base import Engine, ProcessContext
 from remora.errors import ConfigError, EngineError
 from remora.observe.logs import configure_logging
@@ -40,6 +41,7 @@ async def _serve(context: ProcessContext) -> None:
         home=str(context.home.root),
         http_url=str(context.args.get("http_url", "")),
         grpc_address=str(context.args.get("grpc_address", "")),
+        measure=process_bytes,
     )
     server = await serve_control(context.sockets["control"], admin.handlers)
     running = asyncio.create_task(controller.run(), name="controller")

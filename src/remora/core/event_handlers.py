@@ -183,6 +183,12 @@ def _delete_requested(draft: Draft, event: ev.DeleteRequested) -> None:
         declared.delete(draft, app)
 
 
+def config_submitted(draft: Draft, event: ev.ConfigSubmitted) -> None:
+    """Begin to import what a config declares; its share of capacity counts at once."""
+    declared.config_submitted(draft, event)
+    _capacity_requested(draft, ev.CapacityRequested(percent=event.target_capacity))
+
+
 def _scale_requested(draft: Draft, event: ev.ScaleRequested) -> None:
     where = DeploymentID(event.deployment, event.app_name)
     deployment = draft.deployment(where)
@@ -402,7 +408,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.ControllerStarted: _controller_started,
     ev.InventoryComplete: _inventory_complete,
     ev.DeployRequested: _deploy_requested,
-    ev.ConfigSubmitted: declared.config_submitted,
+    ev.ConfigSubmitted: config_submitted,
     ev.ApplicationBuilt: declared.application_built,
     ev.ApplicationNotBuilt: declared.application_not_built,
     ev.DeleteRequested: _delete_requested,

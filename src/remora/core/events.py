@@ -60,6 +60,8 @@ class ConfigSubmitted(Event, frozen=True, kw_only=True):
     """Somebody wants these applications, and of those that a config declared no others."""
 
     applications: tuple[DeclaredApplication, ...]
+    #: Per cent of the replicas of every deployment that are switched on; None: all.
+    target_capacity: float | None = None
     #: Who or what it comes from, for people.
     source: str = ""
 
