@@ -311,6 +311,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._outbox.write(data)
 
+    def write_now(self, data: bytes) -> None:
+        """Send to the client a small answer that is whole: nothing will join it."""
+        self._outbox.write_now(data)
+
     def flush(self) -> None:
         """Hand over to the kernel what was written."""
         self._outbox.flush()

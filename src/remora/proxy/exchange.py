@@ -63,28 +63,47 @@ class Exchange(Call):
     #: The connection is no longer HTTP's once it has begun.
     is_websocket = False
 
-    # As in `Call`: what most requests never change.
-    keep_alive = True
-    complete = False
-    head_sent = False
-    is_read = False
-    owes_continue = False
-    status = 0
-    route = ""
-    _chunked = False
-    _left: int | None = None
-    _consumed = 0
-    _buffered_bytes = 0
-    _received_bytes = 0
-    _upload_room = 0
-    _upload_ended = False
-    #: Of the body, received and not sent on; None: nothing came.
-    _parts: deque[bytes] | None = None
+    __slots__ = (
+        "_buffered_bytes",
+        "_chunked",
+        "_consumed",
+        "_left",
+        "_parts",
+        "_received_bytes",
+        "_upload_ended",
+        "_upload_room",
+        "began",
+        "complete",
+        "connection",
+        "head_sent",
+        "is_read",
+        "keep_alive",
+        "owes_continue",
+        "request",
+        "route",
+        "status",
+    )
 
     def __init__(self, connection: ClientConnection, request: Request) -> None:
         self.connection = connection
         self.request = request
         self.began = time.perf_counter()
+        self.keep_alive = True
+        self.complete = False
+        self.head_sent = False
+        self.is_read = False
+        self.owes_continue = False
+        self.status = 0
+        self.route = ""
+        self._chunked = False
+        self._left: int | None = None
+        self._consumed = 0
+        self._buffered_bytes = 0
+        self._received_bytes = 0
+        self._upload_room = 0
+        self._upload_ended = False
+        #: Of the body, received and not sent on; None: nothing came.
+        self._parts: deque[bytes] | None = None
         # What the replica may send before the client has taken any of it.
         request.envelope.credit_bytes = WINDOW_BYTES
         super().__init__(request.router, request.envelope, b"")
@@ -255,7 +274,7 @@ class Exchange(Call):
         self._write_whole(heads.render(response.status, response.headers), response.body)
 
     def _write_whole(self, head: heads.Head, body: bytes | memoryview) -> None:
-        lines = [head.text]
+        lines: list[bytes | memoryview] = [head.text]
         if heads.has_body(self.request.method, head.status):
             lines.append(b"content-length: %d\r\n" % len(body))
         else:
@@ -265,8 +284,8 @@ class Exchange(Call):
         self._finish_head(head, lines)
         connection = self.connection
         if len(body) <= SMALL_BODY_BYTES:
-            lines.append(bytes(body))
-            connection.write(b"".join(lines))
+            lines.append(body)
+            connection.write_now(b"".join(lines))
         else:
             connection.write(b"".join(lines))
             connection.write(body)
@@ -279,7 +298,7 @@ class Exchange(Call):
             self.cancel_quietly()
             self._refuse(error)
             return
-        lines = [head.text]
+        lines: list[bytes | memoryview] = [head.text]
         self.route = head.route
         status = self.status = head.status
         self._left = head.content_length
@@ -296,14 +315,14 @@ class Exchange(Call):
         self._finish_head(head, lines)
         self.connection.write(b"".join(lines))
 
-    def _finish_head(self, head: heads.Head, lines: list[bytes]) -> None:
+    def _finish_head(self, head: heads.Head, lines: list[bytes | memoryview]) -> None:
         if self.owes_continue:
             # Answered without its body, which may follow all the same, or not.
             self.owes_continue = self.keep_alive = False
         self._add_own_lines(head, lines)
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
 
-    def _add_own_lines(self, head: heads.Head, lines: list[bytes]) -> None:
+    def _add_own_lines(self, head: heads.Head, lines: list[bytes | memoryview]) -> None:
         if not head.has_request_id:
             request_id = self.envelope.request_id.encode("latin-1", "replace")
             lines.append(b"x-request-id: %b\r\n" % request_id)

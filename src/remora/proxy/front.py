@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remora.config import HTTPOptions
 from remora.core.route_table import RouteTable
+from remora.core.snapshot import AppRoute
 from remora.errors import RequestError
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
@@ -104,6 +105,7 @@ class Request:
         "head",
         "later",
         "max_body_bytes",
+        "method",
         "response",
         "router",
         "speaks_chunked",
@@ -115,6 +117,7 @@ class Request:
         self.envelope = envelope
         self.router = router
         self.head = head
+        self.method = head.method
         self.response: Response | None = None
         self.later: Callable[[], Coroutine[Any, Any, Response]] | None = None
         self.speaks_chunked = head.http_version != "1.0"
@@ -122,11 +125,6 @@ class Request:
         self.stays = False
         self.wants_websocket = False
         self.max_body_bytes: int | None = None
-
-    @property
-    def method(self) -> str:
-        """The method of HTTP."""
-        return self.head.method
 
 
 class Front:
@@ -150,6 +148,9 @@ class Front:
         self._nowhere = Router(DeploymentID("", ""), client.name, self._rng)
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_lines = b""
+        #: Routers of the applications' ingress deployments, for one table of routes.
+        self._doors: dict[str, Router] = {}
+        self._doors_of = client.routes
         client.metrics.sources.append(counters.families)
 
     def open(self, head: HttpHead) -> Request:
@@ -197,11 +198,21 @@ class Front:
             0,
             head,
         )
-        request = Request(envelope, self._client.router(DeploymentID(app.ingress, app.name)), head)
+        request = Request(envelope, self._door(app), head)
         request.max_body_bytes = self.options.max_body_bytes
         if known:
             self._heed(request, known)
         return request
+
+    def _door(self, app: AppRoute) -> Router:
+        """The router of an application's ingress deployment."""
+        if self._doors_of is not self._client.routes:
+            self._doors_of = self._client.routes
+            self._doors = {}
+        door = self._doors.get(app.name)
+        if door is None:
+            door = self._doors[app.name] = self._client.router(DeploymentID(app.ingress, app.name))
+        return door
 
     def close(self, exchange: Exchange) -> None:
         """Log and count a request that is over."""

@@ -69,6 +69,21 @@ class WebSocketExchange(Exchange):
     close_timeout_s: Seconds = CLOSE_TIMEOUT_S
     leave_timeout_s: Seconds = LEAVE_TIMEOUT_S
 
+    __slots__ = (
+        "_client_is_done",
+        "_code",
+        "_early",
+        "_farewell",
+        "_inbox",
+        "_is_heard",
+        "_opened",
+        "_options",
+        "_pinger",
+        "_pong",
+        "_session",
+        "_stays",
+    )
+
     def __init__(self, connection: ClientConnection, request: Request) -> None:
         head = request.head
         self._options = connection.front.options
@@ -289,7 +304,7 @@ class WebSocketExchange(Exchange):
             self._timer.cancel()
             self._timer = None
         self.deadline = None
-        lines = [head.text]
+        lines: list[bytes | memoryview] = [head.text]
         self._add_own_lines(head, lines)
         self.connection.write(b"".join((*lines, b"\r\n")))
         self._opened = True

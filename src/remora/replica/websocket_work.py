@@ -47,6 +47,16 @@ class WebSocketWork(Work):
         context: of the request; it has no deadline once the WebSocket is open.
     """
 
+    __slots__ = (
+        "_inbox",
+        "_is_connected",
+        "_num_waiting",
+        "_taken",
+        "accepted",
+        "close",
+        "context",
+    )
+
     def __init__(
         self,
         connection: ReplicaConnection,

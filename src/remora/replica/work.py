@@ -48,26 +48,28 @@ class Work:
         scope: what an ASGI app was given, for what it leaves in it.
     """
 
-    # What most requests never change stands here and not in `__init__`: there is a `Work` for
-    # each HTTP request.
-    task: asyncio.Task[None] | None = None
-    finished = False
-    #: The streams among the arguments of a handle call.
-    inbound: Inbound | None = None
-    answered_error: BaseException | None = None
-    scope: dict[str, Any] | None = None
-    _in_turn = 0
-    _start: HttpStart | None = None
-    _started = False
-    _disconnected = False
-    #: Parts of the request's body that the handler has not taken.
-    _parts: deque[tuple[bytes, bool]] | None = None
-    _upload_used = 0
-    _state = 0
-    #: Parts of an HTTP body that were sent in this turn of the loop.
-    _held: list[bytes | memoryview] | None = None
-    _room: WakeUp | None = None
-    _wake: WakeUp | None = None
+    __slots__ = (
+        "_disconnected",
+        "_held",
+        "_in_turn",
+        "_parts",
+        "_room",
+        "_start",
+        "_started",
+        "_state",
+        "_upload_used",
+        "_wake",
+        "_window",
+        "answered_error",
+        "body",
+        "connection",
+        "envelope",
+        "finished",
+        "inbound",
+        "number",
+        "scope",
+        "task",
+    )
 
     def __init__(
         self,
@@ -80,6 +82,24 @@ class Work:
         self.number = number
         self.envelope = envelope
         self.body = body
+        self.task: asyncio.Task[None] | None = None
+        self.finished = False
+        #: The streams among the arguments of a handle call.
+        self.inbound: Inbound | None = None
+        self.answered_error: BaseException | None = None
+        self.scope: dict[str, Any] | None = None
+        self._in_turn = 0
+        self._start: HttpStart | None = None
+        self._started = False
+        self._disconnected = False
+        #: Parts of the request's body that the handler has not taken.
+        self._parts: deque[tuple[bytes, bool]] | None = None
+        self._upload_used = 0
+        self._state = 0
+        #: Parts of an HTTP body that were sent in this turn of the loop.
+        self._held: list[bytes | memoryview] | None = None
+        self._room: WakeUp | None = None
+        self._wake: WakeUp | None = None
         self._window = envelope.credit_bytes
         if envelope.streams:
             self.inbound = Inbound(connection, number, envelope.streams, envelope.request_id)

@@ -45,33 +45,47 @@ class CallState(IntEnum):
 
 
 # A member of an enumeration is slow to look up, and these are looked up for every request.
-_, _QUEUED, _SENT, _DONE = CallState
+_NEW, _QUEUED, _SENT, _DONE = CallState
 
 
 class Call:
     """What unary calls and streams share. Lives on its router's loop alone."""
 
-    # What most calls never change stands here and not in `__init__`: every request is one.
-    state = CallState.NEW
-    link: ReplicaLink | None = None
-    number = 0
-    #: Place in the order of arrival at its router; kept when it has to be sent again.
-    sequence = 0
-    #: Part of the answer has arrived, or part of the body was taken: no second try any more.
-    answered = False
-    #: The streams among its arguments.
-    upload: Upload | None = None
-    #: The replica that it is for, and no other; None: any.
-    pinned: ReplicaLink | None = None
-    #: Called once when the call has ended; see `RequestContext.children`.
-    on_close: Callable[[], object] | None = None
-    deadline: float | None = None
-    _timer: asyncio.TimerHandle | None = None
+    __slots__ = (
+        "_timer",
+        "answered",
+        "body",
+        "deadline",
+        "envelope",
+        "link",
+        "number",
+        "on_close",
+        "pinned",
+        "router",
+        "sequence",
+        "state",
+        "upload",
+    )
 
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         self.router = router
         self.envelope = envelope
         self.body = body
+        self.state = _NEW
+        self.link: ReplicaLink | None = None
+        self.number = 0
+        #: Place in the order of arrival at its router; kept when it has to be sent again.
+        self.sequence = 0
+        #: Part of the answer has arrived, or part of the body was taken: no second try any more.
+        self.answered = False
+        #: The streams among its arguments.
+        self.upload: Upload | None = None
+        #: The replica that it is for, and no other; None: any.
+        self.pinned: ReplicaLink | None = None
+        #: Called once when the call has ended; see `RequestContext.children`.
+        self.on_close: Callable[[], object] | None = None
+        self.deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
         timeout_s = envelope.timeout_s
         if timeout_s is not None:
             self.deadline = router.loop.time() + timeout_s
@@ -183,6 +197,8 @@ class UnaryCall(Call):
     after that gets `RequestCancelledError`.
     """
 
+    __slots__ = ("_future",)
+
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         super().__init__(router, envelope, body)
         self._future: asyncio.Future[RawFrame | Exception] = router.loop.create_future()
@@ -263,6 +279,8 @@ class UnaryCall(Call):
 
 class StreamCall(Call):
     """A call with any number of answers, taken frame by frame at the reader's own pace."""
+
+    __slots__ = ("_consumed", "_error", "_frames", "_waiter")
 
     def __init__(self, router: Router, envelope: Envelope, body: Body) -> None:
         envelope.credit_bytes = WINDOW_BYTES

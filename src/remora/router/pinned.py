@@ -31,6 +31,8 @@ class HeldSlot(Call):
     Stands in for a router where one call is made: `call` or `stream` gives the slot away.
     """
 
+    __slots__ = ("_accepted", "_error")
+
     def __init__(self, router: Router, envelope: Envelope, body: Body = b"") -> None:
         """Prepare a call that only holds a slot; the router is still to be asked.
 

@@ -17,6 +17,8 @@ _CREDIT = int(FrameKind.CREDIT)
 class WholeCall(UnaryCall):
     """One message there, one back."""
 
+    __slots__ = ()
+
     async def answer(self) -> RawFrame:
         """Wait for the answer; an ERROR frame is returned like a RESPONSE.
 
@@ -36,6 +38,8 @@ class WholeCall(UnaryCall):
 
 class PartsCall(StreamCall):
     """Messages in at least one direction, as fast as whoever takes them allows."""
+
+    __slots__ = ("_room", "_sender")
 
     def __init__(self, router: Router, envelope: Envelope, body: bytes) -> None:
         super().__init__(router, envelope, body)
