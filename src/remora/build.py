@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from remora.autoscaling_config import ScalingPolicySetup
 from remora.autoscaling_config import autoscaling_policy as autoscaling_policy_of
-from remora.config import nearest
+from remora.config import DeploymentConfig, nearest
 from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.pickling import dumps_call
 from remora.router_setup import with_policy
+from remora.runtime_env import pinned
 from remora.scaling_setup import scaling_policy_setup, with_scaling_policy
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
@@ -83,7 +86,7 @@ def build(
                 name=node_name,
                 code=code,
                 code_version=version,
-                config=with_scaling_policy(with_policy(change(node_name, node._deployment).config)),
+                config=_complete(change(node_name, node._deployment).config, node_name),
             )
         )
     _check_one_ingress(names, name)
@@ -114,6 +117,13 @@ def _application_policy(
             ", ".join(overruled),
         )
     return scaling_policy_setup(policy, "autoscaling_policy")
+
+
+def _complete(config: DeploymentConfig, name: str) -> DeploymentConfig:
+    """Add what follows from the options and from the files that they name."""
+    env = pinned(config.runtime_env, f"runtime_env of deployment {name!r}")
+    config = msgspec.structs.replace(config, runtime_env=env)
+    return with_scaling_policy(with_policy(config))
 
 
 def walk(target: Application, app_name: str) -> Iterator[tuple[Application, str, bytes]]:

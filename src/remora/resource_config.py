@@ -133,8 +133,12 @@ class RuntimeEnv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     working_dir: str = ""
     #: Folders, `.py` files, zip or wheel files that can be imported.
     py_modules: tuple[str, ...] = ()
+    #: Patterns of names and paths in these folders that are left out.
+    excludes: tuple[str, ...] = ()
     #: Requirements to install, as a requirements file has them.
     packages: tuple[str, ...] = ()
+    #: The file that has them; empty: it was read, or there is none.
+    requirements_file: str = ""
     #: `pip` or `uv`; which one installs them.
     installer: str = "pip"
     #: Further arguments of its `install` command.
@@ -144,7 +148,7 @@ class RuntimeEnv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     digests: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.working_dir or self.py_modules or self.packages)
+        return bool(self.working_dir or self.py_modules or self.packages or self.requirements_file)
 
     @property
     def needs_interpreter(self) -> bool:

@@ -110,7 +110,7 @@ def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: o
     [
         ("logging_config", {"log_level": "DEBUG"}),
         ("deployment_actors", [{"name": "a"}]),
-        ("ray_actor_options", {"runtime_env": {"pip": ["x"]}}),
+        ("ray_actor_options", {"runtime_env": {"conda": "x"}}),
     ],
 )
 def test_never_ignores_what_nothing_acts_on(option: str, value: object) -> None:

@@ -115,6 +115,8 @@ class ProcessContext:
         sockets: listening sockets by name: a replica has `wire`, the controller `control`,
             a proxy `http`.
         address: where others reach `wire` or `control`.
+        sys_path: folders of its `runtime_env`, to be in front of everything else.
+        cwd: working directory of its `runtime_env`; empty: it has none.
     """
 
     process_id: str
@@ -122,6 +124,8 @@ class ProcessContext:
     args: Mapping[str, Any]
     sockets: Mapping[str, socket.socket]
     address: str
+    sys_path: tuple[str, ...] = ()
+    cwd: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import uvloop
 from remora.engine.base import ProcessContext
 from remora.observe.logs import configure_logging
 from remora.replica.replica import Replica
-from remora.replica.surroundings import SharedProcess
+from remora.replica.surroundings import OwnProcess, SharedProcess
 from remora.router.process import use_instance, use_own_loop
 from remora.transport.listener import listen
 
@@ -27,7 +27,7 @@ def main(context: ProcessContext) -> None:
 
 async def _serve(context: ProcessContext) -> None:
     use_own_loop(asyncio.get_running_loop())
-    replica = Replica(context.process_id)
+    replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd))
     server = await listen(context.sockets["wire"], replica.accept)
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)

@@ -37,13 +37,24 @@ class Place(Protocol):
 class OwnProcess:
     """A process that belongs to one replica."""
 
+    def __init__(self, sys_path: tuple[str, ...] = (), cwd: str = "") -> None:
+        """Take what its engine says of its `runtime_env`, as in `ProcessContext`."""
+        self._sys_path = sys_path
+        self._cwd = cwd
+
     def settle(self, surroundings: Surroundings) -> None:
-        """Put the user's folders in front of `sys.path`, and go where the user was."""
-        for entry in reversed(surroundings.sys_path):
+        """Put the user's folders in front of `sys.path`, and go where the user was.
+
+        What the replica has of its own comes first.
+        """
+        for entry in (*reversed(surroundings.sys_path), *reversed(self._sys_path)):
+            if entry in sys.path and entry in self._sys_path:
+                sys.path.remove(entry)
             if entry not in sys.path:
                 sys.path.insert(0, entry)
-        if surroundings.cwd:
-            os.chdir(surroundings.cwd)
+        cwd = self._cwd or surroundings.cwd
+        if cwd:
+            os.chdir(cwd)
 
     def enter(self, context: ReplicaContext) -> None:
         """Everything in this process works for the replica."""

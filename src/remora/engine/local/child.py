@@ -12,6 +12,8 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
+import json
 import os
 import signal
 import socket
@@ -49,20 +51,20 @@ class Reporter:
     """The child's end of the pipe to the supervisor."""
 
     def __init__(self, fd: int, process_id: str) -> None:
-        self._fd = fd
+        self.fd = fd
         self._process_id = process_id
 
     def report(self, state: str, pid: int, **more: Any) -> None:
         """Write one report. A supervisor that is gone reads none, and ends this process anyway."""
         message = {"state": state, "id": self._process_id, "pid": pid, **more}
         try:
-            os.write(self._fd, protocol.encode(message))
+            os.write(self.fd, protocol.encode(message))
         except OSError:
             pass
 
     def close(self) -> None:
         """Close the pipe: nothing more is reported."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 class StartError(Exception):
@@ -88,11 +90,76 @@ def become(
         reporter: says how far the start has come.
         sockets: all that the template holds; those that the request does not name are closed.
     """
-    status = _EXIT_COULD_NOT_START
+    own: dict[str, socket.socket] = {}
     try:
         _tie_to(supervisor_pid, middle_pid)
         _reset_signals()
         own = _own_sockets(request, sockets)
+    # Border: a process's main. Whatever escapes is a bug here, and must not reach the template's code.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        os._exit(_EXIT_COULD_NOT_START)
+    _run_and_end(request, home, reporter, own)
+
+
+def spawn(
+    request: Mapping[str, Any],
+    *,
+    home: Home,
+    supervisor_pid: int,
+    middle_pid: int,
+    reporter: Reporter,
+    sockets: Mapping[str, socket.socket],
+) -> NoReturn:
+    """Turn this fork into a process with an interpreter of its own; arguments as `become`.
+
+    It stays the same child of the supervisor, with its session and its death signal; nothing of
+    the template's memory is left.
+    """
+    try:
+        _tie_to(supervisor_pid, middle_pid)
+        _reset_signals()
+        _own_sockets({}, sockets)
+        # In memory: a request may be larger than what fits on a command line.
+        fd = os.memfd_create("remora-request")
+        os.write(fd, json.dumps({"request": request, "home": str(home.root)}).encode())
+        for each in (fd, reporter.fd):
+            os.set_inheritable(each, True)
+        root = str(Path(__file__).resolve().parents[3])
+        boot = (
+            f"import sys; sys.path.append({root!r}); "
+            f"from remora.engine.local.child import resume; resume({fd}, {reporter.fd})"
+        )
+        env = {**os.environ, **request.get("env", {})}
+        python = str(request["python"])
+        os.execve(python, [python, "-P", "-c", boot], env)
+    except (OSError, ValueError) as error:
+        reason = f"{request['python']} cannot be run: {error}"
+        reporter.report("failed", os.getpid(), reason=reason[:_MAX_REASON_CHARS])
+    except BaseException:  # noqa: BLE001 - border: as in `become`
+        traceback.print_exc()
+    finally:
+        os._exit(_EXIT_COULD_NOT_START)
+
+
+def resume(request_fd: int, report_fd: int) -> NoReturn:
+    """Go on in the interpreter that `spawn` has started."""
+    with os.fdopen(request_fd, "rb") as file:
+        file.seek(0)
+        message = json.load(file)
+    os.set_inheritable(report_fd, False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    _reset_signals()
+    request = message["request"]
+    _run_and_end(request, Home(Path(message["home"])), Reporter(report_fd, request["id"]), {})
+
+
+def _run_and_end(
+    request: Mapping[str, Any], home: Home, reporter: Reporter, own: dict[str, socket.socket]
+) -> NoReturn:
+    status = _EXIT_COULD_NOT_START
+    try:
         try:
             entry = _load(request)
             context = _context(request, home, own)
@@ -187,6 +254,8 @@ def _context(
         args=request.get("args", {}),
         sockets=own,
         address=address,
+        sys_path=tuple(request.get("sys_path", ())),
+        cwd=str(request.get("cwd", "")),
     )
 
 

@@ -18,10 +18,12 @@ from remora.engine.base import (
     Node,
     NodeJoined,
     ProcessExited,
+    ProcessPreparing,
     ProcessSpec,
     ProcessStarted,
     SystemProcess,
 )
+from remora.engine.local.environments import Environments, Prepared
 from remora.engine.local.protocol import MAX_LINE_BYTES, Message, encode
 from remora.engine.local.resources import Machine, this_machine
 from remora.engine.local.store import Store
@@ -49,6 +51,9 @@ class LocalEngine(Engine):
         self._home = home
         self._declared = machine
         self._found: Machine | None = None
+        self._environments = Environments(home)
+        #: Processes whose environment is being built.
+        self._preparing: dict[str, asyncio.Task[None]] = {}
         self._store_file: Store | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -105,6 +110,29 @@ class LocalEngine(Engine):
         Raises:
             EngineError: the supervisor is gone, or the description is too large.
         """
+        if not spec.runtime_env:
+            await self._start(spec, Prepared())
+            return
+        task = asyncio.create_task(self._prepare(spec), name=f"prepare {spec.process_id}")
+        self._preparing[spec.process_id] = task
+        task.add_done_callback(lambda _: self._preparing.pop(spec.process_id, None))
+
+    async def _prepare(self, spec: ProcessSpec) -> None:
+        """Build what a process needs, and start it; whatever comes of it is an event."""
+        process_id = spec.process_id
+
+        def tell(what: str) -> None:
+            self._events.put_nowait(ProcessPreparing(process_id, what))
+
+        try:
+            prepared = await self._environments.prepare(spec.runtime_env, tell)
+            await self._start(spec, prepared)
+        except EngineError as error:
+            self._events.put_nowait(
+                ProcessExited(process_id, f"could not start: {error}", expected=False)
+            )
+
+    async def _start(self, spec: ProcessSpec, prepared: Prepared) -> None:
         await self._send(
             {
                 "op": "start",
@@ -114,16 +142,32 @@ class LocalEngine(Engine):
                 "args": dict(spec.args),
                 "env": self._machine().environment(spec.holds, spec.env),
                 "preload": list(spec.preload),
+                "python": prepared.python,
+                "sys_path": list(prepared.sys_path),
+                "cwd": prepared.cwd,
             }
         )
 
+    def _ends_preparing(self, process_id: str) -> bool:
+        """End a process that has none yet; False: it has one, or never was."""
+        task = self._preparing.pop(process_id, None)
+        if task is None or task.done():
+            return False
+        task.cancel()
+        self._events.put_nowait(
+            ProcessExited(process_id, "stopped before it was started", expected=True)
+        )
+        return True
+
     async def stop_process(self, process_id: str, timeout_s: Seconds) -> None:
         """Pass the order on."""
-        await self._send({"op": "stop", "id": process_id, "timeout_s": timeout_s})
+        if not self._ends_preparing(process_id):
+            await self._send({"op": "stop", "id": process_id, "timeout_s": timeout_s})
 
     async def kill_process(self, process_id: str) -> None:
         """Pass the order on."""
-        await self._send({"op": "kill", "id": process_id})
+        if not self._ends_preparing(process_id):
+            await self._send({"op": "kill", "id": process_id})
 
     async def system_processes(self) -> list[SystemProcess]:
         """Ask the supervisor."""
@@ -161,6 +205,9 @@ class LocalEngine(Engine):
 
     async def close(self) -> None:
         """Close the connection and the store."""
+        for task in list(self._preparing.values()):
+            task.cancel()
+        await self._environments.close()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])

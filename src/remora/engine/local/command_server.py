@@ -105,6 +105,9 @@ class CommandServer:
             "args": dict(message.get("args", {})),
             "env": {str(key): str(value) for key, value in dict(message.get("env", {})).items()},
             "preload": [str(name) for name in message.get("preload", ())],
+            "python": str(message.get("python", "")),
+            "sys_path": [str(path) for path in message.get("sys_path", ())],
+            "cwd": str(message.get("cwd", "")),
             # Numbered: an id can be longer than the path of a socket may be.
             "listen": str(self._folder / f"r{self._num_sockets}.sock"),
         }

@@ -1,7 +1,8 @@
 """JSON lines between the supervisor, its template and the controller.
 
     controller → supervisor   {"op": "connect"}                       events follow, now and live
-                              {"op": "start", "id", "entrypoint", "title", "args", "env", "preload"}
+                              {"op": "start", "id", "entrypoint", "title", "args", "env", "preload",
+                               "python", "sys_path", "cwd"}     interpreter and folders of its own
                               {"op": "stop", "id", "timeout_s"}  {"op": "kill", "id"}
                               {"op": "processes", "seq"}  {"op": "shutdown"}
     supervisor → controller   {"event": "joined"}  {"event": "started", "id", "address", "pid"}

@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 
 from remora.engine import linux
 from remora.engine.local import protocol
-from remora.engine.local.child import Reporter, become
+from remora.engine.local.child import Reporter, become, spawn
 from remora.home import Home
 
 #: What processes may ask to have imported before they are forked: pure Python or single-threaded.
@@ -146,7 +146,8 @@ class Template:
             reporter.report("forked", pid)
             os._exit(0)
         self.channel.close()
-        become(
+        start = spawn if request.get("python") else become
+        start(
             request,
             home=self.home,
             supervisor_pid=self.supervisor_pid,

@@ -1,0 +1,175 @@
+"""Builds one piece of an environment, in a process of its own: packages, or the copy of a folder.
+
+Theory of operation: a piece has a name that says what is in it, so equal ones are built once and
+never changed. Whoever builds holds a lock on the name; the others wait for it and find the piece
+built. A piece counts only once the file `complete` is in it, which is written last: what a builder
+that was killed left behind is removed by the next one.
+
+Rules: blocks as long as it likes; nobody else's process does any of this.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from remora.engine import linux
+from remora.errors import EngineError
+from remora.runtime_env import files_of
+
+#: Written last into a piece: it is whole.
+COMPLETE = "complete"
+_VENV = "venv"
+
+
+def python_of(piece: Path) -> Path:
+    """Return the interpreter of a piece with packages."""
+    return piece / _VENV / "bin" / "python"
+
+
+def is_complete(piece: Path) -> bool:
+    """Say whether a piece can be used."""
+    return (piece / COMPLETE).is_file()
+
+
+def build(piece: Path, order: dict[str, Any], log: Path) -> None:
+    """Build a piece, unless it is there by the time that this process may.
+
+    Args:
+        piece: folder to make.
+        order: `{"packages": […], "installer": …, "options": […]}`, or
+            `{"folder": path, "excludes": […], "keeps_name": bool}`.
+        log: gets the output of what runs.
+
+    Raises:
+        EngineError: it cannot be built; says why, and where the output is.
+    """
+    piece.parent.mkdir(parents=True, exist_ok=True)
+    with piece.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_complete(piece):
+            return
+        shutil.rmtree(piece, ignore_errors=True)
+        piece.mkdir()
+        try:
+            if "folder" in order:
+                _copy(Path(order["folder"]), piece, order)
+            else:
+                _install(piece, order, log)
+            (piece / COMPLETE).touch()
+        except OSError as error:
+            shutil.rmtree(piece, ignore_errors=True)
+            raise EngineError(f"{piece} cannot be made: {error}") from None
+        except EngineError:
+            shutil.rmtree(piece, ignore_errors=True)
+            raise
+
+
+# ---------------------------------------------------------------------------------------- packages
+
+
+def _install(piece: Path, order: dict[str, Any], log: Path) -> None:
+    venv = piece / _VENV
+    with log.open("w") as output:
+        _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], output, log, "venv")
+        python = str(python_of(piece))
+        _inherit(python)
+        requirements = piece / "requirements.txt"
+        requirements.write_text("\n".join([*order["packages"], ""]), encoding="utf-8")
+        wanted = ["-r", str(requirements), *order["options"]]
+        if order["installer"] == "uv":
+            uv = shutil.which("uv")
+            if uv is None:
+                raise EngineError(
+                    "uv is to install packages, and there is no command of that name: install it "
+                    "beside the instance, or use pip"
+                )
+            _run([uv, "pip", "install", "--python", python, *wanted], output, log, "uv")
+        else:
+            # The one of the instance, which the environment sees like all its packages.
+            install = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+            _run([*install, *wanted], output, log, "pip")
+
+
+def _inherit(python: str) -> None:
+    """Let an environment find the packages of the instance behind its own."""
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    found = subprocess.run([python, "-I", "-c", ask], capture_output=True, text=True, check=True)
+    ours = str(Path(__file__).resolve().parents[3])
+    parents = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    lines = [f"import sys; sys.path.append({ours!r})"]
+    # With their own .pth files: what is installed to be edited is found as well.
+    lines += [f"import site; site.addsitedir({path!r})" for path in parents]
+    pth = Path(found.stdout.strip()) / "_remora_instance.pth"
+    pth.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def _run(command: Sequence[str], output: Any, log: Path, what: str) -> None:
+    output.write(f"$ {' '.join(command)}\n")
+    output.flush()
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+    )
+    if done.returncode == 0:
+        return
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines[1:] if "error" in line.lower()] or lines[-1:]
+    raise EngineError(
+        f"{what} ended with status {done.returncode}: {errors[-1][:300]}. All of its output is in "
+        f"{log}"
+    )
+
+
+# ----------------------------------------------------------------------------------------- folders
+
+
+def _copy(source: Path, piece: Path, order: dict[str, Any]) -> None:
+    if not source.exists():
+        raise EngineError(f"{source} is not there any more: deploy again")
+    if source.suffix in (".zip", ".whl"):
+        try:
+            with zipfile.ZipFile(source) as packed:
+                packed.extractall(piece)
+        except zipfile.BadZipFile as error:
+            raise EngineError(f"{source} is no zip file: {error}") from None
+        if not order["keeps_name"]:
+            _unwrap(piece)
+        return
+    target = piece / source.name if order["keeps_name"] and source.is_dir() else piece
+    for name, file in files_of(str(source), tuple(order["excludes"])):
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, place)
+
+
+def _unwrap(piece: Path) -> None:
+    """Take the content out of a folder that is all there is, as many tools pack it."""
+    inside = list(piece.iterdir())
+    if len(inside) != 1 or not inside[0].is_dir():
+        return
+    # Moved aside first: something in it may have its name.
+    aside = inside[0].rename(piece / f".{inside[0].name}.unpacked")
+    for each in aside.iterdir():
+        each.rename(piece / each.name)
+    aside.rmdir()
+
+
+def main() -> None:
+    """Build what the first argument says; what goes wrong is the last line of the output."""
+    linux.die_with_parent()
+    order = json.loads(sys.argv[1])
+    if os.getppid() != order["parent"]:
+        sys.exit(1)
+    try:
+        build(Path(order["piece"]), order["order"], Path(order["log"]))
+    except EngineError as error:
+        print(error)  # noqa: T201 - for the process that waits
+        sys.exit(1)
