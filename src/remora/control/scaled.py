@@ -32,7 +32,6 @@ class Scaled:
         target: replicas that there should be.
         running: replicas that run, with their addresses.
         bounds: of the number.
-        gang: the number is a multiple of this.
         asked: what a policy of the user's said last; None: the default policy decides.
         decisions: those that changed the number, oldest first.
         timer: decides again when it is over.
@@ -47,7 +46,6 @@ class Scaled:
         self.target = 0
         self.running: dict[ReplicaID, str] = {}
         self.bounds = Bounds(0, 0)
-        self.gang = 1
         self.asked: Asked | None = None
         self.decisions: deque[ScalingRecord] = deque(maxlen=KEPT_DECISIONS)
         self.timer: asyncio.TimerHandle | None = None
@@ -72,7 +70,6 @@ class Scaled:
             target=self.target,
             running=len(self.running),
             bounds=self.bounds,
-            gang=self.gang,
             silent=self.demand.silent(self.config.metrics_interval_s, now),
             unix_offset_s=unix_offset_s,
         )

@@ -9,7 +9,7 @@ Rules: pure. What demand asks for is decided in `core/autoscale`; this is where 
 from __future__ import annotations
 
 from remora.config import DeploymentConfig
-from remora.core.autoscale.capacity import Bounds, bounds_of, scaled
+from remora.core.autoscale.capacity import Bounds, bounds_of, scaled, whole_gangs
 from remora.core.state import ControllerState, Deployment, Target
 
 
@@ -29,14 +29,19 @@ def _count_alone(deployment: Deployment, config: DeploymentConfig) -> int:
         first = config.autoscaling_config.first_replicas
         return bounds_for(deployment, config).clip(first if scale is None else scale)
     if scale is not None and deployment.target.config.autoscaling_config is None:
-        return scaled(scale, share)
-    return scaled(config.num_replicas, share)
+        return whole_gangs(scaled(scale, share), config.gang_size)
+    return whole_gangs(scaled(config.num_replicas, share), config.gang_size)
 
 
 def bounds_for(deployment: Deployment, config: DeploymentConfig) -> Bounds:
     """Between which numbers a deployment is scaled. Pure."""
     assert config.autoscaling_config is not None
-    return bounds_of(config.autoscaling_config, deployment.capacity, growing=deployment.growing)
+    return bounds_of(
+        config.autoscaling_config,
+        deployment.capacity,
+        growing=deployment.growing,
+        gang=config.gang_size,
+    )
 
 
 def attempts_for(deployment: Deployment) -> int:

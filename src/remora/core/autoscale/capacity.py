@@ -28,20 +28,32 @@ def scaled(num: int, capacity: float | None) -> int:
     return max(1, math.floor(num * capacity / 100 + 0.5))
 
 
+def whole_gangs(num: int, gang: int) -> int:
+    """Round up to whole gangs of so many: one that is short serves nobody. Pure."""
+    return num if gang == 1 else -(-num // gang) * gang
+
+
 @dataclass(frozen=True)
 class Bounds:
-    """At least and at most so many replicas; `low <= high`."""
+    """At least and at most so many replicas, in whole gangs; `low <= high`."""
 
     low: int
     high: int
+    gang: int = 1
 
     def clip(self, num: int) -> int:
-        """The nearest number within. Pure."""
-        return max(self.low, min(self.high, num))
+        """The nearest number within that is made of whole gangs, more rather than less. Pure."""
+        low, gang = whole_gangs(self.low, self.gang), self.gang
+        high = max(low, self.high // gang * gang)
+        return max(low, min(high, whole_gangs(num, gang)))
 
 
 def bounds_of(
-    config: AutoscalingConfig, capacity: float | None = None, *, growing: bool = False
+    config: AutoscalingConfig,
+    capacity: float | None = None,
+    *,
+    growing: bool = False,
+    gang: int = 1,
 ) -> Bounds:
     """Say between which numbers a deployment is scaled.
 
@@ -49,9 +61,10 @@ def bounds_of(
         config: of the deployment.
         capacity: per cent of it that is switched on; None: all.
         growing: that share is being raised: nothing begins below `initial_replicas`.
+        gang: replicas that come and go together.
 
     Pure.
     """
     low = config.first_replicas if growing else config.min_replicas
     high = scaled(config.max_replicas, capacity)
-    return Bounds(min(scaled(low, capacity), high), high)
+    return Bounds(min(scaled(low, capacity), high), high, gang)

@@ -80,7 +80,6 @@ class Situation:
         target: replicas that there should be now.
         running: replicas that run.
         bounds: of the number.
-        gang: the number is a multiple of this, >= 1.
         silent: replicas that should have reported and did not.
         unix_offset_s: Unix time minus the time of the decision.
     """
@@ -88,7 +87,6 @@ class Situation:
     target: int
     running: int
     bounds: Bounds
-    gang: int = 1
     silent: Sequence[str] = ()
     unix_offset_s: float = 0.0
 
@@ -214,12 +212,14 @@ class _Deciding:
         if up is None or down is None:
             return self._stay(target)
         panic_s, up = self._panic(up)
-        up, down = self._fit(up), self._fit(down)
+        wanted_up, up, down = up, self._fit(up), self._fit(down)
+        if up != wanted_up:
+            self._limit("bounds", up, f"bounds are {self._bounds_text()}: {up}")
         memory = replace(self.memory, rise_s=self.window.rise_s, panic_s=panic_s)
         new = target
-        if not self.situation.bounds.low <= target <= self.situation.bounds.high:
+        if self._fit(target) != target:
             new = self._fit(target)
-            self._limit("bounds", new, f"bounds are {self._bounds_text()}")
+            self._limit("bounds", new, f"bounds are {self._bounds_text()} now: {new}")
         elif up > target:
             # Whoever asks for replicas where none runs need not ask twice.
             at_once = is_cold or panic_s is not None or self.situation.running == 0
@@ -247,7 +247,10 @@ class _Deciding:
             down = wanted(config, window.shrinking, running, target)
             if is_cold:
                 return max(up, target), max(up, target)
-            return self._with_spare(up, window.growing), self._with_spare(down, window.shrinking)
+            wide = self._with_spare(up, window.growing)
+            if wide != up:
+                self._limit("spare", wide, f"{config.spare_replicas} to spare: {wide}")
+            return wide, self._with_spare(down, window.shrinking)
         if self.asked.num is None:
             return None, None
         # Its own number may be a fraction; it goes through delays and factors like ours.
@@ -282,7 +285,6 @@ class _Deciding:
         if panic_s is None or self.now - panic_s >= config.look_back_period_s:
             return None, up
         needed = ceil(burst / config.target_ongoing_requests)
-        self._wake(panic_s + config.look_back_period_s)
         if needed > up:
             self._limit(
                 "panic",
@@ -292,17 +294,12 @@ class _Deciding:
         return panic_s, max(up, needed)
 
     def _fit(self, num: int) -> int:
-        """Within bounds, and whole gangs: rounded up, because a gang that is short is none."""
-        bounds, gang = self.situation.bounds, self.situation.gang
-        num = bounds.clip(num)
-        if gang > 1 and num % gang:
-            up = num + gang - num % gang
-            return up if up <= bounds.high else num - num % gang
-        return num
+        return self.situation.bounds.clip(num)
 
     def _bounds_text(self) -> str:
         bounds = self.situation.bounds
-        return f"{bounds.low}..{bounds.high}"
+        gangs = f" in gangs of {bounds.gang}" if bounds.gang > 1 else ""
+        return f"{bounds.low}..{bounds.high}{gangs}"
 
     # ------------------------------------------------------------------------------ directions
 
@@ -331,6 +328,8 @@ class _Deciding:
         if down >= target:
             return target, reset
         if panicking:
+            assert memory.panic_s is not None
+            self._wake(memory.panic_s + config.look_back_period_s)
             self._limit("panic", target, f"panic: none is stopped, though {down} would be enough")
             return target, reset
         if self.situation.silent:
@@ -345,6 +344,9 @@ class _Deciding:
             self._limit("one_at_last", new, "the last one goes alone")
             if new >= target:
                 new = 0
+        if new == 0 and self.demand.total.value > 0:
+            self._limit("in_use", target, "something is asked just now: the last one stays")
+            return target, reset
         delay_s = config.to_zero_delay_s if new == 0 else config.downscale_delay_s
         memory = replace(memory, down_since_s=since)
         if now - since >= delay_s - TOLERANCE_S:
@@ -387,9 +389,10 @@ class _Deciding:
     def _wake_while_window_changes(self) -> None:
         """An aggregate goes on changing for as long as its window holds a change."""
         config = self.config
-        if self.demand.total.changed_s > self.now - config.look_back_period_s:
-            pause_s = max(_SHORTEST_LOOK_S, config.look_back_period_s / _LOOKS_PER_WINDOW)
-            self._wake(self.now + pause_s)
+        panic_window_s = config.panic_window_s or config.look_back_period_s
+        for window_s in (config.look_back_period_s, panic_window_s):
+            if self.demand.total.changed_s > self.now - window_s:
+                self._wake(self.now + max(_SHORTEST_LOOK_S, window_s / _LOOKS_PER_WINDOW))
 
     def _record(self, new: int) -> ScalingRecord:
         config, window, situation = self.config, self.window, self.situation
@@ -401,9 +404,6 @@ class _Deciding:
         else:
             policy, asked = self.asked.policy, self.asked.num
             formula = f"{policy} asked for {asked:g}" if asked is not None else ""
-        clipped = situation.bounds.clip(ceil(asked)) if asked is not None else new
-        if asked is not None and clipped != ceil(asked):
-            self.limits.insert(0, Limit("bounds", clipped, f"bounds are {self._bounds_text()}"))
         return ScalingRecord(
             at_unix_s=self.now + situation.unix_offset_s,
             before=situation.target,

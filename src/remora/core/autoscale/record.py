@@ -11,7 +11,7 @@ import msgspec
 class Limit(msgspec.Struct, frozen=True):
     """One thing that changed the number on its way from the formula to the target."""
 
-    #: `spare`, `panic`, `bounds`, `gang`, `one_at_last`, `upscale_delay`, `downscale_delay`,
+    #: `spare`, `panic`, `bounds`, `one_at_last`, `in_use`, `upscale_delay`, `downscale_delay`,
     #: `silence`, `error` or `no_answer`.
     name: str
     #: The number after it.
