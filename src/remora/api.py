@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from remora.build import build, check_route_prefix, check_target
-from remora.config import HTTPOptions, ProxyLocation, gRPCOptions, nearest, with_absolute_paths
+from remora.config import (
+    HTTPOptions,
+    ProxyLocation,
+    engine_options,
+    gRPCOptions,
+    nearest,
+    with_absolute_paths,
+)
 from remora.config import grpc_options as _grpc_options
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
@@ -305,12 +312,14 @@ def start(
     memory: float | None = None,
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
+    engine: str | None = None,
+    address: str | None = None,
     **unknown: Any,
 ) -> None:
     """Start an instance with these options; on a running one, check that they are its own.
 
     Args:
-        proxy_location: `Disabled` means no front door; the others mean the same on one machine.
+        proxy_location: on which nodes proxies run; `Disabled`: no front door.
         http_options: of the front door.
         grpc_options: of the one for gRPC; there is none when all have their defaults.
         logging_config: not supported yet.
@@ -321,6 +330,11 @@ def start(
         memory: bytes; None: what there is.
         resources: custom resources, amounts by name.
         labels: of this machine, for label selectors.
+        engine: what runs its processes: `local` (this machine) or `ray`; None: `ray` if there is
+            an address.
+        address: of the Ray cluster: `host:port`; `auto`: the one of this machine; `local`: a new
+            one; None: the environment variable REMORA_ADDRESS, else the one of this machine if
+            there is one, else a new one.
         unknown: refused.
 
     Raises:
@@ -328,7 +342,9 @@ def start(
         TypeError: an unknown option.
         ConfigError: a value that cannot be right, or differs from the running instance's.
         ModuleNotFoundError: a gRPC servicer function, or gRPC's libraries, cannot be imported.
-        InstanceError: the instance cannot come up (port taken, folder not writable).
+        ModuleNotFoundError: the engine is not installed.
+        InstanceError: the instance cannot come up (port taken, folder not writable, no such
+            cluster).
     """
     instance = begin_start(
         http_options=http_options,
@@ -338,6 +354,8 @@ def start(
         tracing_config=tracing_config,
         controller_options=controller_options,
         machine=machine_options(num_cpus, num_gpus, memory, resources, labels),
+        engine=engine,
+        address=address,
         **unknown,
     )
     wait_ready(instance)
@@ -349,6 +367,8 @@ def begin_start(
     proxy_location: ProxyLocation | str | None = None,
     grpc_options: gRPCOptions | dict[str, Any] | None = None,
     machine: MachineOptions = AS_FOUND,
+    engine: str | None = None,
+    address: str | None = None,
     **others: Any,
 ) -> Instance:
     """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
@@ -359,6 +379,8 @@ def begin_start(
         proxy_location: see `start`.
         grpc_options: see `start`.
         machine: what this machine is said to have.
+        engine: see `start`.
+        address: see `start`.
         others: as `start`.
 
     Raises:
@@ -393,7 +415,10 @@ def begin_start(
             raise ConfigError(
                 "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
             )
-    return begin(http if asked else None, home, grpc, machine)
+    chosen = None
+    if engine is not None or address is not None or proxy_location is not None:
+        chosen = engine_options(engine, address, proxy_location)
+    return begin(http if asked else None, home, grpc, machine, chosen)
 
 
 def shutdown() -> None:

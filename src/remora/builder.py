@@ -48,9 +48,12 @@ def main(context: ProcessContext) -> None:
 async def _serve(context: ProcessContext) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    server = await serve_control(context.sockets["wire"], {"build": _build})
+    servers = [await serve_control(context.sockets["wire"], {"build": _build})]
+    if (for_others := context.sockets.get("wire_tcp")) is not None:
+        servers.append(await serve_control(for_others, {"build": _build}, context.token))
     await ended.wait()
-    server.close()
+    for server in servers:
+        server.close()
 
 
 async def _build(body: bytes) -> bytes:

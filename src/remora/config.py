@@ -9,7 +9,9 @@ What a user writes in a decorator is turned into these structs by `options.py`.
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Mapping
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -204,6 +206,56 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         require_number("max_surge_percent", self.max_surge_percent, low=0, high=100, whole=True)
         for name, amount in self.resources.items():
             require_number(f"resources[{name!r}]", amount, low=0)
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What runs the processes of an instance."""
+
+    #: `local`: this machine, by Remora itself; `ray`: a Ray cluster.
+    engine: str = "local"
+    #: Of the Ray cluster: `host:port`; `auto`: the one of this machine; `local`: a new one that
+    #: ends with the instance; empty: the one of this machine if there is one, else a new one.
+    address: str = ""
+    #: On which nodes of the cluster proxies run.
+    proxy_location: str = "EveryNode"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise ConfigError("engine", self.engine, "must be 'local' or 'ray'")
+        if self.address and self.engine != "ray":
+            raise ConfigError("address", self.address, "is of a Ray cluster and needs engine='ray'")
+
+
+LOCAL_ENGINE = EngineOptions()
+
+
+def engine_options(
+    engine: str | None = None,
+    address: str | None = None,
+    location: str | ProxyLocation | None = None,
+) -> EngineOptions:
+    """Make the options from what a user says; the environment variable `REMORA_ADDRESS` may add.
+
+    Args:
+        engine: `local` or `ray`; None: Ray if there is an address of a cluster.
+        address: see `EngineOptions`; None: as the environment says.
+        location: of proxies; None: every node.
+
+    Raises:
+        ConfigError: no such engine, or an address without Ray.
+    """
+    if address is None and engine != "local":
+        address = os.environ.get("REMORA_ADDRESS", "")
+    chosen = engine or ("ray" if address else "local")
+    where = proxy_location(location)
+    return EngineOptions(engine=chosen, address=address or "", proxy_location=where.value)
+
+
+def with_resources(config: DeploymentConfig, defaults: Mapping[str, float]) -> DeploymentConfig:
+    """Fill in what a replica takes whose deployment does not say. Pure."""
+    if config.placement_group_bundles or all(name in config.resources for name in defaults):
+        return config
+    return msgspec.structs.replace(config, resources={**defaults, **config.resources})
 
 
 class ProxyLocation(StrEnum):

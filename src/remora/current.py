@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from remora.config import HTTPOptions
+from remora.config import EngineOptions, HTTPOptions, engine_options
 from remora.engine.launch import wait_while_ending
 from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
@@ -71,6 +71,7 @@ def begin(
     home: Home | None = None,
     grpc: GrpcSetup | None = None,
     machine: MachineOptions = AS_FOUND,
+    engine: EngineOptions | None = None,
 ) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
 
@@ -98,11 +99,23 @@ def begin(
                 {**machine.resources, **machine.labels},
                 f"the instance in {found.home.root} runs already; shut it down to change this",
             )
+        if engine is not None and engine.engine != found.engine:
+            raise ConfigError(
+                "engine",
+                engine.engine,
+                f"is {found.engine!r} and the instance in {found.home.root} runs already; shut it "
+                "down to change this",
+            )
         return found
     with _lock:
         chosen = home or Home.locate()
         _current = Instance.launch(
-            chosen, http or HTTPOptions(), bound=True, grpc=grpc, machine=machine
+            chosen,
+            http or HTTPOptions(),
+            bound=True,
+            grpc=grpc,
+            machine=machine,
+            engine=engine or engine_options(),
         )
         _use(chosen)
         return _current

@@ -64,6 +64,11 @@ class Home:
         return self.sockets / "proxies"
 
     @property
+    def membership_file(self) -> Path:
+        """What programs on this node need to reach other nodes."""
+        return self.root / "membership.json"
+
+    @property
     def lock_file(self) -> Path:
         """Locked by the supervisor for as long as the instance lives."""
         return self.root / "instance.lock"

@@ -12,13 +12,14 @@ Concurrency: the coroutines may run on any loop, also each on another one.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
-from remora.config import HTTPOptions
+from remora.config import LOCAL_ENGINE, EngineOptions, HTTPOptions
 from remora.engine import launch as local
 from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
@@ -61,6 +62,7 @@ class Instance:
         owner: Owner | None,
         http: HTTPOptions | None = None,
         grpc: GrpcSetup | None = None,
+        engine: str = "local",
     ) -> None:
         """Take hold of an instance; `find` and `launch` are the usual ways.
 
@@ -70,8 +72,10 @@ class Instance:
             owner: who holds the folder, if somebody else does.
             http: what it was launched with; None: that is not known.
             grpc: what it was launched with for gRPC.
+            engine: that it was launched on.
         """
         self.home = home
+        self.engine = engine if owner is None else owner.engine
         self.http = http
         #: What its machine was said to have; None: that is not known.
         self.machine: MachineOptions | None = None
@@ -95,6 +99,7 @@ class Instance:
         bound: bool,
         grpc: GrpcSetup | None = None,
         machine: MachineOptions = AS_FOUND,
+        engine: EngineOptions = LOCAL_ENGINE,
     ) -> Self:
         """Launch one without waiting for it.
 
@@ -104,12 +109,15 @@ class Instance:
             bound: True: it ends with this process, however that ends.
             grpc: the front door for gRPC; None: there is none.
             machine: what this machine is said to have.
+            engine: what runs its processes.
 
         Raises:
             InstanceError: no process can be started here.
+            ModuleNotFoundError: the engine is not installed.
         """
-        launched = local.launch(home, http, bound, grpc=grpc, machine=machine)
-        made = cls(home, launched, None, http, grpc)
+        require_engine(engine.engine)
+        launched = local.launch(home, http, bound, grpc=grpc, machine=machine, engine=engine)
+        made = cls(home, launched, None, http, grpc, engine.engine)
         made.machine = machine
         return made
 
@@ -117,8 +125,8 @@ class Instance:
 
     @property
     def joined(self) -> bool:
-        """Somebody else launched it."""
-        return self._launched is None
+        """Somebody else launched it; of one in a cluster that is known once it is ready."""
+        return self._launched is None or self._launched.joined
 
     @property
     def pid(self) -> int:
@@ -344,6 +352,19 @@ class Instance:
                 await asyncio.to_thread(self.force_end)
         await self.wait_gone()
         return heard
+
+
+def require_engine(engine: str) -> None:
+    """See that an engine is installed, before anything is started.
+
+    Raises:
+        ModuleNotFoundError: it is not; says how to install it.
+    """
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ModuleNotFoundError(
+            "The engine 'ray' needs Ray, which is not installed: pip install 'remora[ray]'.",
+            name="ray",
+        )
 
 
 def _is_newer(now: ApplicationStatus, before: ApplicationStatus | None) -> bool:

@@ -79,10 +79,27 @@ async def in_process_engine(folder: Path) -> AsyncIterator[Engine]:
 ENGINES = {"fake": fake_engine, "in process": in_process_engine, "local": local_engine}
 
 #: For what an engine without processes of its own cannot do.
-of_processes = pytest.mark.parametrize("engine", ["fake", "local"], indirect=True)
+of_processes = pytest.mark.of_processes
+WITHOUT_PROCESSES = ("in process",)
 
 
-@pytest.fixture(params=sorted(ENGINES))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on the engines of its module, as far as they can do it."""
+    if "engine" not in metafunc.fixturenames:
+        return
+    names = sorted(metafunc.module.ENGINES)
+    if metafunc.definition.get_closest_marker("of_processes"):
+        names = [name for name in names if name not in WITHOUT_PROCESSES]
+    metafunc.parametrize("engine", names, indirect=True)
+
+
+@pytest.fixture
+def many() -> int:
+    """How many processes are many."""
+    return 8
+
+
+@pytest.fixture
 async def engine(
     request: pytest.FixtureRequest, remora_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Engine]:
@@ -199,21 +216,21 @@ async def test_an_unknown_id_is_no_error(engine: Engine) -> None:
     await watch.started()
 
 
-async def test_many_processes_have_addresses_of_their_own(engine: Engine) -> None:
+async def test_many_processes_have_addresses_of_their_own(engine: Engine, many: int) -> None:
     watch = await connected(engine)
-    for number in range(8):
+    for number in range(many):
         await engine.start_process(spec(f"app/d#{number}"))
-    events = [await watch.started() for _ in range(8)]
-    assert len({event.process_id for event in events}) == 8
-    assert len({event.address for event in events}) == 8
+    events = [await watch.started() for _ in range(many)]
+    assert len({event.process_id for event in events}) == many
+    assert len({event.address for event in events}) == many
 
 
 @of_processes
-async def test_many_processes_have_pids_of_their_own(engine: Engine) -> None:
+async def test_many_processes_have_pids_of_their_own(engine: Engine, many: int) -> None:
     watch = await connected(engine)
-    for number in range(8):
+    for number in range(many):
         await engine.start_process(spec(f"app/d#{number}"))
-    assert len({(await watch.started()).pid for _ in range(8)}) == 8
+    assert len({(await watch.started()).pid for _ in range(many)}) == many
 
 
 async def test_system_processes_have_names_and_pids(engine: Engine) -> None:

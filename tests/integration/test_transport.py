@@ -38,7 +38,6 @@ HELLO = encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION)))
         encode(FrameKind.REQUEST, 1, b"x"),
         encode(FrameKind.HELLO, 0, b"\xc1"),
         encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION + 1))),
-        encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, "a token that nobody asked for"))),
         HELLO + encode(FrameKind.REQUEST, 1, b"\xc1"),
         HELLO + b"\xff" * 64,
     ],
@@ -111,6 +110,14 @@ async def served(token: str = "") -> tuple[Methods, asyncio.Server, str]:
     handlers: Any = {name: getattr(methods, name) for name in names}
     server = await serve_control(sock, handlers, token)
     return methods, server, f"tcp:127.0.0.1:{sock.getsockname()[1]}"
+
+
+async def test_a_token_that_nobody_asked_for_is_no_harm() -> None:
+    _, server, address = await served()
+    channel = await connect(address, name="from another node", token="secret")
+    assert await call_control(channel, "double", Number(2), Number) == Number(4)
+    channel.close()
+    server.close()
 
 
 async def test_tcp_needs_the_token() -> None:

@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from remora.cli.errors import CommandError
-from remora.config import HTTPOptions, gRPCOptions, with_absolute_paths
+from remora.config import (
+    LOCAL_ENGINE,
+    EngineOptions,
+    HTTPOptions,
+    ProxyLocation,
+    gRPCOptions,
+    with_absolute_paths,
+)
 from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
@@ -59,6 +68,7 @@ def begun(
     grpc: GrpcSetup | None = None,
     machine: MachineOptions = AS_FOUND,
     http: HTTPOptions | None = None,
+    engine: EngineOptions = LOCAL_ENGINE,
 ) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
@@ -72,8 +82,10 @@ def begun(
         grpc: the front door for gRPC; None: there is none.
         machine: what this machine is said to have.
         http: the front door with all its options; None: the defaults with this host and port.
+        engine: what runs its processes.
 
     Raises:
+        CommandError: the engine is not installed.
         InstanceError: no process can be started here.
     """
     home = Home.locate()
@@ -98,10 +110,23 @@ def begun(
                 "was said or found when it started.",
                 file=sys.stderr,
             )
+        if engine != LOCAL_ENGINE and engine.engine != found.engine:
+            print(
+                f"An instance runs in {home.root} already (pid {found.pid}) on the engine "
+                f"{found.engine!r}: --engine and --address have no effect on it.",
+                file=sys.stderr,
+            )
         yield found
         return
     door = http_options(host, port) if http is None else with_absolute_paths(http)
-    launched = Instance.launch(home, door, bound=bound, grpc=grpc, machine=machine)
+    if engine.proxy_location == ProxyLocation.Disabled:
+        door = msgspec.structs.replace(door, host=None)
+    try:
+        launched = Instance.launch(
+            home, door, bound=bound, grpc=grpc, machine=machine, engine=engine
+        )
+    except ModuleNotFoundError as error:
+        raise CommandError(str(error)) from None
     try:
         yield launched
     except BaseException:

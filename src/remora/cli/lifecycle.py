@@ -8,14 +8,18 @@ from pathlib import Path
 import click
 
 from remora.cli.instance import begun, grpc_setup
-from remora.config import gRPCOptions
+from remora.config import LOCAL_ENGINE, EngineOptions, gRPCOptions
 from remora.home import Home
 from remora.instance import Instance
 from remora.resource_config import MachineOptions
 
 
 def start_instance(
-    host: str | None, port: int | None, grpc_options: gRPCOptions, machine: MachineOptions
+    host: str | None,
+    port: int | None,
+    grpc_options: gRPCOptions,
+    machine: MachineOptions,
+    engine: EngineOptions = LOCAL_ENGINE,
 ) -> None:
     """Start an instance and leave it running; one that runs already stays as it is.
 
@@ -24,7 +28,7 @@ def start_instance(
         InstanceError: it cannot be started; says why and what to do.
     """
     grpc = grpc_setup(grpc_options, host, Path.cwd())
-    with begun(host, port, bound=False, grpc=grpc, machine=machine) as instance:
+    with begun(host, port, bound=False, grpc=grpc, machine=machine, engine=engine) as instance:
         url = instance.wait_ready()
         # The sockets take connections; an answer shows that the controller works.
         asyncio.run(instance.status())

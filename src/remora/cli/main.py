@@ -20,7 +20,7 @@ from remora.errors import RemoraError
 
 if TYPE_CHECKING:
     from remora.cli.deploy import DeployOptions
-    from remora.config import gRPCOptions
+    from remora.config import EngineOptions, gRPCOptions
     from remora.resource_config import MachineOptions
 
 if not {"-h", "--help"}.isdisjoint(sys.argv) or len(sys.argv) == 1:
@@ -88,6 +88,25 @@ def _machine_flags(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _engine_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the engine to a command."""
+    for option in (
+        click.option(
+            "--address",
+            envvar="REMORA_ADDRESS",
+            help="Address of a Ray cluster; auto: the one of this machine; local: a new one.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            help="What runs the processes: this machine alone, or a Ray cluster.  [default: ray "
+            "with an address, else local]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _machine(
     num_cpus: float | None,
     num_gpus: int | None,
@@ -108,6 +127,15 @@ def _machine(
                 f"{text!r} is no JSON: {error}", param_hint=f"--{name}"
             ) from None
     return machine_options(num_cpus, num_gpus, memory, given["resources"], given["labels"])
+
+
+def _engine_options(
+    engine: str | None, address: str | None, location: str | None = None
+) -> EngineOptions:
+    from remora.config import engine_options
+
+    # The variable is for those who leave the choice open.
+    return engine_options(engine, None if engine == "local" else address, location)
 
 
 @click.group(
@@ -142,6 +170,7 @@ def cli() -> None:
     show_default=True,
     help="Stay until Ctrl-C and then stop, or return when the application is ready and leave it running.",
 )
+@_engine_flags
 @_grpc_flags
 @_machine_flags
 def run(
@@ -154,6 +183,8 @@ def run(
     route_prefix: str,
     reload: bool,
     blocking: bool,
+    engine: str | None,
+    address: str | None,
     grpc_port: int | None,
     grpc_servicer_functions: tuple[str, ...],
     grpc_enable_reflection: bool,
@@ -178,6 +209,7 @@ def run(
             blocking=blocking,
             grpc=_grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection),
             machine=_machine(**machine),
+            engine=_engine_options(engine, address),
         )
     )
 
@@ -185,11 +217,22 @@ def run(
 @cli.command()
 @click.option("--http-host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--http-port", type=_PORT, help="Port; 0 takes a free one.  [default: 8000]")
+@click.option(
+    "--proxy-location",
+    type=click.Choice(["EveryNode", "HeadOnly", "Disabled"]),
+    default="EveryNode",
+    show_default=True,
+    help="On which nodes of a cluster proxies run.",
+)
+@_engine_flags
 @_grpc_flags
 @_machine_flags
 def start(
     http_host: str | None,
     http_port: int | None,
+    proxy_location: str,
+    engine: str | None,
+    address: str | None,
     grpc_port: int | None,
     grpc_servicer_functions: tuple[str, ...],
     grpc_enable_reflection: bool,
@@ -199,7 +242,8 @@ def start(
     from remora.cli.lifecycle import start_instance
 
     grpc = _grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection)
-    start_instance(http_host, http_port, grpc, _machine(**machine))
+    chosen = _engine_options(engine, address, proxy_location)
+    start_instance(http_host, http_port, grpc, _machine(**machine), chosen)
 
 
 @cli.command()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from remora.cli.errors import UsageError
 from remora.cli.instance import begun, grpc_setup
-from remora.config import gRPCOptions
+from remora.config import LOCAL_ENGINE, EngineOptions, gRPCOptions
 from remora.resource_config import MachineOptions
 
 
@@ -34,6 +34,7 @@ class RunOptions:
     blocking: bool
     grpc: gRPCOptions
     machine: MachineOptions
+    engine: EngineOptions = LOCAL_ENGINE
 
 
 def _check_route_prefix(route_prefix: str) -> None:
@@ -74,7 +75,12 @@ def run_application(options: RunOptions) -> None:
         keep_no_bytecode()
     grpc = grpc_setup(options.grpc, options.host, options.app_dir)
     with begun(
-        options.host, options.port, bound=options.blocking, grpc=grpc, machine=options.machine
+        options.host,
+        options.port,
+        bound=options.blocking,
+        grpc=grpc,
+        machine=options.machine,
+        engine=options.engine,
     ) as instance:
         from remora.cli.serving import serve
 

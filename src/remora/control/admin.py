@@ -127,7 +127,8 @@ class Admin:
         keys: list[str] = []
         try:
             code = self._controller.code
-            applications = [await stored(code, app, keys) for app in request.applications]
+            defaults = self._controller.engine.default_resources
+            applications = [await stored(code, app, keys, defaults) for app in request.applications]
             number = await self._controller.request(
                 ev.DeployRequested(applications=tuple(applications), source="a program")
             )

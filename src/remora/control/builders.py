@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from remora.config import with_resources
 from remora.control.checkpoint import CodeStore
 from remora.control.replica_control import Connect
 from remora.core import events as ev
@@ -120,7 +121,7 @@ class Builders:
         keys: list[str] = []
         try:
             spec = await self.build(action.application)
-            request = await stored(self._code, spec, keys)
+            request = await stored(self._code, spec, keys, self._engine.default_resources)
             await self._request(ev.ApplicationBuilt(release=release, application=request))
         except RemoraError as error:
             self._post(ev.ApplicationNotBuilt(release=release, name=name, error=str(error)))
@@ -180,8 +181,16 @@ class Builders:
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
 
-async def stored(code: CodeStore, app: ApplicationSpec, keys: list[str]) -> ApplicationRequest:
-    """Put the code of an application into the store and pin it; its keys go to `keys`.
+async def stored(
+    code: CodeStore, app: ApplicationSpec, keys: list[str], defaults: Mapping[str, float]
+) -> ApplicationRequest:
+    """Put the code of an application into the store and pin it.
+
+    Args:
+        code: the store.
+        app: the application.
+        keys: takes the keys of its code.
+        defaults: what a replica takes whose deployment does not say.
 
     Raises:
         EngineError: it could not be written.
@@ -196,10 +205,12 @@ async def stored(code: CodeStore, app: ApplicationSpec, keys: list[str]) -> Appl
                 f"Refused: the code of {app.name}/{deployment.name} ({len(deployment.code)} "
                 f"bytes) could not be saved; nothing changed. {error}"
             ) from error
-    return as_request(app, own)
+    return as_request(app, own, defaults)
 
 
-def as_request(app: ApplicationSpec, code_keys: list[str]) -> ApplicationRequest:
+def as_request(
+    app: ApplicationSpec, code_keys: list[str], defaults: Mapping[str, float]
+) -> ApplicationRequest:
     """Describe an application whose code lies in the store under these keys. Pure."""
     return ApplicationRequest(
         name=app.name,
@@ -210,7 +221,7 @@ def as_request(app: ApplicationSpec, code_keys: list[str]) -> ApplicationRequest
                 name=deployment.name,
                 code_key=key,
                 code_version=deployment.code_version,
-                config=deployment.config,
+                config=with_resources(deployment.config, defaults),
             )
             for deployment, key in zip(app.deployments, code_keys, strict=True)
         ),

@@ -43,18 +43,22 @@ async def _serve(context: ProcessContext) -> None:
         grpc_address=str(context.args.get("grpc_address", "")),
         measure=process_bytes,
     )
-    server = await serve_control(context.sockets["control"], admin.handlers)
+    servers = [await serve_control(context.sockets["control"], admin.handlers)]
+    if (for_others := context.sockets.get("control_tcp")) is not None:
+        servers.append(await serve_control(for_others, admin.handlers, context.token))
     running = asyncio.create_task(controller.run(), name="controller")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel)
     try:
         await running
-        _log.warning("The engine has gone away; this controller ends.")
+        if not controller.state.shutting_down:
+            _log.warning("The engine has gone away; this controller ends.")
     except asyncio.CancelledError:
         _log.debug("Told to end.")
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         await engine.close()
 
 
@@ -67,8 +71,12 @@ async def _engine(context: ProcessContext) -> Engine:
     """
     home = context.home
     kind = str(context.args.get("engine", "local"))
+    if kind == "ray":
+        from remora.engine.ray.engine import RayEngine
+
+        return RayEngine(str(context.args["namespace"]))
     if kind != "local":
-        raise ConfigError("engine", kind, "'local'")
+        raise ConfigError("engine", kind, "'local' or 'ray'")
     from remora.engine.local.client import LocalEngine
 
     machine = msgspec.convert(context.args.get("machine", {}), MachineOptions)

@@ -43,7 +43,9 @@ async def planned(controller: Controller, submitted: ev.ConfigSubmitted, measure
         declared = submitted.applications[index]
         try:
             spec = await controller.builders.build(declared)
-            request = as_request(spec, ["" for _ in spec.deployments])
+            request = as_request(
+                spec, ["" for _ in spec.deployments], controller.engine.default_resources
+            )
             unfit = requests.check(
                 controller.state, ev.ApplicationBuilt(release=0, application=request)
             )

@@ -15,6 +15,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from remora.home import Home
@@ -113,10 +114,12 @@ class ProcessContext:
 
     Attributes:
         sockets: listening sockets by name: a replica has `wire`, the controller `control`,
-            a proxy `http`.
+            a proxy `http`. Where there are several nodes, `wire_tcp` and `control_tcp` are for
+            peers from other nodes.
         address: where others reach `wire` or `control`.
         sys_path: folders of its `runtime_env`, to be in front of everything else.
         cwd: working directory of its `runtime_env`; empty: it has none.
+        token: what a peer on a TCP socket must present.
     """
 
     process_id: str
@@ -126,6 +129,7 @@ class ProcessContext:
     address: str
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,9 +211,11 @@ class Engine(ABC):
 
     Attributes:
         has_fixed_nodes: no node will ever join: what the nodes of now cannot hold is refused.
+        default_resources: what a replica takes whose deployment does not say.
     """
 
     has_fixed_nodes: bool = False
+    default_resources: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     async def connect(self) -> None:

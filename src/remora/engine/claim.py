@@ -37,6 +37,7 @@ class Owner:
         ending: True: it takes nothing new and lets go of the folder soon.
         grpc_address: `host:port` where it serves gRPC; empty without.
         grpc_digest: tells its gRPC setup from others.
+        engine: that runs it.
     """
 
     pid: int
@@ -46,6 +47,7 @@ class Owner:
     ending: bool = False
     grpc_address: str = ""
     grpc_digest: str = ""
+    engine: str = "local"
 
 
 class Claim:
@@ -157,7 +159,8 @@ def _read_owner(fd: int) -> Owner | None:
         value = json.loads(os.pread(fd, 4096, 0))
         pid, token, ending = int(value["pid"]), str(value["token"]), bool(value.get("ending"))
         grpc = str(value.get("grpc_address", "")), str(value.get("grpc_digest", ""))
-        return Owner(pid, token, value["http_url"], value["bound"], ending, *grpc)
+        engine = str(value.get("engine", "local"))
+        return Owner(pid, token, value["http_url"], value["bound"], ending, *grpc, engine)
     except (OSError, ValueError, KeyError, TypeError):
         # Empty after an orderly end; half a line after a full disk.
         return None

@@ -1,6 +1,6 @@
-"""Starting an instance of the embedded engine, from a program or a command line.
+"""Starting an instance, from a program or a command line.
 
-`launch` returns as soon as the supervisor's process exists, so that the caller imports the user's
+`launch` returns as soon as the process at its top exists, so that the caller imports the user's
 code meanwhile; `Launch.wait_ready` says how it went.
 
 A *bound* instance belongs to the program that started it: it holds one end of a pipe, and when
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from remora.config import HTTPOptions
+from remora.config import LOCAL_ENGINE, EngineOptions, HTTPOptions
 from remora.engine import linux
 from remora.engine.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
@@ -52,6 +52,9 @@ _FULL_LOG_BYTES = 10 * 1024 * 1024
 #: Between two looks at whether a proxy listens for gRPC.
 _LOOK_EVERY_S = 0.01
 
+#: The process at the top of an instance, by engine.
+_TOP = {"local": "remora.engine.local.supervisor", "ray": "remora.engine.ray.host"}
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 
 
@@ -71,11 +74,13 @@ class Ready:
         pid: of its supervisor.
         http_url: of its front door; empty without HTTP.
         grpc_address: `host:port` where it serves gRPC; empty without.
+        joined: the cluster ran it already; it stays whatever this program does.
     """
 
     pid: int
     http_url: str
     grpc_address: str = ""
+    joined: bool = False
 
 
 class Launch:
@@ -91,6 +96,11 @@ class Launch:
         me = weakref.ref(self)
         # A child that this program forks must not keep the instance alive after it.
         os.register_at_fork(after_in_child=lambda: _let_go(me()))
+
+    @property
+    def joined(self) -> bool:
+        """The cluster ran it already."""
+        return isinstance(self._result, Ready) and self._result.joined
 
     def wait_ready(self, timeout_s: float = 10.0) -> Ready:
         """Wait until the instance is up: its sockets take connections.
@@ -128,7 +138,8 @@ class Launch:
         message = json.loads(line)
         if "error" in message:
             return InstanceError(message["error"])
-        return Ready(self.pid, message["ready"], message.get("grpc", ""))
+        joined = bool(message.get("joined"))
+        return Ready(self.pid, message["ready"], message.get("grpc", ""), joined)
 
     def _wait_grpc(self, address: str, deadline: float) -> None:
         """Wait until a proxy listens for gRPC: no kernel queues connections before that."""
@@ -203,6 +214,7 @@ def launch(
     *,
     grpc: GrpcSetup | None = None,
     machine: MachineOptions = AS_FOUND,
+    engine: EngineOptions = LOCAL_ENGINE,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -215,6 +227,7 @@ def launch(
             False: it stays, and its output goes to `logs/instance.log`.
         grpc: the front door for gRPC; None: there is none.
         machine: what this machine is said to have.
+        engine: what runs its processes.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -252,10 +265,12 @@ def launch(
         "grpc_digest": digest(grpc),
         "machine": msgspec.to_builtins(machine),
     }
+    if engine.engine == "ray":
+        options |= {"address": engine.address, "proxy_location": engine.proxy_location}
     try:
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-c", _boot(), json.dumps(options)],
+            [sys.executable, "-P", "-c", _boot(_TOP[engine.engine]), json.dumps(options)],
             _environment(home),
             file_actions=actions,
             setsid=True,
@@ -282,13 +297,13 @@ def _in_memory(data: bytes) -> int:
     return fd
 
 
-def _boot() -> str:
+def _boot(module: str) -> str:
     """Return what the new interpreter runs: it must find the same package as this one."""
     root = str(Path(__file__).resolve().parents[2])
     # Libraries stay behind the standard library; a source tree goes in front of an installed copy.
     installed = root.endswith(("site-packages", "dist-packages"))
     place = f"append({root!r})" if installed else f"insert(0, {root!r})"
-    return f"import sys; sys.path.{place}; from remora.engine.local.supervisor import main; main()"
+    return f"import sys; sys.path.{place}; from {module} import main; main()"
 
 
 def _environment(home: Home) -> dict[str, str]:

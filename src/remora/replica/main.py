@@ -28,7 +28,9 @@ def main(context: ProcessContext) -> None:
 async def _serve(context: ProcessContext) -> None:
     use_own_loop(asyncio.get_running_loop())
     replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd))
-    server = await listen(context.sockets["wire"], replica.accept)
+    servers = [await listen(context.sockets["wire"], replica.accept)]
+    if (for_others := context.sockets.get("wire_tcp")) is not None:
+        servers.append(await listen(for_others, lambda: replica.accept(context.token)))
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     told_to_stop = asyncio.create_task(replica.stopped.wait())
@@ -41,7 +43,8 @@ async def _serve(context: ProcessContext) -> None:
     told_to_end.cancel()
     # Answers that were written just now leave before the connections close.
     await asyncio.sleep(0)
-    server.close()
+    for server in servers:
+        server.close()
 
 
 async def serve_in_shared_process(context: ProcessContext) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from remora.config import PolicySetup, nearest
 from remora.core.routing import Policy
 from remora.errors import ConfigError
+from remora.transport.membership import mine
 
 #: What `PolicySetup.name` says of a class that users wrote.
 CUSTOM = "custom"
@@ -23,6 +24,8 @@ _BUILT_IN: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "capacity_queue": ("most_room", "MostRoom", ()),
 }
+#: Those that prefer replicas on the caller's node.
+_BY_NEARNESS = frozenset({"power_of_two"})
 
 
 def built_in(setup: PolicySetup) -> Policy[Any]:
@@ -41,5 +44,8 @@ def built_in(setup: PolicySetup) -> Policy[Any]:
                 f"the router takes {', '.join(allowed) or 'none'}.{nearest(key, allowed)}",
             )
     make = getattr(import_module(f"remora.core.routing.{module}"), name)
-    policy: Policy[Any] = make(**setup.kwargs)
+    kwargs = dict(setup.kwargs)
+    if (here := mine().node_id) and setup.name in _BY_NEARNESS:
+        kwargs["node_id"] = here
+    policy: Policy[Any] = make(**kwargs)
     return policy

@@ -19,6 +19,7 @@ from contextlib import suppress
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.router.client import RoutingClient
+from remora.transport.membership import join_by_folder
 from remora.types import DeploymentID, Seconds
 
 #: Until the background loop must run, or a replica's own loop must answer. Either takes
@@ -54,6 +55,7 @@ def use_instance(home: Home, name: str) -> None:
     """Say which instance this process calls, before its first call."""
     _process.home = home
     _process.name = name
+    join_by_folder(home)
 
 
 def use_own_loop(loop: asyncio.AbstractEventLoop) -> None:

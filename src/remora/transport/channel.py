@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
 from remora.transport.lending import Lending, count_others
+from remora.transport.membership import mine
 from remora.transport.outbox import Outbox
 from remora.transport.spin import Spinner
 from remora.wire import framing
@@ -307,15 +308,17 @@ async def connect(
     """Open a channel on the running loop.
 
     Args:
-        address: `unix:<path>` or `tcp:<host>:<port>`.
+        address: see `transport.address`.
         name: who we are, for the other side's messages.
-        token: the cluster token; needed on TCP.
+        token: the cluster token, needed on TCP; empty: this process's own.
         owner: hears of room, goodbye and loss.
 
     Raises:
         ConnectionLostError: nobody listens there.
     """
-    where = addresses.parse(address)
+    membership = mine()
+    where = addresses.parse(address, membership.node_id)
+    token = token or membership.token
     loop = asyncio.get_running_loop()
 
     def make() -> Channel:

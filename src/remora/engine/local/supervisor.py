@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from remora.engine import linux
+from remora.engine.boot import answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.doors import address_of, http_url, listen_http, listen_unix, reserve_grpc
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
@@ -45,7 +46,7 @@ from remora.engine.local.processes import (
     Terminate,
     Up,
 )
-from remora.engine.local.protocol import Message, encode
+from remora.engine.local.protocol import Message
 from remora.engine.local.shutdown_order import ShutdownOrder
 from remora.engine.local.system_processes import PermanentProcess, system_requests
 from remora.engine.local.template_keeper import Calls, TemplateKeeper
@@ -359,7 +360,7 @@ def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
     host = options.http.get("host")
     if host is not None:
         sockets["http"] = listen_http(str(host), int(options.http["port"]))
-    grpc = _read_grpc(options.grpc_fd)
+    grpc = read_grpc(options.grpc_fd)
     if grpc is not None:
         sockets["grpc"] = reserve_grpc(grpc["host"], grpc["port"])
         # What was found: every proxy opens the same.
@@ -382,41 +383,11 @@ def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
     return Supervisor(options, claim, sockets, token, grpc), owner
 
 
-def _read_grpc(fd: int | None) -> dict[str, Any] | None:
-    if fd is None:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        file.seek(0)
-        setup: dict[str, Any] = json.load(file)
-    return setup
-
-
-def _close_strangers(keep: set[int]) -> None:
-    """Close what the owning program left open for its children by accident."""
-    for path in list(Path("/proc/self/fd").iterdir()):
-        fd = int(path.name)
-        if fd > 2 and fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the one that listed the folder
-
-
-def _answer(fd: int | None, message: Message) -> None:
-    if fd is None:
-        return
-    try:
-        os.write(fd, encode(message))
-    except OSError:
-        pass  # the owner is gone, which its own pipe says as well
-    os.close(fd)
-
-
 def main() -> None:
     """Run a supervisor with the options in the first argument."""
     options = Options(**json.loads(sys.argv[1]))
     given = (options.owner_fd, options.ready_fd, options.grpc_fd)
-    _close_strangers({fd for fd in given if fd is not None})
+    close_strangers(given)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Inherited by every process: what users print is seen when they print it.
         sys.stdout.reconfigure(line_buffering=True)
@@ -426,9 +397,9 @@ def main() -> None:
     try:
         supervisor, owner = _open(options, token)
     except InstanceError as error:
-        _answer(options.ready_fd, {"error": str(error)})
+        answer(options.ready_fd, {"error": str(error)})
         sys.exit(1)
-    _answer(options.ready_fd, {"ready": owner.http_url, "grpc": owner.grpc_address})
+    answer(options.ready_fd, {"ready": owner.http_url, "grpc": owner.grpc_address})
     # The collector would write to pages that are shared with every process from here on.
     gc.freeze()
     supervisor.start()

@@ -1,0 +1,215 @@
+"""The agent of a node: holds what must outlive a proxy or the controller, and passes commands on.
+
+- It holds the listening sockets of the node's front doors (`sockets.py`).
+- It listens where processes of its node look for the controller, and relays them to wherever that
+  runs. While none runs they wait, as they would at a socket that the embedded engine holds.
+- It sends signals to processes of its node for the controller.
+
+Rules: decides nothing, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from remora.engine import linux
+from remora.engine.base import ProcessContext
+from remora.engine.doors import address_of, http_url, listen_http
+from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.end import SignalProcess
+from remora.engine.ray.setup import (
+    CONTROLLER_ADDRESS,
+    InstanceSetup,
+    NodeRecord,
+    require_setup,
+)
+from remora.engine.ray.sockets import receive_sockets, send_sockets
+from remora.errors import EngineError, InstanceError
+from remora.observe.logs import configure_logging
+from remora.transport import address as addresses
+from remora.transport.control import serve_control
+from remora.transport.membership import mine
+from remora.wire.codec import unpack
+
+_log = logging.getLogger("remora.agent")
+_CHUNK_BYTES = 256 * 1024
+_BETWEEN_TRIES_S = 0.03
+#: Proxies hand the front doors back within a tenth of that to an agent that restarts.
+_HAND_BACK_S = 5.0
+
+
+def main(context: ProcessContext) -> None:
+    """Entry point of an agent."""
+    configure_logging(context.home, "agent")
+    uvloop.run(_serve(context))
+
+
+async def _serve(context: ProcessContext) -> None:
+    cluster = Cluster(str(context.args["namespace"]))
+    setup = require_setup(cluster)
+    here = mine()
+    key = NodeRecord.key(here.node_id)
+    before = cluster.get(key)
+    known = None if before is None else msgspec.msgpack.decode(before, type=NodeRecord)
+    doors = Doors(setup, context.sockets, known)
+    here.write(context.home)
+    relay = Relay(cluster)
+    servers = [
+        await serve_control(context.sockets["control"], {"signal": _signal}),
+        await serve_control(context.sockets["control_tcp"], {"signal": _signal}, context.token),
+        await asyncio.start_unix_server(relay.serve, sock=context.sockets["relay"]),
+    ]
+    threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
+    record = NodeRecord(here.node_id, context.address, doors.http_url, doors.grpc_address)
+    cluster.put(key, msgspec.msgpack.encode(record))
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    await ended.wait()
+    for server in servers:
+        server.close()
+    for path in context.home.sockets.glob("*.sock"):
+        path.unlink(missing_ok=True)
+
+
+async def _signal(body: bytes) -> bytes:
+    order = unpack(body, SignalProcess)
+    linux.send_signal(order.pid, order.number)
+    return b""
+
+
+class Doors:
+    """The front doors of this node.
+
+    Attributes:
+        http_url: opens the one for HTTP; empty without.
+        grpc_address: `host:port` of the one for gRPC; empty without.
+    """
+
+    def __init__(
+        self,
+        setup: InstanceSetup,
+        sockets: Mapping[str, socket.socket],
+        known: NodeRecord | None,
+    ) -> None:
+        """Take hold of them.
+
+        Args:
+            setup: of the instance.
+            sockets: `http` and `grpc`, as far as they are to be.
+            known: what an agent before this one left; the proxies hand its sockets back.
+        """
+        # That for gRPC only keeps the port: the proxies open it themselves.
+        self._sockets = {name: sockets[name] for name in ("http",) if name in sockets}
+        self._lock = threading.Lock()
+        self._open: Callable[[], dict[str, socket.socket]] = dict
+        if known is None:
+            self.http_url = http_url(sockets.get("http"), setup.http)
+            self.grpc_address = address_of(sockets.get("grpc"))
+            return
+        self.http_url, self.grpc_address = known.http_url, known.grpc_address
+        host, port = setup.http.get("host"), urlsplit(known.http_url).port
+        if host is not None and port is not None:
+            self._open = lambda: {"http": listen_http(str(host), port)}
+
+    def serve(self, listener: socket.socket) -> None:
+        """Hand them to proxies, in a thread of its own."""
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                send_sockets(connection, self._get(receive_sockets(connection)))
+                # The proxy takes the end of this connection for our end.
+                connection.recv(1)
+            except (OSError, ValueError, InstanceError) as error:
+                _log.warning("A proxy got no front door: %s", error)
+
+    def _get(self, given: dict[str, socket.socket]) -> dict[str, socket.socket]:
+        deadline = time.monotonic() + _HAND_BACK_S
+        with self._lock:
+            if given and not self._sockets:
+                self._sockets = given
+        while not self._sockets:
+            try:
+                opened = self._open()
+            except InstanceError:
+                # Another proxy still has it and is about to hand it back.
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_BETWEEN_TRIES_S)
+                continue
+            if not opened:
+                break
+            with self._lock:
+                self._sockets = self._sockets or opened
+        return self._sockets
+
+
+class Relay:
+    """Carries bytes between processes of this node and the controller."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._address = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection until either side closes."""
+        try:
+            there_reader, there_writer = await self._reach()
+        except asyncio.CancelledError:
+            writer.close()
+            raise
+        ways = [_carry(reader, there_writer), _carry(there_reader, writer)]
+        tasks = [asyncio.ensure_future(way) for way in ways]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            writer.close()
+            there_writer.close()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:
+            try:
+                if self._address:
+                    where = addresses.parse(self._address, mine().node_id)
+                    if where.path is not None:
+                        return await asyncio.open_unix_connection(where.path)
+                    return await asyncio.open_connection(where.host, where.port)
+            except OSError as error:
+                if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
+                    _log.debug("The controller is not reached: %s", error)
+            await asyncio.sleep(_BETWEEN_TRIES_S if self._address else 0.0)
+            try:
+                found = await asyncio.to_thread(self._cluster.get, CONTROLLER_ADDRESS)
+                self._address = found.decode() if found else ""
+            except EngineError as error:
+                _log.warning("The controller's address is not known: %s", error)
+            if not self._address:
+                await asyncio.sleep(_BETWEEN_TRIES_S)
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass

@@ -1,0 +1,244 @@
+"""What the engine uses of Ray, in few words: a store, nodes, actors by name.
+
+Rules: the one module that knows Ray's private interfaces. Everything here blocks for the time of
+one round trip to Ray's head; code on an event loop calls it in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray._private.state import state as _state
+from ray.experimental import internal_kv
+
+import ray
+from remora.errors import EngineError, InstanceError
+from remora.resource_config import AS_FOUND, MachineOptions
+
+#: Ray actors and stored values of the instance of a cluster. There is one.
+NAMESPACE = "remora"
+#: Resources that Ray counts for itself.
+_INTERNAL = ("node:", "object_store_memory")
+_HEAD = "node:__internal_head__"
+
+
+@dataclass(frozen=True)
+class RayNode:
+    """A node that lives.
+
+    Attributes:
+        host: its IP address.
+        resources: what it offers, by Remora's names.
+        labels: of Ray, and of its user.
+        is_head: Ray's head.
+        session: folder of this Ray session on it.
+        draining: Ray takes it away soon.
+    """
+
+    node_id: str
+    host: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+    is_head: bool
+    session: str
+    draining: bool
+
+
+@dataclass(frozen=True)
+class RayActor:
+    """An actor of the instance as Ray's table has it.
+
+    Attributes:
+        pid: of its process; 0: it has none yet.
+    """
+
+    name: str
+    pid: int
+    restarts: int
+
+
+def connect(address: str, machine: MachineOptions = AS_FOUND) -> None:
+    """Join a Ray cluster, or start one that ends with this process.
+
+    Args:
+        address: of a cluster; `auto`: the one of this machine; `local`: a new one; empty: the one
+            of this machine if there is one, else a new one.
+        machine: what a new one is said to have.
+
+    Raises:
+        InstanceError: nobody answers there, or it runs another version of Ray or Python.
+    """
+    # Ray tells people at length where its dashboard is; here they read what Remora tells them.
+    options: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR}
+    new = {"include_dashboard": False, **_sizes(machine)}
+    try:
+        if address:
+            ray.init(address, **options, **(new if address == "local" else {}))
+        else:
+            try:
+                ray.init("auto", **options)
+            except ConnectionError:
+                address = "local"
+                ray.init("local", **options, **new)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise InstanceError(
+            f"No Ray cluster {where} can be joined or started: {_first_line(error)}. "
+            "`ray status` shows whether one runs; `ray start --head` starts one, and "
+            "`--address local` one that belongs to this instance alone."
+        ) from error
+    if machine and address != "local":
+        raise InstanceError(
+            "The nodes of a Ray cluster say what they have when they are started (`ray start "
+            "--num-cpus … --resources … --labels …`): leave the options for it out here, or start a "
+            "new cluster with `--address local`."
+        )
+
+
+def _sizes(machine: MachineOptions) -> dict[str, Any]:
+    """Turn what a machine is said to have into options of `ray.init`. Pure."""
+    custom = dict(machine.resources)
+    sizes: dict[str, Any] = {
+        option: custom.pop(name)
+        for name, option in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "_memory"))
+        if name in custom
+    }
+    if "num_gpus" in sizes:
+        sizes["num_gpus"] = int(sizes["num_gpus"])
+    if custom:
+        sizes["resources"] = custom
+    if machine.labels:
+        sizes["labels"] = dict(machine.labels)
+    return sizes
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def set_title(title: str) -> None:
+    """Show `title` in `ps`, in a worker of Ray, which has taken that over."""
+    ray._raylet.setproctitle(title)
+
+
+def this_node() -> str:
+    """Id of the node that this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def this_job() -> str:
+    """Id of the program that this process belongs to."""
+    return str(ray.get_runtime_context().get_job_id())
+
+
+def nodes() -> list[RayNode]:
+    """Every node that lives."""
+    draining = _state.get_draining_nodes()
+    return [
+        RayNode(
+            node_id=node["NodeID"],
+            host=node["NodeManagerAddress"],
+            resources={
+                name: float(amount)
+                for name, amount in node["Resources"].items()
+                if not name.startswith(_INTERNAL)
+            },
+            labels=node.get("Labels") or {},
+            is_head=_HEAD in node["Resources"],
+            session=node["RayletSocketName"].rpartition("/sockets/")[0],
+            draining=node["NodeID"] in draining,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def is_over(job: str) -> bool:
+    """A program has ended; one that Ray has forgotten as well."""
+    jobs = _state.job_table()
+    return all(each["IsDead"] for each in jobs if each["JobID"] == job)
+
+
+class Cluster:
+    """What an instance keeps in Ray: values and actors, in a namespace of its own."""
+
+    def __init__(self, namespace: str = NAMESPACE) -> None:
+        self.namespace = namespace
+        self._space = namespace.encode()
+
+    # ------------------------------------------------------------------------------- values
+
+    def get(self, key: str) -> bytes | None:
+        """Read a value; None: no such key.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        found: bytes | None = self._ask("read", key, internal_kv._internal_kv_get)
+        return found
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write a value.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        self._ask("write", key, internal_kv._internal_kv_put, value)
+
+    def delete(self, key: str) -> None:
+        """Forget a key.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        self._ask("delete", key, internal_kv._internal_kv_del)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys that begin with `prefix`, sorted.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        found = self._ask("list", prefix, internal_kv._internal_kv_list)
+        return sorted(key.decode() for key in found)
+
+    def _ask(self, verb: str, key: str, call: Any, *args: Any) -> Any:
+        try:
+            return call(key.encode(), *args, namespace=self._space)
+        except Exception as error:
+            # A border: whatever Ray's client raises, the head has not done it.
+            raise EngineError(
+                f"Ray could not {verb} {key!r}: {_first_line(error)}. Is its head alive? "
+                "`ray status` shows it."
+            ) from error
+
+    # ------------------------------------------------------------------------------- actors
+
+    def names(self) -> list[str]:
+        """Names of the actors that live or come up."""
+        found = ray.util.list_named_actors(all_namespaces=True)
+        return [each["name"] for each in found if each["namespace"] == self.namespace]
+
+    def actors(self) -> dict[str, RayActor]:
+        """The actors that live or come up, by name."""
+        names = set(self.names())
+        return {
+            each["Name"]: RayActor(each["Name"], int(each["Pid"]), int(each["NumRestarts"]))
+            for each in _state.actor_table(None).values()
+            if each["Name"] in names and each["State"] != "DEAD"
+        }
+
+    def actor(self, name: str) -> Any:
+        """The handle of an actor; None: there is none of that name."""
+        try:
+            return ray.get_actor(name, namespace=self.namespace)
+        except ValueError:
+            return None
+
+    def kill(self, name: str) -> None:
+        """End an actor at once and for good; an unknown one is no error."""
+        if (actor := self.actor(name)) is not None:
+            ray.kill(actor, no_restart=True)

@@ -1,0 +1,409 @@
+"""`Engine` over Ray: the controller's actor starts and follows the actors of the replicas.
+
+Theory of operation: every process is a detached actor with the name of its id, so it outlives the
+controller. `ended` of an actor is awaited from the moment it is made, or found again: its answer,
+or its failure, is the exit. What came up leaves a record in Ray's store, which tells a restarted
+controller pid and address. Nodes are looked at twice a second.
+
+Concurrency: one event loop; what blocks on Ray's head runs in one thread, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import msgspec
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+
+import ray
+from remora.engine.base import (
+    Engine,
+    EngineEvent,
+    Node,
+    NodeDraining,
+    NodeJoined,
+    NodeLost,
+    ProcessExited,
+    ProcessPreparing,
+    ProcessSpec,
+    ProcessStarted,
+    SystemProcess,
+)
+from remora.engine.ray import cluster as rays
+from remora.engine.ray import fleet
+from remora.engine.ray.cluster import NAMESPACE, Cluster, RayNode
+from remora.engine.ray.demand import actor_options, give_back
+from remora.engine.ray.end import end_processes, send_signal
+from remora.engine.ray.process import ProcessRequest, StartError
+from remora.engine.ray.setup import NodeRecord, ProcessRecord, require_setup
+from remora.errors import EngineError, RemoraError
+from remora.types import NodeID, Seconds
+
+_log = logging.getLogger("remora.engine")
+T = TypeVar("T")
+
+_LOOK_EVERY_S: Seconds = 0.5
+#: A node whose agent could not be started is tried again after this long.
+_TRY_NODE_AGAIN_S: Seconds = 5.0
+#: What proxies have to finish what they have, when the instance ends.
+_PROXY_GRACE_S: Seconds = 5.0
+_BETWEEN_TRIES_S: Seconds = 0.1
+#: A worker of Ray is there in a second; one that is not waits for something.
+_SLOW_S: Seconds = 5.0
+
+
+@dataclass
+class _Process:
+    """A replica's process as this controller knows it."""
+
+    process_id: str
+    actor: Any
+    #: It was asked to end.
+    is_ending: bool = False
+    record: ProcessRecord | None = None
+    killer: asyncio.TimerHandle | None = None
+    #: It holds several bundles.
+    has_group: bool = False
+
+
+class RayEngine(Engine):
+    """Runs the processes of an instance as Ray actors. Ray is connected."""
+
+    default_resources = MappingProxyType({"CPU": 1.0})
+
+    def __init__(self, namespace: str = NAMESPACE) -> None:
+        self._cluster = Cluster(namespace)
+        self._thread = ThreadPoolExecutor(1, "remora-ray")
+        self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        self._processes: dict[str, _Process] = {}
+        #: Told as joined.
+        self._nodes: dict[str, RayNode] = {}
+        self._draining: set[str] = set()
+        #: Nodes whose agent is being started, or could not be.
+        self._joining: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ending = False
+
+    async def _ask(self, call: Callable[..., T], *args: Any) -> T:
+        """Do what blocks on Ray's head."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s failed", task.get_name(), exc_info=error)
+
+    # ---------------------------------------------------------------------------------- events
+
+    async def connect(self) -> None:
+        """Find what runs, and begin to watch the nodes."""
+        self._setup = await self._ask(require_setup, self._cluster)
+        ready = {key.partition("/")[2] for key in await self._ask(self._cluster.keys, "node/")}
+        for node in await self._ask(rays.nodes):
+            if node.node_id in ready:
+                self._join(node)
+                self._spawn(self._complete_node(node), f"proxies of {node.node_id[:12]}")
+        await self._adopt()
+        self._spawn(self._watch_nodes(), "nodes")
+
+    async def _adopt(self) -> None:
+        """Follow the processes of an earlier controller; kill what it had no record of."""
+        records = {
+            record.process_id: record for record in await self._ask(_read_records, self._cluster)
+        }
+        for name in await self._ask(self._cluster.names):
+            if _is_permanent(name):
+                continue
+            record = records.pop(name, None)
+            actor = await self._ask(self._cluster.actor, name)
+            if record is None or actor is None:
+                await self._ask(self._cluster.kill, name)
+                continue
+            process = self._processes[name] = _Process(name, actor, record=record)
+            self._tell_started(record)
+            self._spawn(self._follow(process, None, actor.ended.remote()), name)
+        for gone in records:
+            await self._ask(self._cluster.delete, ProcessRecord.key(gone))
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        """Give every event once; one reader at a time."""
+        while (event := await self._events.get()) is not None:
+            yield event
+        # For a reader that asks again.
+        self._events.put_nowait(None)
+
+    def _tell(self, event: EngineEvent) -> None:
+        if not self._is_ending:
+            self._events.put_nowait(event)
+
+    def _tell_started(self, record: ProcessRecord) -> None:
+        self._tell(
+            ProcessStarted(record.process_id, record.address, record.pid, NodeID(record.node_id))
+        )
+
+    # ----------------------------------------------------------------------------------- nodes
+
+    async def _watch_nodes(self) -> None:
+        while not self._is_ending:
+            try:
+                nodes = {node.node_id: node for node in await self._ask(rays.nodes)}
+                job = self._setup.bound_job
+                is_over = bool(job) and await self._ask(rays.is_over, job)
+            # Border: Ray's client raises what it likes when its head is away.
+            except Exception as error:  # noqa: BLE001
+                _log.warning("Ray's head does not say which nodes there are: %r", error)
+                await asyncio.sleep(_TRY_NODE_AGAIN_S)
+                continue
+            if is_over:
+                _log.info("The program that this instance belongs to has ended.")
+                await self.shutdown()
+                return
+            self._compare(nodes)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _compare(self, nodes: dict[str, RayNode]) -> None:
+        for node_id in self._nodes.keys() - nodes.keys():
+            del self._nodes[node_id]
+            self._draining.discard(node_id)
+            self._tell(NodeLost(NodeID(node_id)))
+            self._spawn(self._forget_node(node_id), f"the end of {node_id[:12]}")
+        for node in nodes.values():
+            if node.draining:
+                if node.node_id in self._nodes and node.node_id not in self._draining:
+                    self._draining.add(node.node_id)
+                    self._tell(NodeDraining(NodeID(node.node_id)))
+            elif node.node_id not in self._nodes and node.node_id not in self._joining:
+                self._joining.add(node.node_id)
+                self._spawn(self._complete_node(node), f"agent of {node.node_id[:12]}")
+
+    def _join(self, node: RayNode) -> None:
+        self._nodes[node.node_id] = node
+        node_id = NodeID(node.node_id)
+        self._tell(NodeJoined(Node(node_id, dict(node.resources), labels=dict(node.labels))))
+        if node.draining:
+            self._draining.add(node.node_id)
+            self._tell(NodeDraining(NodeID(node.node_id)))
+
+    async def _complete_node(self, node: RayNode) -> None:
+        """See that a node has its agent and its proxies, then tell that it takes processes."""
+        try:
+            # Not in the one thread: a node that is slow to start must not hold up the others.
+            door = await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
+            if node.node_id not in self._nodes:
+                self._join(node)
+            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node, door)
+        except (RemoraError, RayError) as error:
+            _log.warning("Node %s takes no processes yet: %s", node.node_id[:12], error)
+            await self._ask(self._cluster.delete, f"failure/{fleet.agent_name(node.node_id)}")
+            await asyncio.sleep(_TRY_NODE_AGAIN_S)
+        finally:
+            self._joining.discard(node.node_id)
+
+    async def _forget_node(self, node_id: str) -> None:
+        await self._ask(self._cluster.delete, NodeRecord.key(node_id))
+        mark = f"@{node_id[:12]}"
+        for name in await self._ask(self._cluster.names):
+            if name.endswith(mark):
+                await self._ask(self._cluster.kill, name)
+
+    # ------------------------------------------------------------------------------- processes
+
+    async def start_process(self, spec: ProcessSpec) -> None:
+        """Make the actor of a process.
+
+        Raises:
+            EngineError: Ray takes no such actor.
+        """
+        request = ProcessRequest(
+            process_id=spec.process_id,
+            kind="replica",
+            entrypoint=spec.entrypoint,
+            title=spec.title,
+            namespace=self._cluster.namespace,
+            args=dict(spec.args),
+            env=dict(spec.env),
+        )
+        node_id = spec.node_id if spec.node_id in self._nodes else ""
+        try:
+            options = actor_options(spec)
+            actor = await self._ask(
+                lambda: fleet.create(request, node_id=node_id, soft=True, options=options)
+            )
+        except (ValueError, RayError) as error:
+            raise EngineError(f"Ray takes no actor for {spec.process_id}: {error}") from error
+        process = self._processes[spec.process_id] = _Process(
+            spec.process_id, actor, has_group=len(spec.holds) > 1
+        )
+        self._spawn(self._tell_slow(process, spec), f"wait for {spec.process_id}")
+        begun, _, ended = actor.begin.remote(), actor.run.remote(), actor.ended.remote()
+        self._spawn(self._follow(process, begun, ended), spec.process_id)
+
+    async def _tell_slow(self, process: _Process, spec: ProcessSpec) -> None:
+        """Say that a process waits for Ray, before somebody takes it for lost."""
+        await asyncio.sleep(_SLOW_S)
+        if process.process_id in self._processes and process.record is None:
+            wanted = ", ".join(
+                f"{name}={amount:g}"
+                for hold in spec.holds
+                for name, amount in hold.resources.items()
+            )
+            what = f"waits for Ray to find {wanted or 'a worker'} free; `ray status` shows what is"
+            self._tell(ProcessPreparing(process.process_id, what))
+
+    async def _follow(self, process: _Process, begun: Any, ended: Any) -> None:
+        """Tell what becomes of a process."""
+        process_id = process.process_id
+        try:
+            if begun is not None:
+                record = msgspec.msgpack.decode(await begun, type=ProcessRecord)
+                process.record = record
+                key = ProcessRecord.key(process_id)
+                await self._ask(self._cluster.put, key, msgspec.msgpack.encode(record))
+                self._tell_started(record)
+                if process.killer is not None:
+                    # It was asked to end before it was there.
+                    await self._signal(process)
+            reason, expected = await self._end_of(process, ended)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, StartError) else error
+            reason, expected = f"could not start: {cause}", False
+        except RayError as error:
+            reason, expected = reason_of(error), False
+        if process.killer is not None:
+            process.killer.cancel()
+        self._processes.pop(process_id, None)
+        await self._ask(self._cluster.kill, process_id)
+        await self._ask(self._cluster.delete, ProcessRecord.key(process_id))
+        if process.has_group:
+            await self._ask(give_back, process_id)
+        self._tell(ProcessExited(process_id, reason, expected or process.is_ending))
+
+    async def _end_of(self, process: _Process, ended: Any) -> tuple[str, bool]:
+        while True:
+            try:
+                found: tuple[str, bool] = await ended
+                return found
+            except ActorUnavailableError:
+                # A connection broke; whether the process lives, Ray finds out.
+                await asyncio.sleep(_BETWEEN_TRIES_S)
+                ended = process.actor.ended.remote()
+
+    async def stop_process(self, process_id: str, timeout_s: Seconds) -> None:
+        """Send SIGTERM, and kill after `timeout_s`."""
+        process = self._processes.get(process_id)
+        if process is None or process.killer is not None:
+            return
+        process.is_ending = True
+        loop = asyncio.get_running_loop()
+        process.killer = loop.call_later(min(timeout_s, 1e6), self._kill_late, process)
+        if process.record is not None:
+            await self._signal(process)
+
+    def _kill_late(self, process: _Process) -> None:
+        self._spawn(self._kill(process), f"end of {process.process_id}")
+
+    async def kill_process(self, process_id: str) -> None:
+        """Have Ray kill a process, and its process group with it."""
+        process = self._processes.get(process_id)
+        if process is not None:
+            process.is_ending = True
+            await self._kill(process)
+
+    async def _kill(self, process: _Process) -> None:
+        await self._ask(lambda: ray.kill(process.actor, no_restart=True))
+
+    async def _signal(self, process: _Process) -> None:
+        assert process.record is not None
+        record = process.record
+        await self._ask(
+            send_signal, self._cluster, self._setup, record.node_id, record.pid, signal.SIGTERM
+        )
+
+    async def system_processes(self) -> list[SystemProcess]:
+        """Controller, proxies and agents, as Ray knows them."""
+        # What was reported before this answer is read before it.
+        await asyncio.sleep(0)
+        actors = await self._ask(self._cluster.actors)
+        found = [
+            SystemProcess(actor.name, actor.pid, actor.restarts)
+            for actor in actors.values()
+            if _is_permanent(actor.name)
+        ]
+        agent = actors.get(fleet.agent_name(self._setup.node_id))
+        found.append(SystemProcess("supervisor", agent.pid if agent else 0, 0))
+        return sorted(found, key=lambda process: process.name)
+
+    # ------------------------------------------------------------------------------------- end
+
+    async def shutdown(self) -> None:
+        """Begin to end everything."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._spawn(self._end_instance(), "end of the instance")
+
+    async def _end_instance(self) -> None:
+        try:
+            # Not in the one thread: this waits for people's requests.
+            await asyncio.to_thread(
+                end_processes, self._cluster, self._setup, _PROXY_GRACE_S, spare=fleet.CONTROLLER
+            )
+        except (EngineError, RayError) as error:
+            _log.warning("The instance may be left in parts: %s", error)
+        finally:
+            self._events.put_nowait(None)
+
+    # ----------------------------------------------------------------------------------- store
+
+    async def get(self, key: str) -> bytes | None:
+        """Read from Ray's store."""
+        return await self._ask(self._cluster.get, f"store/{key}")
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Write to Ray's store."""
+        await self._ask(self._cluster.put, f"store/{key}", value)
+
+    async def delete(self, key: str) -> None:
+        """Delete from Ray's store."""
+        await self._ask(self._cluster.delete, f"store/{key}")
+
+    async def keys(self, prefix: str) -> list[str]:
+        """List keys of Ray's store."""
+        found = await self._ask(self._cluster.keys, f"store/{prefix}")
+        return [key.removeprefix("store/") for key in found]
+
+    async def close(self) -> None:
+        """Let go; processes stay."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._events.put_nowait(None)
+        self._thread.shutdown(wait=False)
+
+
+def _is_permanent(name: str) -> bool:
+    return name == fleet.CONTROLLER or name.startswith(("agent@", "proxy-"))
+
+
+def _read_records(cluster: Cluster) -> list[ProcessRecord]:
+    found = [cluster.get(key) for key in cluster.keys("process/")]
+    return [msgspec.msgpack.decode(data, type=ProcessRecord) for data in found if data is not None]
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why an actor is gone. Pure."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("The actor is dead because")), "")
+    return told.removeprefix("The actor is dead because ").rstrip(".") or " ".join(lines[:1])

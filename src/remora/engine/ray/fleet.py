@@ -1,0 +1,184 @@
+"""The permanent processes on every node: its agent, and its proxies.
+
+Rules: starts and ends them; that they stay is Ray's doing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import msgspec
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import ray
+from remora.engine.doors import default_num_proxies
+from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.process import ProcessActor, ProcessRequest
+from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key
+from remora.errors import EngineError, InstanceError
+from remora.types import Seconds
+
+_log = logging.getLogger("remora.engine")
+
+CONTROLLER = "controller"
+#: A worker of Ray is there in a second; on a machine under load, in many.
+START_LIMIT_S: Seconds = 60.0
+_BETWEEN_LOOKS_S: Seconds = 0.02
+
+
+def agent_name(node_id: str) -> str:
+    """Name of a node's agent. Pure."""
+    return f"agent@{node_id[:12]}"
+
+
+def proxy_name(node_id: str, number: int, *, home: bool) -> str:
+    """Name of a proxy; on the node where the instance was started without the node. Pure."""
+    return f"proxy-{number}" if home else f"proxy-{number}@{node_id[:12]}"
+
+
+def create(
+    request: ProcessRequest,
+    *,
+    node_id: str = "",
+    soft: bool = False,
+    options: dict[str, Any] | None = None,
+) -> Any:
+    """Make the actor of a process; returns its handle at once.
+
+    Args:
+        request: what to run.
+        node_id: where; empty: anywhere.
+        soft: True: elsewhere if there is no room.
+        options: of the actor, its resources.
+    """
+    given: dict[str, Any] = {
+        "name": request.process_id,
+        "namespace": request.namespace,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": -1 if request.permanent else 0,
+        **(options or {}),
+    }
+    if node_id and "scheduling_strategy" not in given:
+        given["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+            node_id, soft=soft, _spill_on_unavailable=soft
+        )
+    return ray.remote(ProcessActor).options(**given).remote(msgspec.msgpack.encode(request))
+
+
+def start_controller(
+    cluster: Cluster, setup: InstanceSetup, node: RayNode, door: NodeRecord
+) -> Any:
+    """Start the controller next to Ray's head; returns its actor."""
+    request = ProcessRequest(
+        process_id=CONTROLLER,
+        kind="controller",
+        entrypoint=setup.controller,
+        title="remora: controller",
+        namespace=cluster.namespace,
+        args={
+            "engine": "ray",
+            "namespace": cluster.namespace,
+            "http_url": door.http_url,
+            "grpc_address": door.grpc_address,
+            "bound": bool(setup.bound_job),
+        },
+        permanent=True,
+    )
+    return create(request, node_id=node.node_id)
+
+
+def ensure_agent(cluster: Cluster, node_id: str) -> NodeRecord:
+    """Find the agent of a node, or start it and wait until it is up. Blocks.
+
+    Raises:
+        InstanceError: it cannot start; says why.
+    """
+    name = agent_name(node_id)
+    actor = cluster.actor(name)
+    if actor is None:
+        actor = create(
+            ProcessRequest(
+                process_id=name,
+                kind="agent",
+                entrypoint="remora.engine.ray.agent:main",
+                title="remora: agent",
+                namespace=cluster.namespace,
+                args={"namespace": cluster.namespace},
+                permanent=True,
+            ),
+            node_id=node_id,
+        )
+    return _wait_up(cluster, node_id, actor)
+
+
+def _wait_up(cluster: Cluster, node_id: str, actor: Any) -> NodeRecord:
+    deadline = time.monotonic() + START_LIMIT_S
+    ended = actor.ended.remote()
+    while True:
+        data = cluster.get(NodeRecord.key(node_id))
+        if data is not None:
+            return msgspec.msgpack.decode(data, type=NodeRecord)
+        done, _ = ray.wait([ended], timeout=_BETWEEN_LOOKS_S)
+        if done:
+            failure = cluster.get(failure_key(agent_name(node_id)))
+            if failure is not None:
+                raise InstanceError(failure.decode())
+            try:
+                reason = ray.get(ended)[0]
+            except ray.exceptions.RayError as error:
+                reason = str(error)
+            raise InstanceError(f"The agent of node {node_id[:12]} does not come up: {reason}")
+        if time.monotonic() >= deadline:
+            raise InstanceError(
+                f"The agent of node {node_id[:12]} is not up after {START_LIMIT_S:g} s. Is the node "
+                "very busy? `ray status` shows what waits."
+            )
+
+
+def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode, door: NodeRecord) -> None:
+    """Start the proxies of a node that are missing, where there are to be any. Blocks.
+
+    Raises:
+        EngineError: Ray's head does not answer.
+    """
+    if not (door.http_url or door.grpc_address) or not setup.has_proxies(is_head=node.is_head):
+        return
+    there = set(cluster.names())
+    number_of = int(
+        setup.http.get("num_proxies") or default_num_proxies(int(node.resources.get("CPU", 1)))
+    )
+    for number in range(1, number_of + 1):
+        name = proxy_name(node.node_id, number, home=node.node_id == setup.node_id)
+        if name in there:
+            continue
+        request = ProcessRequest(
+            process_id=name,
+            kind="proxy",
+            entrypoint=setup.proxy,
+            title="remora: proxy",
+            namespace=cluster.namespace,
+            args={
+                "http": setup.http,
+                "http_url": door.http_url,
+                "name": name,
+                "grpc": _grpc(setup, door),
+                "index": number - 1,
+                "num_proxies": number_of,
+            },
+            permanent=True,
+        )
+        try:
+            create(request, node_id=node.node_id)
+        except ValueError as error:
+            # Somebody else has made it meanwhile.
+            raise EngineError(f"Proxy {name} is there already: {error}") from error
+
+
+def _grpc(setup: InstanceSetup, door: NodeRecord) -> dict[str, Any] | None:
+    if setup.grpc is None:
+        return None
+    port = int(door.grpc_address.rpartition(":")[2])
+    return {**setup.grpc, "port": port}

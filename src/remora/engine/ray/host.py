@@ -1,0 +1,240 @@
+"""The process that stands for an instance on Ray on the machine where it was started.
+
+It holds the state folder, joins the Ray cluster (or is the cluster: one that nobody else has
+started lives as long as this process), makes the first actors, and waits for the end: of the
+instance, or of the program that owns it. An instance in a cluster of others goes on without it;
+`remora start` takes hold of it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Every line that a user's code prints is shown, however often it prints the same.
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+import msgspec
+import setproctitle
+from ray.exceptions import ActorUnavailableError, RayError
+
+import ray
+from remora.engine import linux
+from remora.engine.boot import answer, close_strangers, read_grpc
+from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
+from remora.engine.ray import cluster as rays
+from remora.engine.ray import fleet
+from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.end import end_processes
+from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
+from remora.errors import EngineError, InstanceError
+from remora.home import Home
+from remora.resource_config import MachineOptions
+from remora.transport.membership import Membership
+
+_BETWEEN_TRIES_S = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an instance is to be; those without a comment as for the embedded engine.
+
+    Attributes:
+        address: of the Ray cluster, see `cluster.connect`.
+        proxy_location: on which nodes proxies run.
+        machine: what a cluster that this process starts is said to have.
+    """
+
+    home: str
+    http: Mapping[str, Any]
+    controller: str
+    proxy: str
+    grace_s: float
+    owner_fd: int | None = None
+    ready_fd: int | None = None
+    grpc_fd: int | None = None
+    grpc_digest: str = ""
+    address: str = ""
+    proxy_location: str = "EveryNode"
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Host:
+    """One instance, held."""
+
+    def __init__(self, options: Options, claim: Claim) -> None:
+        self._options = options
+        self._claim = claim
+        self._cluster = Cluster()
+        self._setup: InstanceSetup
+        self._controller: Any = None
+        #: Somebody else started the instance: it stays when this process ends.
+        self.joined = False
+        self._over = threading.Event()
+        self._wake_read, self._wake_write = socket.socketpair()
+        for end in (self._wake_read, self._wake_write):
+            end.setblocking(False)
+
+    def begin(self) -> NodeRecord:
+        """Find the instance of the cluster, or start one; returns where it serves.
+
+        Raises:
+            InstanceError: says what is in the way.
+        """
+        machine = msgspec.convert(self._options.machine, MachineOptions)
+        rays.connect(self._options.address, machine)
+        nodes = {node.node_id: node for node in rays.nodes()}
+        here = nodes[rays.this_node()]
+        head = next((node for node in nodes.values() if node.is_head), here)
+        found = find_setup(self._cluster)
+        self._controller = self._cluster.actor(fleet.CONTROLLER)
+        if found is not None and self._controller is not None:
+            self._setup = found
+            self.joined = True
+            door = fleet.ensure_agent(self._cluster, here.node_id)
+            self._link(here)
+        else:
+            self._start_over(here)
+            door = fleet.ensure_agent(self._cluster, here.node_id)
+        if here.node_id != head.node_id:
+            there = fleet.ensure_agent(self._cluster, head.node_id)
+            door = door if door.http_url or door.grpc_address else there
+        if not self.joined:
+            self._controller = fleet.start_controller(self._cluster, self._setup, head, door)
+        return door
+
+    def _start_over(self, here: RayNode) -> None:
+        for name in self._cluster.names():
+            self._cluster.kill(name)
+        forget(self._cluster)
+        remove_sockets(self._claim.home)
+        options = self._options
+        self._setup = InstanceSetup(
+            home=str(self._claim.home.root),
+            node_id=here.node_id,
+            token=secrets.token_hex(16),
+            http=dict(options.http),
+            proxy_location=options.proxy_location,
+            grpc=read_grpc(options.grpc_fd),
+            bound_job=rays.this_job() if options.owner_fd is not None else "",
+            controller=options.controller,
+            proxy=options.proxy,
+        )
+        self._setup.save(self._cluster)
+
+    def _link(self, here: RayNode) -> None:
+        """Let programs that know this state folder reach an instance of another one."""
+        theirs = self._setup.home_on(here.node_id, here.session)
+        ours = self._claim.home
+        if theirs == ours:
+            return
+        try:
+            ours.controller_socket.unlink(missing_ok=True)
+            ours.controller_socket.symlink_to(theirs.controller_socket)
+            Membership(here.node_id, self._setup.token).write(ours)
+        except OSError as error:
+            raise folder_error(ours, error) from None
+
+    # -------------------------------------------------------------------------------------- wait
+
+    def wait(self) -> None:
+        """Wait until the instance, or whoever owns it, has ended; then see that nothing is left."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # The handler does nothing; its number arrives on the wake-up socket.
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._follow, daemon=True).start()
+        owner_fd = self._options.owner_fd
+        watched = [self._wake_read.fileno(), *([] if owner_fd is None else [owner_fd])]
+        grace_s = self._options.grace_s
+        while not self._over.is_set():
+            readable, _, _ = select.select(watched, [], [])
+            if owner_fd in readable and not os.read(owner_fd or 0, 4096):
+                grace_s = 0.0
+                break
+            if self._wake_read.fileno() in readable and self._wake_read.recv(4096).strip(b"\0"):
+                break
+        self._finish(grace_s)
+
+    def _follow(self) -> None:
+        """Wait for the controller's end, in a thread of its own."""
+        while True:
+            try:
+                ray.get(self._controller.ended.remote())
+            except ActorUnavailableError:
+                # It restarts.
+                time.sleep(_BETWEEN_TRIES_S)
+                continue
+            except RayError:
+                break
+            # It has ended its work and is about to go.
+            time.sleep(_BETWEEN_TRIES_S)
+        self._over.set()
+        self._wake_write.send(b"\0")
+
+    def _finish(self, grace_s: float) -> None:
+        self._claim.write_ending()
+        if not self.joined:
+            if not self._over.is_set():
+                try:
+                    end_processes(self._cluster, self._setup, grace_s)
+                except EngineError as error:
+                    log(str(error))
+            remove_sockets(self._claim.home)
+        self._claim.home.controller_socket.unlink(missing_ok=True)
+        self._claim.home.membership_file.unlink(missing_ok=True)
+
+
+def log(text: str) -> None:
+    """Say something about the instance where its owner can see it."""
+    os.write(2, f"remora host: {text}\n".encode(errors="replace"))
+
+
+def main() -> None:
+    """Run a host with the options in the first argument."""
+    options = Options(**json.loads(sys.argv[1]))
+    close_strangers((options.owner_fd, options.ready_fd, options.grpc_fd))
+    linux.raise_fd_limit()
+    token = os.environ[linux.TOKEN_VARIABLE]
+    bound = options.owner_fd is not None
+    home = Home(Path(options.home))
+    try:
+        claim = Claim.take(home)
+        claim.write_owner(Owner(os.getpid(), token, "", bound, engine="ray"))
+        host = Host(options, claim)
+        door = host.begin()
+    except (InstanceError, EngineError) as error:
+        answer(options.ready_fd, {"error": str(error)})
+        sys.exit(1)
+    owner = Owner(
+        os.getpid(),
+        token,
+        door.http_url,
+        bound,
+        grpc_address=door.grpc_address,
+        grpc_digest=options.grpc_digest,
+        engine="ray",
+    )
+    claim.write_owner(owner)
+    answer(
+        options.ready_fd,
+        {"ready": door.http_url, "grpc": door.grpc_address, "joined": host.joined},
+    )
+    setproctitle.setproctitle("remora: host")
+    try:
+        host.wait()
+    finally:
+        claim.write_owner(None)
+        claim.close()
+        ray.shutdown()

@@ -1,0 +1,195 @@
+"""A process of an instance as a Ray actor.
+
+Theory of operation: the actor's methods run one after the other in the main thread. `begin` opens
+the sockets and loads the entry point, `run` holds the main thread until the entry point returns,
+and `ended`, which whoever cares has called long before, is answered only then, or fails when the
+process dies. So an exit is heard of in one round trip, also by a controller that came later.
+
+A permanent process (controller, proxy, agent) begins by itself in its constructor, because Ray
+runs nothing else of an actor that it restarts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from remora.engine.base import ProcessContext
+from remora.engine.ray import cluster as rays
+from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.setup import ENDING, ProcessRecord, failure_key, require_setup
+from remora.engine.ray.sockets import open_sockets
+from remora.errors import InstanceError
+from remora.transport.membership import Membership, join
+
+#: Signals that Ray handles in its workers, and that a process of ours handles by itself.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _version() -> str:
+    return str(importlib.import_module("remora").__version__)
+
+
+class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an actor is made with.
+
+    Attributes:
+        kind: `replica`, `controller`, `proxy` or `agent`.
+        permanent: Ray starts it again whenever it ends.
+    """
+
+    process_id: str
+    kind: str
+    entrypoint: str
+    title: str
+    namespace: str
+    args: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    permanent: bool = False
+    version: str = msgspec.field(default_factory=_version)
+
+
+class StartError(Exception):
+    """The process cannot start, for the reason in the message."""
+
+
+class ProcessActor:
+    """One process. Methods are called by name, through Ray."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = msgspec.msgpack.decode(request, type=ProcessRequest)
+        self._cluster = Cluster(self._request.namespace)
+        self._context: ProcessContext | None = None
+        self._entry: Callable[[ProcessContext], None] | None = None
+        self._end: tuple[str, bool] | None = None
+        if self._request.permanent:
+            try:
+                self.begin()
+            except (StartError, InstanceError) as error:
+                self._cluster.put(failure_key(self._request.process_id), str(error).encode())
+                raise
+            self._cluster.actor(self._request.process_id).run.remote()
+
+    def __repr__(self) -> str:
+        # What Ray writes in front of each line that this process prints.
+        return self._request.process_id
+
+    def begin(self) -> bytes:
+        """Open the sockets, load the entry point; returns a `ProcessRecord`.
+
+        Raises:
+            StartError: says why the process cannot start.
+        """
+        request = self._request
+        if request.version != _version():
+            raise StartError(
+                f"this node ({rays.this_node()[:12]}) has Remora {_version()}, the instance runs "
+                f"{request.version}: install the same version on every node"
+            )
+        setup = require_setup(self._cluster)
+        here = _this_node()
+        home = setup.home_on(here.node_id, here.session)
+        _set_environment(request.env)
+        os.environ["REMORA_HOME"] = str(home.root)
+        join(Membership(here.node_id, setup.token))
+        self._entry = _load(request.entrypoint)
+        try:
+            home.make()
+            sockets, address = open_sockets(request.kind, home, here, setup, self._cluster)
+        except OSError as error:
+            raise StartError(f"cannot listen in {home.sockets}: {error}") from None
+        self._context = ProcessContext(
+            process_id=request.process_id,
+            home=home,
+            args=request.args,
+            sockets=sockets,
+            address=address,
+            token=setup.token,
+        )
+        record = ProcessRecord(request.process_id, address, os.getpid(), here.node_id)
+        return msgspec.msgpack.encode(record)
+
+    def run(self) -> None:
+        """Run the entry point until it returns."""
+        if self._end is None:
+            self._end = self._run()
+
+    def _run(self) -> tuple[str, bool]:
+        assert self._context is not None
+        assert self._entry is not None
+        rays.set_title(self._request.title)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        end = _run(self._entry, self._context)
+        for sock in self._context.sockets.values():
+            sock.close()
+        if self._request.permanent:
+            self._follow_instance()
+        return end
+
+    def _follow_instance(self) -> None:
+        """End for good with the instance; else end in a way that makes Ray start it again."""
+        if self._cluster.get(ENDING) is None:
+            os._exit(1)
+        if self._request.kind == "controller":
+            # The last of the instance: nobody else is left to end it.
+            self._cluster.delete(ENDING)
+            self._cluster.kill(self._request.process_id)
+
+    def ended(self) -> tuple[str, bool]:
+        """How `run` ended: the reason, and whether it was status 0."""
+        # Of a permanent process this may be called before its own call of `run` arrives.
+        self.run()
+        assert self._end is not None
+        return self._end
+
+
+def _this_node() -> RayNode:
+    node_id = rays.this_node()
+    return next(node for node in rays.nodes() if node.node_id == node_id)
+
+
+def _set_environment(env: dict[str, str]) -> None:
+    try:
+        os.environ.update(env)
+    except ValueError as error:
+        raise StartError(f"an environment variable cannot be set: {error}") from None
+    if "TZ" in env:
+        time.tzset()
+
+
+def _load(entrypoint: str) -> Callable[[ProcessContext], None]:
+    module, _, name = entrypoint.partition(":")
+    try:
+        entry: Callable[[ProcessContext], None] = getattr(importlib.import_module(module), name)
+    # Border: importing runs code that is not ours, which may raise anything.
+    except BaseException as error:  # noqa: BLE001
+        if not isinstance(error, ModuleNotFoundError | AttributeError):
+            traceback.print_exc()
+        raise StartError(
+            f"{entrypoint} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
+    return entry
+
+
+def _run(entry: Callable[[ProcessContext], None], context: ProcessContext) -> tuple[str, bool]:
+    try:
+        entry(context)
+        status = 0
+    except SystemExit as error:
+        status = int(error.code or 0) & 0xFF if isinstance(error.code, int | None) else 1
+    # Border: a process's main.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return f"exit status {status}", status == 0

@@ -1,0 +1,124 @@
+"""How an instance on Ray is set up, as every process of it reads it from Ray's store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from remora.config import ProxyLocation
+from remora.engine.ray.cluster import Cluster
+from remora.errors import EngineError
+from remora.home import Home
+
+_KEY = "instance"
+#: Its presence means that the instance ends: what ends now is not to come back.
+ENDING = "ending"
+#: Address of the controller.
+CONTROLLER_ADDRESS = "controller"
+
+
+class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change while an instance runs."""
+
+    #: State folder on the node where it was started.
+    home: str
+    #: That node.
+    node_id: str
+    #: What connections between nodes present.
+    token: str
+    #: The user's `HTTPOptions` as a dict.
+    http: dict[str, Any]
+    #: On which nodes proxies run.
+    proxy_location: str = "EveryNode"
+    #: The setup for gRPC as JSON knows it; None: no gRPC.
+    grpc: dict[str, Any] | None = None
+    #: Ray's id of the program that the instance ends with; empty: it stays.
+    bound_job: str = ""
+    controller: str = "remora.control.main:main"
+    proxy: str = "remora.proxy.main:main"
+
+    def save(self, cluster: Cluster) -> None:
+        """Leave it for the processes of the instance."""
+        cluster.put(_KEY, msgspec.json.encode(self))
+
+    def has_proxies(self, *, is_head: bool) -> bool:
+        """Whether a node has proxies. Pure."""
+        location = ProxyLocation(self.proxy_location)
+        if location is ProxyLocation.HeadOnly:
+            return is_head
+        return location is ProxyLocation.EveryNode
+
+    def home_on(self, node_id: str, session: str) -> Home:
+        """The state folder of a node: the user's where the instance was started.
+
+        Elsewhere one below the folder of the Ray session, which exists on every node and goes
+        with it. Pure.
+        """
+        if node_id == self.node_id:
+            return Home(Path(self.home))
+        return Home(Path(session) / f"remora-{node_id[:12]}")
+
+
+def find_setup(cluster: Cluster) -> InstanceSetup | None:
+    """Read the setup of the instance in a cluster; None: there is none."""
+    data = cluster.get(_KEY)
+    return None if data is None else msgspec.json.decode(data, type=InstanceSetup)
+
+
+def require_setup(cluster: Cluster) -> InstanceSetup:
+    """Read the setup of the instance in a cluster.
+
+    Raises:
+        EngineError: there is none.
+    """
+    found = find_setup(cluster)
+    if found is None:
+        raise EngineError(
+            f"No instance of Remora is set up in the Ray namespace {cluster.namespace!r}. "
+            "`remora start --engine ray` starts one."
+        )
+    return found
+
+
+def forget(cluster: Cluster) -> None:
+    """Remove what belongs to one life of an instance; its applications stay in the store."""
+    for prefix in ("process/", "node/", "failure/", ENDING, CONTROLLER_ADDRESS, _KEY):
+        for key in cluster.keys(prefix):
+            cluster.delete(key)
+
+
+def failure_key(process_id: str) -> str:
+    """Where a process leaves why it could not start. Pure."""
+    return f"failure/{process_id}"
+
+
+class ProcessRecord(msgspec.Struct, frozen=True):
+    """A process that came up."""
+
+    process_id: str
+    address: str
+    pid: int
+    node_id: str
+
+    @staticmethod
+    def key(process_id: str) -> str:
+        """Where it is stored. Pure."""
+        return f"process/{process_id}"
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """A node that takes processes: its agent is up."""
+
+    node_id: str
+    #: Where the agent takes commands.
+    address: str
+    #: Of its front doors; empty without.
+    http_url: str = ""
+    grpc_address: str = ""
+
+    @staticmethod
+    def key(node_id: str) -> str:
+        """Where it is stored. Pure."""
+        return f"node/{node_id}"

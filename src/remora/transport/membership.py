@@ -1,0 +1,67 @@
+"""Which node this process is on, and the token that opens connections to other nodes.
+
+An engine with one node has neither. One with several tells each process when it starts it; a
+script reads them from the state folder, where the node's own processes keep them.
+
+Rules: the only state of a process in this package. It is set before the first connection.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from remora.errors import InstanceError
+from remora.home import Home
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A process's place among the nodes.
+
+    Attributes:
+        node_id: of the node that it runs on; empty: there is one node.
+        token: proves to other nodes that a connection comes from this instance.
+    """
+
+    node_id: str = ""
+    token: str = ""
+
+    def write(self, home: Home) -> None:
+        """Leave it in a state folder, for programs of this user on this node."""
+        path = home.membership_file
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+_mine = Membership()
+
+
+def mine() -> Membership:
+    """The membership of this process."""
+    return _mine
+
+
+def join(membership: Membership) -> None:
+    """Say where this process is."""
+    global _mine
+    _mine = membership
+
+
+def join_by_folder(home: Home) -> None:
+    """Take over what the state folder says; a folder of one node says nothing.
+
+    Raises:
+        InstanceError: the file is there and cannot be read.
+    """
+    path = home.membership_file
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        join(Membership(str(found["node_id"]), str(found["token"])))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InstanceError(
+            f"Cannot read {path}, which opens connections to other nodes: {error!r}. Shut the "
+            "instance down and start it again."
+        ) from None
