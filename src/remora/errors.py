@@ -8,6 +8,7 @@
     ├── DeployError             an application could not be brought up
     │   ├── AppLoadError        the import path leads to nothing deployable
     │   ├── CodeNotPicklableError   code or arguments cannot be sent to a replica
+    │   ├── ReleaseError        there is no such release to go back to
     │   ├── RouteTakenError     another application owns the route prefix
     │   ├── PlacementError      the machine, or all nodes, could never hold it
     │   └── ReplicaStartError   the user's constructor or first health check failed
@@ -149,6 +150,10 @@ class CodeNotPicklableError(DeployError, TypeError):
             f"{where} cannot be pickled and so cannot be sent to {receiver}: {reason}. Create it "
             f"{instead} instead of outside."
         )
+
+
+class ReleaseError(DeployError):
+    """There is no such release, or it cannot come back."""
 
 
 class RouteTakenError(DeployError):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         InstanceStatus,
     )
     from remora.wire.plan import Plan
+    from remora.wire.releases import Release
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
 START_LIMIT_S = 60.0
@@ -303,6 +304,24 @@ class Instance:
 
         async with ControlClient(self.home) as client:
             return await client.plan(request)
+
+    async def releases(self) -> list[Release]:
+        """Ask what was deployed when, oldest first."""
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.releases()
+
+    async def roll_back(self, number: int) -> int:
+        """Go back to what a release said; returns the number of the new release.
+
+        Raises:
+            ReleaseError: there is no such release, or it cannot come back.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.roll_back(number)
 
     async def configs(self) -> dict[str, bytes]:
         """What was declared of each application, as JSON, by name.

@@ -45,7 +45,6 @@ def config_request(
     return ConfigRequest(
         applications=made,
         source=source,
-        given=msgspec.json.encode(config.given),
         target_capacity=config.target_capacity,
     )
 

@@ -195,6 +195,21 @@ def test_the_schema_is_json(operator: Operator) -> None:
     assert json.loads(operator("schema"))["required"] == ["applications"]
 
 
+def test_releases_are_listed_compared_and_gone_back_to(operator: Operator) -> None:
+    operator.deploy({**TWO, "args": {"greeting": "first"}})
+    operator.deploy({**TWO, "args": {"greeting": "second"}})
+    shown = operator("history").splitlines()
+    assert "two (serve.yaml)  <- declared now" in shown[0]
+    assert "-    greeting: first" in operator("diff")
+    assert "+    greeting: second" in operator("diff")
+    assert "say the same" in operator("diff", shown[0].split()[0], "serve.yaml")
+    assert "is in effect" in operator("rollback")
+    assert get(f"{operator.url}/two") == "first"
+    assert f"(rollback to {shown[1].split()[0]})" in operator("history", "-n", "1")
+    assert "There is no release 9999" in operator("rollback", "9999", status=1)
+    operator.deploy()
+
+
 def test_run_serves_a_config_until_interrupted(remora: Remora, tmp_path: Path) -> None:
     config = {"http_options": {"port": 0}, "applications": [ONE, TWO]}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))

@@ -371,6 +371,46 @@ def delete(name: str, wait: bool) -> None:
 
 
 @cli.command()
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each release.")
+def history(limit: int, as_json: bool) -> None:
+    """Show what was deployed when, the latest first."""
+    from remora.cli.history import show_history
+
+    show_history(limit, as_json=as_json)
+
+
+@cli.command()
+@click.argument("before", required=False)
+@click.argument("after", required=False)
+def diff(before: str | None, after: str | None) -> None:
+    """Show what differs between two releases, or a release and a config file.
+
+    BEFORE is the config before AFTER unless it is named, and AFTER the one that is declared now.
+    """
+    from remora.cli.history import show_diff
+
+    show_diff(before, after)
+
+
+@cli.command()
+@click.argument("release", type=click.IntRange(1), required=False)
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait until it is in effect, or return when it is accepted.",
+)
+def rollback(release: int | None, wait: bool) -> None:
+    """Go back to what RELEASE deployed, or to the config before the present one."""
+    from remora.cli.history import roll_back
+
+    roll_back(release or 0, wait=wait)
+
+
+@cli.command()
 def schema() -> None:
     """Print the JSON Schema of config files, for editors."""
     from remora.cli.deploy import print_schema

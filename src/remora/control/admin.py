@@ -14,10 +14,11 @@ from remora.control.controller import Controller
 from remora.control.planning import Measure, planned
 from remora.control.scaling_admin import scaling_handlers, with_policy_errors
 from remora.core import events as ev
+from remora.core import releases
 from remora.core.reconcile import story_of
 from remora.core.replica_state import story
 from remora.core.status import report
-from remora.errors import EngineError
+from remora.errors import EngineError, ReleaseError
 from remora.transport.control import ControlHandler
 from remora.types import ReplicaID
 from remora.wire.codec import pack, unpack
@@ -37,6 +38,7 @@ from remora.wire.control import (
     Subscription,
 )
 from remora.wire.metrics import MetricsAnswer, MetricsReport, MetricsRequest
+from remora.wire.releases import Releases, RollbackRequest
 
 
 class Admin:
@@ -74,6 +76,8 @@ class Admin:
             "submit": self._submit,
             "configs": self._configs,
             "plan": self._plan,
+            "releases": self._releases,
+            "rollback": self._rollback,
             "delete": self._delete,
             "shutdown": self._shutdown,
             "story": self._story,
@@ -140,6 +144,27 @@ class Admin:
         request = unpack(body, ConfigRequest)
         await self._controller.ready.wait()
         return pack(Accepted(await self._controller.request(_submitted(request))))
+
+    async def _releases(self, _body: bytes) -> bytes:
+        await self._controller.ready.wait()
+        return pack(Releases(releases.told(await self._records())))
+
+    async def _records(self) -> list[releases.Record]:
+        """What is kept and counts; one that was written last and refused after does not."""
+        latest = self._controller.state.release
+        return [each for each in await self._controller.releases.read() if each.number <= latest]
+
+    async def _rollback(self, body: bytes) -> bytes:
+        await self._controller.ready.wait()
+        number = unpack(body, RollbackRequest).number
+        record = releases.to_go_back_to(await self._records(), number)
+        code = self._controller.code
+        if not all(code.has(key) for key in record.code_keys()):
+            raise ReleaseError(
+                f"The code of release {record.number}, which a program deployed, is not kept any "
+                "more: run the program again."
+            )
+        return pack(Accepted(await self._controller.request(releases.again(record))))
 
     async def _plan(self, body: bytes) -> bytes:
         await self._controller.ready.wait()

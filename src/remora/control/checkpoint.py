@@ -118,8 +118,16 @@ class CodeStore:
         self._at_hand[key] = code
         return code
 
-    async def sweep(self, needed: set[str]) -> None:
-        """Delete what neither a state nor a pending request refers to.
+    def has(self, key: str) -> bool:
+        """Code lies there under this key."""
+        return key in self._known
+
+    async def sweep(self, needed: set[str], kept: set[str]) -> None:
+        """Delete what neither a state, nor a pending request, nor a kept release refers to.
+
+        Args:
+            needed: what replicas may be started from.
+            kept: what may come back.
 
         Raises:
             EngineError: the store cannot be written; the next sweep tries again.
@@ -127,7 +135,7 @@ class CodeStore:
         for key in list(self._at_hand):
             if key not in needed and not self._pinned[key]:
                 del self._at_hand[key]
-        for key in self._known - needed - set(self._pinned):
+        for key in self._known - needed - kept - set(self._pinned):
             await self._store.delete(key)
             self._known.discard(key)
 

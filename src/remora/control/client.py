@@ -31,6 +31,7 @@ from remora.wire.control import (
     StoryRequest,
 )
 from remora.wire.plan import Plan
+from remora.wire.releases import Release, Releases, RollbackRequest
 
 T = TypeVar("T")
 
@@ -107,6 +108,26 @@ class ControlClient:
         return await self._again(
             lambda channel: call_control(channel, "plan", request, Plan, unpickle=True)
         )
+
+    async def releases(self) -> list[Release]:
+        """Ask what was deployed when, oldest first.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+        """
+        found = await self._again(
+            lambda channel: call_control(channel, "releases", None, Releases, unpickle=True)
+        )
+        return list(found.releases)
+
+    async def roll_back(self, number: int) -> int:
+        """Go back to what a release said; returns the number of the new release.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+            ReleaseError: there is no such release, or it cannot come back.
+        """
+        return await self._accepted("rollback", RollbackRequest(number))
 
     async def configs(self) -> dict[str, bytes]:
         """What was declared of each application, as JSON, by name.

@@ -27,11 +27,13 @@ from remora.control.metrics import AskReplica, MetricsCollector
 from remora.control.policies import Policies
 from remora.control.publisher import Publisher
 from remora.control.queue_leases import QueueLeases
+from remora.control.releases import ReleaseStore
 from remora.control.replica_control import Connect, connect_replica
 from remora.control.state_file import StateFile
 from remora.core import events as ev
 from remora.core import requests
 from remora.core.reconcile import Step, step
+from remora.core.releases import Record, ReleaseEvent
 from remora.core.replica_state import ReplicaState
 from remora.core.snapshot import Snapshot
 from remora.core.state import ControllerState
@@ -88,6 +90,7 @@ class Controller:
         store = Section.of_instance(engine, bound=bound)
         self.code = CodeStore(store)
         self.log = EventLog(store)
+        self.releases = ReleaseStore(store)
         self.publisher = Publisher(self._on_acked)
         self.leases = QueueLeases()
         self._policies = Policies(engine, connect)
@@ -192,6 +195,7 @@ class Controller:
         loaded = await self._file.load(self._unix())
         self.state = loaded.state
         await self.code.load()
+        await self.releases.load()
         await self.log.load()
         salt = f"{self._salt}-" if self._salt else ""
         is_first = await self._is_first()
@@ -319,6 +323,8 @@ class Controller:
         accepted = asked is not None and asked.answer is not None and not asked.answer.done()
         self._file.note(decided)
         try:
+            if accepted and asked is not None:
+                await self._keep_release(decided.state, asked.event)
             await self._file.save(decided.state)
             self._unsaved = False
         except EngineError as error:
@@ -341,12 +347,17 @@ class Controller:
             self.log.append(ev.LogEntry(now, events))
         return decided
 
+    async def _keep_release(self, decided: ControllerState, event: ev.AnyEvent) -> None:
+        if decided.release > self.state.release and isinstance(event, ReleaseEvent):
+            record = Record(number=decided.release, unix_s=self._unix(), event=event)
+            await self.releases.put(record)
+
     async def _tidy(self) -> None:
         """Drop code that nobody needs any more, and write the log when it is long."""
         if self.now() - self._swept_s >= SWEEP_S:
             self._swept_s = self.now()
             try:
-                await self.code.sweep(self.state.code_keys())
+                await self.code.sweep(self.state.code_keys(), self.releases.code_keys())
             except EngineError as error:
                 _log.debug("Old code could not be deleted: %s", error)
         if self.log.is_due or self.now() - self._logged_s > BACKUP_S:

@@ -64,6 +64,8 @@ class ConfigSubmitted(Event, frozen=True, kw_only=True):
     target_capacity: float | None = None
     #: Who or what it comes from, for people.
     source: str = ""
+    #: The release that this one goes back to; 0: it is new.
+    rollback_to: int = 0
 
 
 class ApplicationBuilt(Event, frozen=True, kw_only=True):
@@ -86,6 +88,8 @@ class DeleteRequested(Event, frozen=True, kw_only=True):
     """Somebody wants these applications to go."""
 
     names: tuple[str, ...]
+    #: Who or what it comes from, for people.
+    source: str = ""
 
 
 class ShutdownRequested(Event, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@ Methods of the controller (application and deployment of the envelope are empty)
 
     deploy(DeployRequest) -> Accepted    accepted, state saved; progress comes through `watch`
     submit(ConfigRequest) -> Accepted    the same for a config, whose code is imported after this
+    releases(None) -> Releases           who deployed what when (wire/releases.py)
+    rollback(RollbackRequest) -> Accepted
     plan(ConfigRequest) -> Plan          what `submit` would change (wire/plan.py)
     configs(None) -> Configs
     delete(DeleteRequest) -> None
@@ -102,8 +104,6 @@ class ConfigRequest(msgspec.Struct, frozen=True, kw_only=True):
     applications: tuple[DeclaredApplication, ...]
     #: Who or what it comes from, for people.
     source: str
-    #: The whole config as it was written, as JSON.
-    given: bytes = b""
     #: Per cent of the replicas of every deployment that are switched on; None: all.
     target_capacity: float | None = None
 

@@ -13,17 +13,17 @@ async def test_equal_code_is_kept_once_and_swept_when_unneeded() -> None:
     code = CodeStore(Section(engine))
     one, same, other = await code.put(b"1"), await code.put(b"1"), await code.put(b"2")
     assert one == same != other
-    await code.sweep(set())
+    await code.sweep(set(), set())
     assert set(engine.store) == {one, other}, "requests that are not decided hold it"
     code.unpin([one, same, other])
-    await code.sweep({other})
+    await code.sweep({other}, set())
     assert set(engine.store) == {other}
     fresh = CodeStore(Section(engine))
     await fresh.load()
     assert await fresh.get(other) == b"2"
     with pytest.raises(EngineError, match="missing from the store"):
         await fresh.get(one)
-    await fresh.sweep(set())
+    await fresh.sweep(set(), set())
     assert engine.store == {}
 
 
@@ -36,7 +36,7 @@ async def test_code_that_cannot_be_written_holds_nothing() -> None:
     engine.fail_puts = False
     key = await code.put(b"1")
     code.unpin([key])
-    await code.sweep(set())
+    await code.sweep(set(), set())
     assert engine.store == {}
 
 

@@ -1,0 +1,93 @@
+"""The releases that are kept, in the engine's store: who deployed what when, and what it was.
+
+One key each. A release is written before the state that counts it: one that was written and not
+counted is overwritten by the next.
+
+Rules: decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import msgspec
+
+from remora.control.checkpoint import Section
+from remora.core.releases import Record
+
+_log = logging.getLogger("remora.controller")
+
+_KEY = "release/"
+#: Enough to find out what changed; a config of usual size takes a kilobyte.
+KEPT_RELEASES = 100
+#: Releases of programs that can come back; the code of each may take megabytes.
+KEPT_WITH_CODE = 10
+
+
+class ReleaseStore:
+    """Releases of one instance."""
+
+    def __init__(self, store: Section) -> None:
+        self._store = store
+        #: Numbers, oldest first.
+        self._numbers: deque[int] = deque()
+        #: Of those that have code: what each needs.
+        self._code: dict[int, set[str]] = {}
+
+    async def load(self) -> None:
+        """Find out what there is.
+
+        Raises:
+            EngineError: the store cannot be read.
+        """
+        keys = await self._store.keys(_KEY)
+        self._numbers = deque(int(key.removeprefix(_KEY)) for key in keys)
+        for record in await self.read():
+            self._note(record)
+
+    async def put(self, record: Record) -> None:
+        """Keep a release; the oldest one goes.
+
+        Raises:
+            EngineError: it could not be written.
+        """
+        await self._store.put(_key(record.number), msgspec.msgpack.encode(record))
+        if record.number not in self._numbers:
+            self._numbers.append(record.number)
+        self._code.pop(record.number, None)
+        self._note(record)
+        while len(self._numbers) > KEPT_RELEASES:
+            gone = self._numbers.popleft()
+            self._code.pop(gone, None)
+            await self._store.delete(_key(gone))
+
+    def _note(self, record: Record) -> None:
+        if needed := record.code_keys():
+            self._code[record.number] = needed
+            while len(self._code) > KEPT_WITH_CODE:
+                del self._code[min(self._code)]
+
+    def code_keys(self) -> set[str]:
+        """Keys of the code that is kept for a rollback."""
+        return set().union(*self._code.values())
+
+    async def read(self) -> list[Record]:
+        """Read what is kept, oldest first; what cannot be read any more is left out.
+
+        Raises:
+            EngineError: the store cannot be read.
+        """
+        records = []
+        for number in list(self._numbers):
+            data = await self._store.get(_key(number))
+            try:
+                if data is not None:
+                    records.append(msgspec.msgpack.decode(data, type=Record))
+            except (msgspec.MsgspecError, ValueError) as error:
+                _log.warning("Release %d cannot be read and is left out: %s", number, error)
+        return records
+
+
+def _key(number: int) -> str:
+    return f"{_KEY}{number:012d}"

@@ -1,0 +1,160 @@
+"""Releases through the controller, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.unit.control.rig import Rig, app, deployment, rig
+
+from remora.control.releases import KEPT_RELEASES, KEPT_WITH_CODE, ReleaseStore
+from remora.core import events as ev
+from remora.core.releases import Record
+from remora.errors import EngineError, ReleaseError
+from remora.testing.virtual_time import run
+from remora.wire.codec import pack, unpack
+from remora.wire.control import Accepted, BuildResult, ConfigRequest, DeclaredApplication
+from remora.wire.releases import Release, Releases, RollbackRequest
+
+
+def describe(application: DeclaredApplication) -> BuildResult:
+    version = application.given.decode()
+    made = app(application.name, deployment(version=version), route_prefix=None)
+    return BuildResult(application=made)
+
+
+async def submit(r: Rig, version: str) -> None:
+    declared = DeclaredApplication(name="a", route_prefix=None, given=version.encode())
+    await r.call("submit", pack(ConfigRequest(applications=(declared,), source="test")))
+    await r.until_settled("a")
+
+
+async def ask(r: Rig, method: str, body: bytes = b"") -> bytes:
+    made = r.admin.handlers[method](body)
+    assert not hasattr(made, "__aiter__")
+    return await made
+
+
+async def releases(r: Rig) -> tuple[Release, ...]:
+    return unpack(await ask(r, "releases"), Releases).releases
+
+
+async def roll_back(r: Rig, number: int) -> int:
+    return unpack(await ask(r, "rollback", pack(RollbackRequest(number))), Accepted).release
+
+
+def version_of(r: Rig, name: str) -> str:
+    return r.controller.state.applications[name].deployments["Model"].target.code_version
+
+
+def test_every_accepted_change_is_kept_and_survives_the_controller() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "1")
+            await r.deploy(app("script", route_prefix=None))
+            await r.until_running("script")
+            await r.delete("script")
+            await r.until(lambda now: now is None, "script")
+            await r.delete("script")  # is gone: no release
+            await r.stop()
+            await r.start()
+            found = await releases(r)
+            assert [(each.number, each.kind) for each in found] == [
+                (1, "config"),
+                (2, "program"),
+                (3, "delete"),
+            ]
+            assert found[0].in_effect
+            await submit(r, "2")
+            assert [each.number for each in await releases(r)] == [1, 2, 3, 4]
+
+    run(main())
+
+
+def test_a_rollback_brings_a_config_back() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            for version in ("1", "2", "3"):
+                await submit(r, version)
+            assert await roll_back(r, 0) == 4
+            await r.until_settled("a")
+            assert version_of(r, "a") == "2"
+            assert await roll_back(r, 0) == 5
+            await r.until_settled("a")
+            assert version_of(r, "a") == "1"
+            assert [each.source for each in await releases(r)][3:] == [
+                "rollback to 2",
+                "rollback to 1",
+            ]
+            with pytest.raises(ReleaseError, match="no config before release 1"):
+                await roll_back(r, 0)
+
+    run(main())
+
+
+def test_what_a_program_deployed_comes_back_with_its_code() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            first = deployment(version="1", code=b"first")
+            await r.deploy(app("script", first, route_prefix=None))
+            await r.until_settled("script")
+            for number in range(2, KEPT_WITH_CODE + 3):
+                new = deployment(version=str(number), code=b"%d" % number)
+                await r.deploy(app("script", new, route_prefix=None))
+                await r.until_settled("script")
+            # Old code is looked for now and then.
+            await asyncio.sleep(10.0)
+            with pytest.raises(ReleaseError, match="code of release 1"):
+                await roll_back(r, 1)
+            await roll_back(r, 5)
+            await r.until_settled("script")
+            assert version_of(r, "script") == "5"
+            (replica,) = r.replicas.serving
+            assert replica.spec is not None
+            assert replica.spec.code == b"5"
+
+    run(main())
+
+
+def test_a_release_that_cannot_be_kept_is_refused() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "1")
+            r.engine.fail_puts = True
+            with pytest.raises(EngineError, match="nothing changed"):
+                await roll_back(r, 1)
+            r.engine.fail_puts = False
+            assert [each.number for each in await releases(r)] == [1]
+
+    run(main())
+
+
+def test_only_the_latest_are_kept() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            store = r.controller.releases
+            for number in range(1, KEPT_RELEASES + 6):
+                event = ev.DeleteRequested(names=("x",))
+                await store.put(Record(number=number, unix_s=0.0, event=event))
+            numbers = [each.number for each in await store.read()]
+            assert numbers == list(range(6, KEPT_RELEASES + 6))
+            again = ReleaseStore(store._store)
+            await again.load()
+            assert await again.read() == await store.read()
+
+    run(main())
+
+
+def test_one_that_cannot_be_read_is_left_out() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "1")
+            await submit(r, "2")
+            r.engine.store["release/000000000001"] = b"junk"
+            assert [each.number for each in await r.controller.releases.read()] == [2]
+
+    run(main())

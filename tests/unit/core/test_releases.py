@@ -1,0 +1,99 @@
+"""Which release a rollback goes to, and what is told of each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from remora.config import DeploymentConfig
+from remora.core import events as ev
+from remora.core.releases import Record, ReleaseEvent, again, to_go_back_to, told
+from remora.errors import ReleaseError
+from remora.wire.control import DeclaredApplication
+
+
+def config(*names: str, rollback_to: int = 0) -> ev.ConfigSubmitted:
+    return ev.ConfigSubmitted(
+        applications=tuple(
+            DeclaredApplication(
+                name=name, route_prefix=None, given=json.dumps({"name": name}).encode()
+            )
+            for name in names
+        ),
+        source="serve.yaml",
+        rollback_to=rollback_to,
+    )
+
+
+def program(name: str) -> ev.DeployRequested:
+    deployment = ev.DeploymentRequest(
+        name="D", code_key="code/1", code_version="v", config=DeploymentConfig(num_replicas=3)
+    )
+    return ev.DeployRequested(
+        applications=(
+            ev.ApplicationRequest(
+                name=name, route_prefix="/", ingress="D", deployments=(deployment,)
+            ),
+        )
+    )
+
+
+def records(*events: ReleaseEvent) -> list[Record]:
+    return [
+        Record(number=number, unix_s=0.0, event=event) for number, event in enumerate(events, 1)
+    ]
+
+
+def test_each_is_told_in_the_words_of_a_config() -> None:
+    first, second, third = told(
+        records(config("a"), program("b"), ev.DeleteRequested(names=("b",)))
+    )
+    assert (first.kind, second.kind, third.kind) == ("config", "program", "delete")
+    assert json.loads(first.said) == {"applications": [{"name": "a"}]}
+    assert json.loads(second.said) == {
+        "applications": [
+            {
+                "name": "b",
+                "route_prefix": "/",
+                "deployments": [{"name": "D", "code": "v", "num_replicas": 3}],
+            }
+        ]
+    }
+    assert json.loads(third.said) == {"deleted": ["b"]}
+    assert [each.in_effect for each in (first, second, third)] == [True, False, False]
+
+
+def test_without_a_number_it_goes_to_the_config_before() -> None:
+    kept = records(config("a"), program("x"), config("b"))
+    assert to_go_back_to(kept, 0).number == 1
+
+
+def test_a_second_rollback_goes_further_back() -> None:
+    kept = records(config("a"), config("b"), config("c"), config("b", rollback_to=2))
+    assert to_go_back_to(kept, 0).number == 1
+
+
+def test_a_named_one_may_be_anything_that_deployed() -> None:
+    kept = records(config("a"), program("x"), ev.DeleteRequested(names=("x",)))
+    assert to_go_back_to(kept, 2).number == 2
+    with pytest.raises(ReleaseError, match="only deleted x"):
+        to_go_back_to(kept, 3)
+    with pytest.raises(ReleaseError, match=r"no release 9 \(kept: 1 to 3\)"):
+        to_go_back_to(kept, 9)
+
+
+def test_there_may_be_none() -> None:
+    with pytest.raises(ReleaseError, match="No config was deployed"):
+        to_go_back_to([], 0)
+    with pytest.raises(ReleaseError, match="no config before release 1"):
+        to_go_back_to(records(config("a")), 0)
+
+
+def test_what_is_asked_for_again_says_where_it_comes_from() -> None:
+    made = again(Record(number=7, unix_s=0.0, event=config("a")))
+    assert isinstance(made, ev.ConfigSubmitted)
+    assert (made.source, made.rollback_to) == ("rollback to 7", 7)
+    back = again(Record(number=9, unix_s=0.0, event=config("a", rollback_to=7)))
+    assert isinstance(back, ev.ConfigSubmitted)
+    assert back.rollback_to == 7
