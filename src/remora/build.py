@@ -25,8 +25,9 @@ from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.pickling import dumps_call
+from remora.resource_config import RuntimeEnv
 from remora.router_setup import with_policy
-from remora.runtime_env import pinned
+from remora.runtime_env import beside, pinned
 from remora.scaling_setup import scaling_policy_setup, with_scaling_policy
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
@@ -39,6 +40,10 @@ _THIS_PROCESS = uuid.uuid4().hex
 _PRELOADABLE = ("cloudpickle", "fastapi", "pydantic", "starlette")
 
 
+#: No packages and folders beside those of the application.
+_NOTHING = RuntimeEnv()
+
+
 def build(
     target: Application,
     name: str = DEFAULT_APP_NAME,
@@ -48,6 +53,7 @@ def build(
     surroundings: Surroundings | None = None,
     external_scaler: bool = False,
     autoscaling_policy: Any = None,
+    environment: RuntimeEnv = _NOTHING,
     change: Callable[[str, Deployment[Any]], Deployment[Any]] = lambda _name, deployment: (
         deployment
     ),
@@ -64,6 +70,7 @@ def build(
         external_scaler: numbers of replicas are set from outside.
         autoscaling_policy: decides for all deployments that are scaled: an `AutoscalingPolicy`,
             a dict of its fields, or its function; None: each has its own policy.
+        environment: pinned packages and folders, for what a deployment has not of its own.
         change: gives each deployment, called with its name, the options that it is to have.
 
     Raises:
@@ -86,7 +93,9 @@ def build(
                 name=node_name,
                 code=code,
                 code_version=version,
-                config=_complete(change(node_name, node._deployment).config, node_name),
+                config=_complete(
+                    change(node_name, node._deployment).config, node_name, environment
+                ),
             )
         )
     _check_one_ingress(names, name)
@@ -119,9 +128,10 @@ def _application_policy(
     return scaling_policy_setup(policy, "autoscaling_policy")
 
 
-def _complete(config: DeploymentConfig, name: str) -> DeploymentConfig:
+def _complete(config: DeploymentConfig, name: str, environment: RuntimeEnv) -> DeploymentConfig:
     """Add what follows from the options and from the files that they name."""
-    env = pinned(config.runtime_env, f"runtime_env of deployment {name!r}")
+    own = pinned(config.runtime_env, f"runtime_env of deployment {name!r}")
+    env = beside(own, environment)
     config = msgspec.structs.replace(config, runtime_env=env)
     return with_scaling_policy(with_policy(config))
 

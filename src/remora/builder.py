@@ -6,6 +6,7 @@ Rules: knows one control method, `build`. Whatever the user's code does, the ans
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import os
@@ -48,28 +49,33 @@ def main(context: ProcessContext) -> None:
 async def _serve(context: ProcessContext) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    servers = [await serve_control(context.sockets["wire"], {"build": _build})]
+    handlers = {"build": functools.partial(_build, context)}
+    servers = [await serve_control(context.sockets["wire"], handlers)]
     if (for_others := context.sockets.get("wire_tcp")) is not None:
-        servers.append(await serve_control(for_others, {"build": _build}, context.token))
+        servers.append(await serve_control(for_others, handlers, context.token))
     await ended.wait()
     for server in servers:
         server.close()
 
 
-async def _build(body: bytes) -> bytes:
+async def _build(context: ProcessContext, body: bytes) -> bytes:
     # On the loop, on purpose: modules expect to be imported in the main thread.
     declared = unpack(body, BuildRequest).application
     try:
-        OwnProcess().settle(declared.surroundings)
+        OwnProcess(context.sys_path, context.cwd).settle(declared.surroundings)
         return pack(BuildResult(application=describe(declared)))
     except AppLoadError as error:
-        return pack(BuildResult(error="\n".join(filter(None, (str(error), error.user_traceback)))))
+        problem = "\n".join(filter(None, (str(error), error.user_traceback)))
     except RemoraError as error:
-        return pack(BuildResult(error=str(error)))
+        problem = str(error)
     except OSError as error:
-        return pack(BuildResult(error=f"The folder of the application cannot be used: {error}"))
+        problem = f"The folder of the application cannot be used: {error}"
     except Exception as error:  # noqa: BLE001 - border: bound arguments of the user's are pickled
-        return pack(BuildResult(error=user_traceback(error).rstrip()))
+        problem = user_traceback(error).rstrip()
+    if context.cwd:
+        # A copy of the user's folder, which the user knows nothing of.
+        problem = problem.replace(context.cwd, declared.runtime_env.working_dir)
+    return pack(BuildResult(error=problem))
 
 
 def describe(declared: DeclaredApplication) -> ApplicationSpec:
@@ -93,6 +99,7 @@ def describe(declared: DeclaredApplication) -> ApplicationSpec:
         surroundings=Surroundings(sys_path=place.sys_path, cwd=place.cwd, preload=preloadable()),
         external_scaler=config.external_scaler,
         autoscaling_policy=config.autoscaling_policy,
+        environment=declared.runtime_env,
         change=overrides.change,
     )
     overrides.require_all_used([each.name for each in made.deployments])
@@ -105,8 +112,7 @@ class _Overrides:
     def __init__(self, config: ApplicationConfig) -> None:
         self._config = config
         self._by_name = {one["name"]: one for one in config.deployments}
-        env = {key: value for key, value in config.runtime_env.items() if key != "working_dir"}
-        self._runtime_env: Mapping[str, Any] = env
+        self._env_vars: Mapping[str, str] = config.runtime_env.get("env_vars") or {}
 
     def change(self, name: str, deployment: Deployment[Any]) -> Deployment[Any]:
         """The deployment with the options of the config.
@@ -116,14 +122,11 @@ class _Overrides:
         """
         given = self._by_name.get(name, {})
         options = {key: value for key, value in given.items() if key != "name"}
-        if self._runtime_env:
+        if self._env_vars:
             actor = options.get("ray_actor_options") or deployment.ray_actor_options
             own = actor.get("runtime_env") or {}
-            env_vars = {**self._runtime_env.get("env_vars", {}), **own.get("env_vars", {})}
-            merged = {**self._runtime_env, **own}
-            if env_vars:
-                merged["env_vars"] = env_vars
-            options["ray_actor_options"] = {**actor, "runtime_env": merged}
+            env_vars = {**self._env_vars, **(own.get("env_vars") or {})}
+            options["ray_actor_options"] = {**actor, "runtime_env": {**own, "env_vars": env_vars}}
         if not options:
             return deployment
         try:

@@ -31,6 +31,7 @@ from remora.config import (
 )
 from remora.errors import ConfigError, ConfigFileError, NotSupportedYetError
 from remora.options import KEYWORDS, check_deployment_name, deployment_config
+from remora.runtime_env import read_runtime_env
 from remora.types import DEFAULT_APP_NAME
 
 #: Keys and indexes that lead to a value.
@@ -215,17 +216,13 @@ def _check_runtime_env(value: Any, path: Path) -> Iterable[Problem]:
     if not isinstance(value, dict):
         yield Problem(path, f"must be a mapping, not {_kind(value)}")
         return
-    folder = value.get("working_dir")
-    if folder is not None and not (isinstance(folder, str) and folder):
-        yield Problem((*path, "working_dir"), f"must be a folder, not {_kind(folder)}")
-    rest = {key: item for key, item in value.items() if key != "working_dir"}
-    if isinstance(rest.get("env_vars"), dict):
-        found = list(_mapping_of_text(rest["env_vars"], (*path, "env_vars")))
+    if isinstance(value.get("env_vars"), dict):
+        found = list(_mapping_of_text(value["env_vars"], (*path, "env_vars")))
         if found:
             yield from found
             return
     try:
-        deployment_config({"ray_actor_options": {"runtime_env": rest}})
+        read_runtime_env("runtime_env", value)
     except (TypeError, ValueError) as error:
         yield _below(error, "runtime_env", path)
 

@@ -169,6 +169,31 @@ def pinned(env: RuntimeEnv, field: str = "runtime_env") -> RuntimeEnv:
     )
 
 
+def beside(own: RuntimeEnv, others: RuntimeEnv) -> RuntimeEnv:
+    """Fill in what a pinned environment leaves open from another pinned one. Pure.
+
+    Working directory, modules and packages are filled in each as a whole.
+    """
+    if not others or not own:
+        return own or others
+
+    def parts(env: RuntimeEnv) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        count = 1 if env.working_dir else 0
+        return env.digests[:count], env.digests[count:]
+
+    (own_dir, own_modules), (their_dir, their_modules) = parts(own), parts(others)
+    packages = own if own.packages else others
+    return RuntimeEnv(
+        working_dir=own.working_dir or others.working_dir,
+        py_modules=own.py_modules or others.py_modules,
+        packages=packages.packages,
+        installer=packages.installer,
+        install_options=packages.install_options,
+        excludes=own.excludes or others.excludes,
+        digests=((own_dir or their_dir) + (own_modules or their_modules)),
+    )
+
+
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 

@@ -1,6 +1,9 @@
 """From a checked config to what the controller takes: says where each application is imported from.
 
-Rules: looks at folders and imports nothing of the user's.
+What a `runtime_env` names is pinned here: what folders hold now is what is imported and served,
+also after an edit, and again after a rollback.
+
+Rules: reads folders and imports nothing of the user's.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from typing import Any
 import msgspec
 
 from remora.declaration import ApplicationConfig, DeployConfig
-from remora.errors import ConfigFileError
+from remora.errors import ConfigError, ConfigFileError
+from remora.resource_config import RuntimeEnv
+from remora.runtime_env import pinned, read_runtime_env
 from remora.wire.control import ConfigRequest, DeclaredApplication, Surroundings
 
 
@@ -24,47 +29,68 @@ def config_request(
         config: checked.
         source: who or what it comes from, for people.
         place: where applications without a `working_dir` are imported from.
-        base: what a relative `working_dir` is relative to; None: there is no such folder.
+        base: what relative paths are relative to; None: there is no such folder.
 
     Raises:
-        ConfigFileError: a `working_dir` is no folder of this machine.
+        ConfigFileError: a folder or file that a `runtime_env` names cannot be used.
     """
     problems: list[str] = []
-    made = tuple(
-        DeclaredApplication(
-            name=app.name,
-            route_prefix=app.route_prefix,
-            given=msgspec.json.encode(app.given),
-            surroundings=_surroundings(app, f"applications[{index}]", place, base, problems),
-            env=dict(app.runtime_env.get("env_vars") or {}),
-        )
+    made = [
+        _declared(app, f"applications[{index}].runtime_env", place, base, problems)
         for index, app in enumerate(config.applications)
-    )
+    ]
     if problems:
         raise ConfigFileError(problems)
     return ConfigRequest(
-        applications=made,
-        source=source,
-        target_capacity=config.target_capacity,
+        applications=tuple(made), source=source, target_capacity=config.target_capacity
     )
 
 
-def _surroundings(
+def _declared(
     app: ApplicationConfig, where: str, place: Surroundings, base: Path | None, problems: list[str]
-) -> Surroundings:
-    given = app.runtime_env.get("working_dir")
-    if given is None:
-        return place
-    folder = Path(given).expanduser()
-    if base is not None:
-        folder = base / folder
-    where = f"{where}.runtime_env.working_dir"
-    if not folder.is_absolute():
-        problems.append(f"{where}: {given!r} must be an absolute path: there is no file beside it")
-    elif not folder.is_dir():
-        problems.append(f"{where}: {folder} is no folder of this machine")
-    path = str(folder.absolute())
-    return Surroundings(sys_path=(path,), cwd=path)
+) -> DeclaredApplication:
+    env = RuntimeEnv()
+    try:
+        wanted = _with_base(app.runtime_env, base)
+        env = pinned(read_runtime_env(where, wanted).get("runtime_env", env), where)
+    except ConfigError as error:
+        problems.append(str(error))
+    return DeclaredApplication(
+        name=app.name,
+        route_prefix=app.route_prefix,
+        given=msgspec.json.encode(app.given),
+        # What an application has of its own stands for itself: nothing else may differ.
+        surroundings=Surroundings() if env.working_dir else place,
+        env=dict(app.runtime_env.get("env_vars") or {}),
+        runtime_env=env,
+    )
+
+
+def _with_base(given: dict[str, Any], base: Path | None) -> dict[str, Any]:
+    """Let paths be relative to the folder of the file that they stand in.
+
+    Raises:
+        ConfigError: there is no such file, so they must be absolute.
+    """
+
+    def absolute(key: str, path: Any) -> Any:
+        if not isinstance(path, str):
+            return path
+        found = Path(path).expanduser()
+        if base is None and not found.is_absolute():
+            raise ConfigError(
+                f"runtime_env.{key}", path, "must be an absolute path: there is no file beside it"
+            )
+        return str(found if base is None else base / found)
+
+    made = dict(given)
+    for key in ("working_dir", "pip", "uv"):
+        # Of the installers text names a file; packages are a list.
+        if isinstance(given.get(key), str):
+            made[key] = absolute(key, given[key])
+    if isinstance(given.get("py_modules"), list):
+        made["py_modules"] = [absolute("py_modules", each) for each in given["py_modules"]]
+    return made
 
 
 def one_application(

@@ -210,6 +210,29 @@ def test_releases_are_listed_compared_and_gone_back_to(operator: Operator) -> No
     operator.deploy()
 
 
+def test_a_folder_of_its_own_is_served_as_it_was_and_comes_back(
+    operator: Operator, server: Path
+) -> None:
+    code = server.parent / "code"
+    code.mkdir()
+    module = code / "own_server.py"
+    module.write_text(SERVER.replace('"hello"', '"first"'))
+    own = {**ONE, "import_path": "own_server:app", "runtime_env": {"working_dir": "code"}}
+    operator.deploy(own)
+    module.write_text(SERVER.replace('"hello"', '"second"'))
+    # Another replica is made of what was deployed.
+    operator.deploy({**own, "import_path": "nowhere:app"}, status=1)
+    assert get(f"{operator.url}/one") == "first"
+    operator.deploy(own)
+    assert get(f"{operator.url}/one") == "second"
+    first = operator("history").splitlines()[2].split()[0]
+    operator("rollback", first)
+    assert get(f"{operator.url}/one") == "first"
+    output = operator.deploy({**own, "import_path": "own_server:fail"}, status=1)
+    assert str(module) in output
+    operator.deploy()
+
+
 def test_run_serves_a_config_until_interrupted(remora: Remora, tmp_path: Path) -> None:
     config = {"http_options": {"port": 0}, "applications": [ONE, TWO]}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))

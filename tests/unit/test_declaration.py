@@ -99,7 +99,10 @@ def test_share_of_capacity() -> None:
         ),
         (app(deployments=[{"name": "X"}, {"name": "X"}]), "is the name of"),
         (app(runtime_env={"env_vars": {"A": 1}}), "runtime_env.env_vars.A: must be text, not 1"),
-        (app(runtime_env={"working_dir": 7}), "runtime_env.working_dir: must be a folder"),
+        (
+            app(runtime_env={"working_dir": 7}),
+            "applications[0].runtime_env.working_dir: 7 is not allowed",
+        ),
         (app(runtime_env=[]), "must be a mapping"),
         ("server:app", "applications[0]: it must be a mapping with keys"),
         (app(logging_config={"encoding": "JSON"}), "does not support it yet"),

@@ -146,6 +146,7 @@ class Builders:
                         entrypoint=BUILDER_ENTRYPOINT,
                         title=f"remora: builder {application.name}",
                         env=application.env,
+                        runtime_env=application.runtime_env,
                     )
                 )
                 return await self._ask(await up, application)

@@ -45,6 +45,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
+from remora.resource_config import RuntimeEnv
 from remora.types import DeploymentID, NodeID
 
 
@@ -96,6 +97,8 @@ class DeclaredApplication(msgspec.Struct, frozen=True, kw_only=True):
     surroundings: Surroundings = Surroundings()
     #: Environment variables of the process that imports it, and of its replicas.
     env: dict[str, str] = {}
+    #: Packages and folders of these processes, as they were when the config was handed in.
+    runtime_env: RuntimeEnv = RuntimeEnv()
 
 
 class ConfigRequest(msgspec.Struct, frozen=True, kw_only=True):
