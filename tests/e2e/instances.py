@@ -100,9 +100,12 @@ class Instance:
         *,
         route: str | None = "/",
         code_version: str | None = None,
+        external_scaler: bool = False,
     ) -> ApplicationStatus:
         """Deploy and wait until it is settled, well or not."""
-        spec = build(target, name, route, code_version=code_version)
+        spec = build(
+            target, name, route, code_version=code_version, external_scaler=external_scaler
+        )
         async with ControlClient(self.home) as client:
             before = (await client.status()).applications.get(name)
             await client.deploy([spec])

@@ -32,6 +32,13 @@ from remora.wire.control import (
 )
 from remora.wire.plan import Plan
 from remora.wire.releases import Release, Releases, RollbackRequest
+from remora.wire.scaling import (
+    CapacityRequest,
+    ScaleRequest,
+    ScalingDetail,
+    ScalingDetails,
+    ScalingRequest,
+)
 
 T = TypeVar("T")
 
@@ -185,6 +192,43 @@ class ControlClient:
             lambda channel: call_control(channel, "story", request, Story, unpickle=True)
         )
         return found.text
+
+    async def scale(self, app_name: str, deployment: str, num_replicas: int) -> None:
+        """Set a number of replicas from outside; returns when it is accepted and saved.
+
+        Raises:
+            UnknownTargetError: no such application or deployment.
+            ExternalScalerDisabledError: it is not scaled from outside, or is being deleted.
+            ConfigError: the number is negative.
+            InstanceError: no instance, or it does not come back.
+        """
+        request = ScaleRequest(app_name, deployment, num_replicas)
+        await self._again(lambda channel: call_control(channel, "scale", request, unpickle=True))
+
+    async def set_capacity(self, percent: float | None) -> None:
+        """Switch on a share of every deployment, 0..100 per cent; None: all of it.
+
+        Raises:
+            ConfigError: it is no such share.
+            InstanceError: no instance, or it does not come back.
+        """
+        request = CapacityRequest(percent)
+        await self._again(lambda channel: call_control(channel, "capacity", request, unpickle=True))
+
+    async def scaling(
+        self, app_name: str | None = None, deployment: str | None = None
+    ) -> tuple[ScalingDetail, ...]:
+        """Ask how deployments are scaled, and why: of all, of an application, or one.
+
+        Raises:
+            UnknownTargetError: no such application or deployment.
+            InstanceError: no instance, or it does not come back.
+        """
+        request = ScalingRequest(app_name, deployment)
+        found = await self._again(
+            lambda channel: call_control(channel, "scaling", request, ScalingDetails, unpickle=True)
+        )
+        return found.deployments
 
     async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
         """Yield the status now and after every change; goes on after a controller restart.

@@ -105,17 +105,19 @@ def details(controller: Controller, request: ScalingRequest) -> list[ScalingDeta
 
 
 def _plain(app: Application, deployment: Deployment) -> ScalingDetail:
-    """Describe a deployment that demand does not scale."""
+    """Describe a deployment that demand does not scale, or not yet after a restart."""
     target = count_of(deployment)
     running = len(deployment.in_state(ReplicaState.RUNNING))
-    is_outside = app.external_scaler and deployment.scale is not None
+    by = "outside" if app.external_scaler and deployment.scale is not None else "options"
+    if deployment.target.config.autoscaling_config is not None:
+        by = "demand"
     status = "STABLE"
     if running != target:
         status = "UPSCALING" if running < target else "DOWNSCALING"
     return ScalingDetail(
         app_name=app.name,
         deployment=deployment.name,
-        by="outside" if is_outside else "options",
+        by=by,
         status=status,
         target_num_replicas=target,
         running=running,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from remora.config import DeploymentConfig
 from remora.control.admin import Admin
 from remora.control.controller import Controller
+from remora.control.replica_control import Connect
 from remora.core.snapshot import Snapshot, patch
 from remora.core.state import validate
 from remora.testing import FakeEngine, FakeReplicas
@@ -56,6 +57,7 @@ class Rig:
         self.engine = engine or FakeEngine()
         self.bound = bound
         self.replicas = FakeReplicas(self.engine)
+        self.connect: Connect = self.replicas.connect
         self.controller: Controller
         self.admin: Admin
         self.snapshot = Snapshot()
@@ -69,7 +71,7 @@ class Rig:
         loop = asyncio.get_running_loop()
         self.controller = Controller(
             self.engine,
-            connect=self.replicas.connect,
+            connect=self.connect,
             unix=lambda: 1_700_000_000.0 + loop.time(),
             salt="s",
             bound=self.bound,

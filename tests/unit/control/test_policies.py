@@ -1,0 +1,404 @@
+"""Policies of users: what they are asked, what comes of their answers, and what they cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from tests.unit.control.rig import Rig, deployment
+from tests.unit.control.test_autoscaler import Load, detail_of, now, target_of, until_target
+
+from remora.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from remora.control.policies import ANSWER_LIMIT_S, ASK_EVERY_S
+from remora.control.policy_process import PolicyRunner
+from remora.errors import ConnectionLostError
+from remora.scaling_setup import scaling_policy_setup
+from remora.testing import FakeEngine
+from remora.testing.virtual_time import run
+from remora.types import DeploymentID
+from remora.wire.codec import pack, unpack
+from remora.wire.control import ApplicationSpec, DeploymentSpec
+
+T = TypeVar("T")
+
+
+class PolicyLink:
+    """A connection to the process of a policy."""
+
+    def __init__(self, rig: PolicyRig, process_id: str) -> None:
+        self._rig = rig
+        self._process_id = process_id
+        self._runner = rig.runners.setdefault(process_id, PolicyRunner())
+
+    @property
+    def is_open(self) -> bool:
+        return self._process_id in self._rig.engine.processes
+
+    async def call(
+        self,
+        method: str,
+        body: msgspec.Struct | None = None,
+        reply: type[T] | None = None,
+        timeout_s: float | None = None,
+    ) -> T | None:
+        if not self.is_open:
+            raise ConnectionLostError("the process is gone")
+        made = self._runner.handlers[method](pack(body))
+        assert not hasattr(made, "__aiter__")
+        async with asyncio.timeout(timeout_s):
+            answer = await made
+        return unpack(answer, reply) if reply is not None else None
+
+    def stream(self, method: str, body: msgspec.Struct | None, item: type[T]) -> Any:
+        raise AssertionError(method)
+
+    def close(self) -> None: ...
+
+
+class PolicyRig(Rig):
+    """A rig whose processes of policies are there, on its loop."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeEngine())
+        self.runners: dict[str, PolicyRunner] = {}
+        found = self.replicas.connect
+
+        async def connect(address: str) -> Any:
+            for process_id, process in self.engine.processes.items():
+                if process.address == address and process_id.startswith("policy:"):
+                    return PolicyLink(self, process_id)
+            return await found(address)
+
+        self.connect = connect
+
+    @property
+    def policies(self) -> list[str]:
+        """Ids of the processes of policies that live."""
+        return [each for each in self.engine.processes if each.startswith("policy:")]
+
+
+@asynccontextmanager
+async def rig() -> AsyncIterator[PolicyRig]:
+    made = PolicyRig()
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+def model(policy: Any, name: str = "Model", **options: Any) -> DeploymentSpec:
+    """A deployment with a policy."""
+    given = (
+        policy
+        if isinstance(policy, AutoscalingPolicy)
+        else AutoscalingPolicy(policy_function=policy)
+    )
+    config = AutoscalingConfig(
+        **{"max_replicas": 10, "upscale_delay_s": 0, "downscale_delay_s": 0, **options}
+    )
+    return deployment(
+        name, autoscaling_config=config, scaling_policy=scaling_policy_setup(given, "policy")
+    )
+
+
+def with_policy(policy: Any, **options: Any) -> ApplicationSpec:
+    return ApplicationSpec(
+        name="default",
+        route_prefix="/",
+        ingress="Model",
+        deployments=(model(policy, **options),),
+    )
+
+
+def three(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    return 2.2, {}
+
+
+def counts_calls(ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    calls = ctx.policy_state.get("calls", 0) + 1
+    return min(1 + calls // 3, 4), {"calls": calls}
+
+
+class Averages:
+    """A class with arguments, and a state of its own."""
+
+    def __init__(self, per_replica: float) -> None:
+        self.per_replica = per_replica
+
+    async def __call__(self, ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+        await asyncio.sleep(0.01)
+        waiting = ctx.aggregated_metrics.get("waiting", {})
+        assert set(waiting) == {r for r in ctx.running_replicas if r in waiting}
+        return sum(waiting.values()) / self.per_replica, {}
+
+
+def test_what_a_policy_asks_for_is_rounded_up() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(three))
+            await until_target(r, 3)
+            await r.until_settled()
+            detail = await detail_of(r)
+            assert detail.decisions[0].formula.endswith("three asked for 2.2")
+
+    run(main())
+
+
+def test_delays_and_bounds_hold_for_every_policy() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(three, upscale_delay_s=20, max_replicas=2))
+            await r.until_settled()
+            took = await until_target(r, 2)
+            assert 20.0 <= took <= 20.0 + 2 * ASK_EVERY_S
+
+    run(main())
+
+
+def test_a_policy_gets_back_what_it_returned() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(counts_calls))
+            took = await until_target(r, 4)
+            assert 8 * ASK_EVERY_S <= took <= 11 * ASK_EVERY_S
+
+    run(main())
+
+
+def test_a_class_decides_by_what_replicas_record() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            policy = AutoscalingPolicy(policy_function=Averages, policy_kwargs={"per_replica": 5})
+            await r.deploy(with_policy(policy, look_back_period_s=1, metrics_interval_s=1))
+            await r.until_settled()
+            (only,) = r.replicas.serving
+            only.metrics = {"waiting": 20.0}
+            only.work_on(0.0)
+            await until_target(r, 4)
+            detail = await detail_of(r)
+            assert detail.metrics[f"waiting[{only.process_id}]"] == 20.0
+
+    run(main())
+
+
+def raises(ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    raise KeyError("no such metric")
+
+
+def is_nonsense(ctx: AutoscalingContext) -> Any:
+    return "many"
+
+
+def is_negative(ctx: AutoscalingContext) -> Any:
+    return -3, {}
+
+
+def returns_no_dict(ctx: AutoscalingContext) -> Any:
+    return 3, ["a", "list"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (raises, "KeyError: 'no such metric'"),
+        (is_nonsense, "returned 'many': a policy returns a number of replicas"),
+        (is_negative, "returned -3: a policy returns a number of replicas, >= 0"),
+        (returns_no_dict, "and a dict"),
+    ],
+)
+def test_a_policy_that_fails_keeps_the_number_and_status_says_why(
+    policy: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            await r.deploy(with_policy(policy, initial_replicas=3))
+            # It runs from the start, whatever the policy does.
+            await r.until_running()
+            load.set(100.0)
+            await asyncio.sleep(60.0)
+            assert await target_of(r) == 3
+            status = await r.status()
+            assert status is not None
+            assert message in status.deployments["Model"].message
+            assert status.status == "RUNNING"
+            (error,) = (await detail_of(r)).errors
+            assert message in error
+            # The process of a policy that raises lives on: it may do better next time.
+            assert len(r.policies) == 1
+
+    with caplog.at_level(logging.WARNING, "remora.controller"):
+        run(main())
+    assert len([each for each in caplog.records if message in each.getMessage()]) == 1
+
+
+class Recovers:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        self.calls += 1
+        if self.calls < 5:
+            raise ValueError("not yet")
+        return 4, {}
+
+
+def test_a_policy_that_recovers_is_followed_again() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(Recovers))
+            await until_target(r, 4)
+            await r.until_settled()
+            assert (await detail_of(r)).errors == ()
+            status = await r.status()
+            assert status is not None
+            assert status.deployments["Model"].message == ""
+
+    run(main())
+
+
+async def hangs(ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+def test_a_policy_without_an_answer_loses_its_process_and_nothing_else_waits() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(hangs))
+            await r.until_running()
+            (first,) = r.policies
+            worst = 0.0
+            began = now()
+            while now() - began < 2 * ANSWER_LIMIT_S + 4.0:
+                before = now()
+                await r.deploy(with_policy(hangs))
+                worst = max(worst, now() - before)
+                await asyncio.sleep(0.5)
+            assert worst < 0.1
+            assert first not in r.policies
+            status = await r.status()
+            assert status is not None
+            assert (
+                f"did not answer within {ANSWER_LIMIT_S:g} s" in status.deployments["Model"].message
+            )
+            assert await target_of(r) == 1
+
+    run(main())
+
+
+def test_a_policy_whose_process_dies_gets_another_one() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(three, upscale_delay_s=60))
+            await r.until_running()
+            await asyncio.sleep(5.0)
+            (first,) = r.policies
+            r.engine.crash(first)
+            await asyncio.sleep(5.0)
+            (second,) = r.policies
+            assert second != first
+            await until_target(r, 3)
+
+    run(main())
+
+
+def test_processes_of_policies_end_with_their_deployment_and_their_controller() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(three))
+            await until_target(r, 3)
+            await r.until_settled()
+            (first,) = r.policies
+            await r.stop()
+            await r.start()
+            await r.until_settled()
+            await asyncio.sleep(5.0)
+            assert await target_of(r) == 3
+            assert len(r.policies) == 1
+            assert r.policies != [first]
+            plain = AutoscalingConfig(max_replicas=3)
+            spec = ApplicationSpec(
+                name="default",
+                route_prefix="/",
+                ingress="Model",
+                deployments=(deployment(autoscaling_config=plain),),
+            )
+            await r.deploy(spec)
+            await asyncio.sleep(1.0)
+            assert r.policies == []
+            assert (await detail_of(r)).latest is not None
+
+    run(main())
+
+
+# ------------------------------------------------------------------- the policy of an application
+
+
+def by_names(contexts: dict[DeploymentID, AutoscalingContext]) -> Any:
+    found = {where: len(where.name) for where in contexts if where.name != "Kept"}
+    return found, {where: {"seen": ctx.app_name} for where, ctx in contexts.items()}
+
+
+def names_a_stranger(contexts: dict[DeploymentID, AutoscalingContext]) -> Any:
+    return {DeploymentID("Stranger"): 3}, None
+
+
+def an_application(policy: Any, *names: str) -> ApplicationSpec:
+    setup = scaling_policy_setup(AutoscalingPolicy(policy_function=policy), "policy")
+    return ApplicationSpec(
+        name="default",
+        route_prefix="/",
+        ingress=names[0],
+        # Their own policies have nothing to say any more.
+        deployments=tuple(model(raises, name, initial_replicas=2) for name in names),
+        scaling_policy=setup,
+    )
+
+
+def test_a_policy_of_an_application_decides_for_all_and_may_leave_some_out() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(an_application(by_names, "A", "Four", "Kept"))
+            await r.until_running()
+            await asyncio.sleep(10.0)
+            status = await r.status()
+            assert status is not None
+            found = {n: d.target_num_replicas for n, d in status.deployments.items()}
+            assert found == {"A": 1, "Four": 4, "Kept": 2}
+            assert len(r.policies) == 1
+
+    run(main())
+
+
+def test_a_policy_that_names_a_stranger_is_told_whom_it_may_name() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(an_application(names_a_stranger, "Model"))
+            await r.until_running()
+            await asyncio.sleep(10.0)
+            (error,) = (await detail_of(r)).errors
+            assert "decided about" in error
+            assert "there are: default/Model" in error
+
+    run(main())
+
+
+def test_from_zero_a_request_needs_no_policy() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            await r.deploy(with_policy(raises, min_replicas=0))
+            await r.until_running()
+            before = now()
+            load.set(1.0)
+            await until_target(r, 1)
+            assert now() - before < 0.1
+
+    run(main())
