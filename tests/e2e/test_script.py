@@ -38,7 +38,7 @@ class Front:
 class Broken:
     def __init__(self): raise ValueError("no model in here")
 
-serve.start(http_options={"port": 0})
+serve.start(http_options={"port": 0}, resources={"seat": 1})
 """
 
 
@@ -162,20 +162,31 @@ def test_a_slow_deploy_says_why_it_waits_and_a_blocking_one_where_it_is(remora_h
 import remora.api, signal
 remora.api.SLOW_AFTER_S = 1.0
 signal.signal(signal.SIGALRM, signal.default_int_handler)
-signal.alarm(3)
+
+class Watched:
+    "Interrupts this program a moment after it has said what the test waits for."
+    def __init__(self, file): self.file = file
+    def flush(self): self.file.flush()
+    def write(self, text):
+        self.file.write(text)
+        if "not ready after" in text or "is ready at" in text:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+
+sys.stdout, sys.stderr = Watched(sys.stdout), Watched(sys.stderr)
+seated = Doubler.options(ray_actor_options={"resources": {"seat": 1}}).bind()
+serve.run(seated, name="first", route_prefix=None)
 try:
-    serve.run(Doubler.options(ray_actor_options={"num_gpus": 99}).bind())
+    serve.run(seated, name="second", route_prefix=None)
 except KeyboardInterrupt:
-    serve.delete("default")
+    serve.delete("second")
 print("blocking", flush=True)
-signal.setitimer(signal.ITIMER_REAL, 3)
 serve.run(Doubler.bind(), blocking=True)
 """,
         remora_home,
     )
     assert "ready at http://127.0.0.1:" in lines_of(done)[1]
     (line,) = [each for each in done.stderr.splitlines() if "not ready after 1 s" in each]
-    assert "99 needed" in line
+    assert "seat: 1 needed, 0 free of 1" in line
 
 
 def test_options_that_need_no_new_process_change_in_place(remora_home: Path) -> None:
