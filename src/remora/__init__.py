@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from remora.lookup import get_app_handle, get_deployment_handle
     from remora.method import method
     from remora.multiplex import get_multiplexed_model_id, multiplexed
+    from remora.preloading import preloaded
     from remora.response import DeploymentResponse, DeploymentResponseGenerator
     from remora.selection import ReplicaSelection
 
@@ -54,6 +55,7 @@ _HOMES = {
     "ingress": "ingress",
     "method": "method",
     "multiplexed": "multiplex",
+    "preloaded": "preloading",
     "run": "api",
     "run_many": "api",
     "shutdown": "api",
@@ -91,6 +93,7 @@ __all__ = [
     "ingress",
     "method",
     "multiplexed",
+    "preloaded",
     "run",
     "run_many",
     "shutdown",

@@ -6,6 +6,7 @@ Rules: pure functions; every value is taken over or refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from remora.checks import check_keys, require_number
@@ -198,3 +199,33 @@ def _check_first_bundle(bundle: Mapping[str, float], resources: Mapping[str, flo
                 dict(bundle),
                 f"the replica runs in the first bundle, which must hold its {name}={amount:g}",
             )
+
+
+def preload_names(given: Any) -> tuple[str, ...]:
+    """Turn what is to be loaded once for all replicas into `module` and `module:function`.
+
+    Raises:
+        ConfigError: another process could not find it under such a name.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError("preload", given, "must be a list of modules, functions, or their names")
+    return tuple(_preload_name(each) for each in given)
+
+
+def _preload_name(given: Any) -> str:
+    name = given
+    if isinstance(given, ModuleType):
+        name = given.__name__
+    elif callable(given):
+        name = f"{given.__module__}:{given.__qualname__}"
+    if not isinstance(name, str) or not all(
+        word.isidentifier() for word in name.replace(":", ".", 1).split(".")
+    ):
+        raise ConfigError(
+            "preload", given, "must be a module, a function of a module, or the name of one of them"
+        )
+    if name.partition(":")[0] == "__main__":
+        raise ConfigError(
+            "preload", name, "no other process can import it from a script: put it into a module"
+        )
+    return name

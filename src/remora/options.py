@@ -17,7 +17,13 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from remora.actor_options import PLACEMENT, actor_fields, check_placement, placement_fields
+from remora.actor_options import (
+    PLACEMENT,
+    actor_fields,
+    check_placement,
+    placement_fields,
+    preload_names,
+)
 from remora.autoscaling_config import DEPRECATED, AutoscalingConfig, autoscaling_config
 from remora.config import (
     BackpressureConfig,
@@ -58,6 +64,7 @@ class DeploymentOptions(TypedDict, total=False):
     rolling_update_percentage: float
     max_surge_percent: int
     idempotent: bool
+    preload: list[Any]
 
 
 KEYWORDS = tuple(DeploymentOptions.__annotations__)
@@ -65,7 +72,13 @@ KEYWORDS = tuple(DeploymentOptions.__annotations__)
 #: Options of `DeploymentConfig` that are taken over as they are.
 _PLAIN = frozenset(KEYWORDS) & frozenset(DeploymentConfig.__struct_fields__)
 #: None stands for their default.
-_MAY_BE_NONE = ("num_replicas", "user_config", "backpressure_config", "request_router_config")
+_MAY_BE_NONE = (
+    "num_replicas",
+    "user_config",
+    "backpressure_config",
+    "request_router_config",
+    "preload",
+)
 _WHOLE = (
     "num_replicas",
     "max_ongoing_requests",
@@ -156,6 +169,8 @@ def _converted(keyword: str, value: Any) -> Any:
         raise ConfigError(keyword, value, "must be a whole number >= 1 or 'auto'")
     if keyword == "user_config":
         require_json(keyword, value)
+    if keyword == "preload":
+        return preload_names(value)
     if keyword == "idempotent" and not isinstance(value, bool):
         raise ConfigError(keyword, value, "must be True or False")
     if keyword == "backpressure_config":

@@ -78,6 +78,10 @@ def test_takes_over_each_plain_option(option: str, value: object) -> None:
         ("ray_actor_options", {"resources": {"CPU": 1}}),
         ("ray_actor_options", {"resources": {"x": -1}}),
         ("ray_actor_options", {"runtime_env": {"env_vars": {"A": 1}}}),
+        ("preload", "json"),
+        ("preload", [1]),
+        ("preload", ["json:"]),
+        ("preload", ["__main__:load"]),
         ("ray_actor_options", {"num_gpus": 1.5}),
         ("ray_actor_options", {"accelerator_type": 100}),
         ("ray_actor_options", {"label_selector": {"zone": 1}}),
@@ -182,7 +186,8 @@ def test_any_value_is_taken_or_refused_never_ignored(option: str, value: object)
         config = config_of(**{option: value})
     except (ConfigError, TypeError):
         return
-    taken = getattr(config, option, None) == value
+    took = getattr(config, option, None)
+    taken = value in (took, list(took) if isinstance(took, tuple) else took)
     assert taken or value is None or config.resources
 
 
@@ -278,3 +283,11 @@ def test_restarting_one_replica_of_a_gang_is_not_implemented() -> None:
         config_of(
             gang_scheduling_config={"gang_size": 1, "runtime_failure_policy": "RESTART_REPLICA"}
         )
+
+
+def test_what_is_preloaded_goes_by_name() -> None:
+    config = config_of(preload=[pickle, "json", deployment_config, "os.path:join"])
+    names = ("pickle", "json", "remora.options:deployment_config", "os.path:join")
+    assert config.preload == names
+    with pytest.raises(ConfigError, match="a function of a module"):
+        config_of(preload=[lambda: 1])

@@ -304,7 +304,8 @@ def _shared(action: act.StartProcess) -> Shared | None:
     names = action.config.preload
     if not names:
         return None
-    return Shared(names, action.surroundings.sys_path, action.surroundings.cwd)
+    surroundings = action.surroundings
+    return Shared(names, action.code_version, surroundings.sys_path, surroundings.cwd)
 
 
 def told(error: BaseException) -> str:

@@ -24,6 +24,7 @@ class StartProcess:
     replica_id: ReplicaID
     app_name: str
     deployment: str
+    code_version: str
     config: DeploymentConfig
     surroundings: Surroundings
     env: dict[str, str] = field(default_factory=dict)

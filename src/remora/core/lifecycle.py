@@ -67,6 +67,7 @@ def _pending(draft: Draft, app: Application, deployment: Deployment, replica: Re
         replica_id=replica_id,
         app_name=app.name,
         deployment=deployment.name,
+        code_version=target.code_version,
         config=target.config,
         surroundings=target.surroundings,
         env=environment_of(target.config),

@@ -63,11 +63,13 @@ class Shared:
 
     Attributes:
         names: `module`, or `module:function` that is called and whose result is kept.
+        version: of the code that they are part of: with another one they are loaded anew.
         sys_path: put in front of `sys.path` to import them.
         cwd: working directory while they are loaded; empty: the instance's.
     """
 
     names: tuple[str, ...]
+    version: str = ""
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
 

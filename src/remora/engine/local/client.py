@@ -145,6 +145,7 @@ class LocalEngine(Engine):
                 "python": prepared.python,
                 "sys_path": list(prepared.sys_path),
                 "cwd": prepared.cwd,
+                "shared": _shared(spec, prepared),
             }
         )
 
@@ -264,7 +265,21 @@ class LocalEngine(Engine):
                 return ProcessStarted(
                     message["id"], message["address"], int(message["pid"]), LOCAL_NODE
                 )
+            case "preparing":
+                return ProcessPreparing(message["id"], message["what"])
             case "exited":
                 return ProcessExited(message["id"], message["reason"], bool(message["expected"]))
             case unknown:
                 raise ValueError(f"unknown event {unknown!r}")
+
+
+def _shared(spec: ProcessSpec, prepared: Prepared) -> Message | None:
+    """Say what a process has in common with others; one with its own interpreter has nothing."""
+    if spec.shared is None or prepared.python:
+        return None
+    return {
+        "names": list(spec.shared.names),
+        "sys_path": [*prepared.sys_path, *spec.shared.sys_path],
+        "cwd": prepared.cwd or spec.shared.cwd,
+        "version": spec.shared.version,
+    }

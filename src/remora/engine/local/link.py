@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from remora.engine.local.protocol import LineBuffer, LineError, Message, Peer
 from remora.engine.local.template import Template
@@ -38,16 +39,18 @@ class TemplateLink:
         sockets: Mapping[str, socket.socket],
         sessions: set[int],
         close_in_child: Callable[[], None],
+        shared: Mapping[str, Any] | None = None,
     ) -> TemplateLink:
         """Fork a template from this process.
 
         Args:
-            generation: 1 for the first, then counting.
+            generation: tells templates from each other.
             home: of the instance.
             token: marks the instance's processes.
             sockets: listening sockets that processes can ask for.
             sessions: processes that live already.
             close_in_child: closes what is the supervisor's alone.
+            shared: what the template loads for its children, see `Template`.
 
         Raises:
             OSError: there are too many processes, or no memory.
@@ -67,7 +70,9 @@ class TemplateLink:
             ours.close()
             os.close(report_read)
             close_in_child()
-            Template(home, token, supervisor_pid, theirs, report_write, sockets, sessions).run()
+            Template(
+                home, token, supervisor_pid, theirs, report_write, sockets, sessions, shared
+            ).run()
         theirs.close()
         os.close(report_write)
         os.set_blocking(report_read, False)

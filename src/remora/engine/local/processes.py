@@ -239,6 +239,24 @@ class ProcessTable:
                 )
         return orders
 
+    def failed_to_load(self, generation: int, reason: str) -> list[Order]:
+        """A template that loads something is gone: what it was told to fork did not start."""
+        waiting = [
+            process
+            for process in self.all()
+            if process.stage is Stage.ASKED and process.generation == generation
+        ]
+        return [
+            order
+            for process in waiting
+            for order in self._remove(
+                process,
+                "stopped before it was started"
+                if process.ending
+                else f"could not start: {process.failure or reason}",
+            )
+        ]
+
     def give_up_unforked(self, reason: str) -> list[Order]:
         """Take out every process that has no pid."""
         unforked = [p for p in self._by_id.values() if not p.pid]

@@ -3,10 +3,12 @@
     controller → supervisor   {"op": "connect"}                       events follow, now and live
                               {"op": "start", "id", "entrypoint", "title", "args", "env", "preload",
                                "python", "sys_path", "cwd"}     interpreter and folders of its own
+                               and "shared": {"names", "sys_path", "cwd", "version"} or null
                               {"op": "stop", "id", "timeout_s"}  {"op": "kill", "id"}
                               {"op": "processes", "seq"}  {"op": "shutdown"}
     supervisor → controller   {"event": "joined"}  {"event": "started", "id", "address", "pid"}
                               {"event": "exited", "id", "reason", "expected"}
+                              {"event": "preparing", "id", "what"}
                               {"reply": seq, "processes": [{"name", "pid", "restarts"}]}
     supervisor → template     {"op": "fork", …} as in "start", and where it listens
     children → supervisor     {"state": "forked" | "up" | "failed", "id", "pid", …} on one pipe

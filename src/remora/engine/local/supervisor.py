@@ -41,12 +41,14 @@ from remora.engine.local.processes import (
     Gone,
     Kill,
     Order,
+    Process,
     ProcessTable,
     Stage,
     Terminate,
     Up,
 )
 from remora.engine.local.protocol import Message
+from remora.engine.local.shared_template import SharedCalls, SharedTemplates
 from remora.engine.local.shutdown_order import ShutdownOrder
 from remora.engine.local.system_processes import PermanentProcess, system_requests
 from remora.engine.local.template_keeper import Calls, TemplateKeeper
@@ -120,6 +122,15 @@ class Supervisor:
             close_in_child=self._close_in_template,
             log=log,
         )
+        shared_calls = SharedCalls(
+            sessions=self._table.sessions,
+            report=self._on_report,
+            lost=lambda generation, why: self._do(self._table.failed_to_load(generation, why)),
+            close_in_child=self._close_in_shared_template,
+            log=log,
+        )
+        self._shared = SharedTemplates(self._loop, claim.home, token, shared_calls)
+        self._shared_due: float | None = None
         inherited = {name: sock for name, sock in sockets.items() if name not in _OWN}
         self._keeper = TemplateKeeper(self._loop, claim.home, token, inherited, calls)
         self._commands = CommandServer(
@@ -167,12 +178,19 @@ class Supervisor:
         # The template lives on in this very frame: nothing here is ever finalised there, so a
         # descriptor that is closed now is not closed again under its next owner.
         self._loop.close_in_fork()
+        self._shared.close_in_child()
         own = (self._sockets[name] for name in _OWN if name in self._sockets)
         for sock in (*own, self._wake_write, self._wake_read):
             sock.close()
         for fd in (self._claim.fd, self._options.owner_fd):
             if fd is not None:
                 os.close(fd)
+
+    def _close_in_shared_template(self) -> None:
+        self._keeper.close_in_child()
+        for name, sock in self._sockets.items():
+            if name not in _OWN:
+                sock.close()
 
     # ------------------------------------------------------------------------------------- loop
 
@@ -186,6 +204,7 @@ class Supervisor:
         if self._shutdown is None:
             times = [
                 self._keeper.due_at,
+                self._shared_due,
                 *(permanent.restart_at for permanent in self._permanent.values()),
             ]
         else:
@@ -201,6 +220,8 @@ class Supervisor:
         else:
             if self._keeper.due_at is not None and self._keeper.due_at <= now:
                 self._keeper.fork()
+            if self._shared_due is not None and self._shared_due <= now:
+                self._end_unused(now)
             for permanent in self._permanent.values():
                 if permanent.restart_at is not None and permanent.restart_at <= now:
                     permanent.restart_at = None
@@ -234,6 +255,8 @@ class Supervisor:
     def _do(self, orders: list[Order]) -> None:
         for order in orders:
             match order:
+                case Fork(process) if process.request.get("shared"):
+                    self._fork_shared(process)
                 case Fork(process):
                     if generation := self._keeper.tell(process.request):
                         self._table.asked(process, generation)
@@ -248,12 +271,32 @@ class Supervisor:
                 case Gone():
                     self._on_gone(order)
 
+    def _fork_shared(self, process: Process) -> None:
+        try:
+            generation, has_to_load = self._shared.tell(process.request)
+        except OSError as error:
+            reason = f"cannot fork: {error.strerror}"
+            self._do(self._table.failed(process.process_id, 0, reason))
+            return
+        self._table.asked(process, generation)
+        if has_to_load:
+            names = ", ".join(process.request["shared"]["names"])
+            what = f"loads {names} for all replicas"
+            event = {"event": "preparing", "id": process.process_id, "what": what}
+            self._commands.publish(event)
+
+    def _end_unused(self, now: float) -> None:
+        living = [process.request for process in self._table.all()]
+        self._shared_due = self._shared.end_unused(living, now)
+
     def _on_gone(self, gone: Gone) -> None:
         process = gone.process
         if path := process.request.get("listen"):
             Path(path).unlink(missing_ok=True)
         if process.pid:
             self._keeper.tell({"op": "gone", "pid": process.pid})
+        if process.request.get("shared") and self._shutdown is None:
+            self._end_unused(time.monotonic())
         if not process.system:
             self._commands.publish(exited_event(process, gone.reason, gone.expected))
         elif self._shutdown is None:
@@ -280,6 +323,7 @@ class Supervisor:
         while pid := _has_ended(os.P_ALL, 0):
             # Read after its end was seen: all that a process reported was written before it.
             self._keeper.read_reports()
+            self._shared.read_reports()
             ended = {each for each in self._table.sessions() if _has_ended(os.P_PID, each)}
             if ended:
                 # Before they are reaped: a dead leader keeps its number from being given away.
@@ -292,6 +336,7 @@ class Supervisor:
                 # The template, a process between forks, an orphan that was adopted.
                 os.waitpid(pid, 0)
                 self._keeper.reaped(pid)
+                self._shared.reaped(pid)
 
     def _system(self) -> list[Message]:
         found = [
@@ -301,6 +346,7 @@ class Supervisor:
                 "pid": self._keeper.pid,
                 "restarts": self._keeper.generation - 1,
             },
+            *self._shared.processes(),
         ]
         for name, permanent in self._permanent.items():
             process = self._table.get(name)
@@ -313,6 +359,7 @@ class Supervisor:
     def finish(self) -> None:
         """Leave nothing behind: no process, no socket."""
         self._keeper.kill()
+        self._shared.kill()
         if stuck := linux.kill_members(self._token, self._table.sessions(), timeout_s=2.0):
             log(f"processes that cannot be killed: {stuck}")
         while _has_ended(os.P_ALL, 0):

@@ -26,14 +26,16 @@ import socket
 import sys
 import traceback
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from remora.engine import linux
 from remora.engine.local import protocol
 from remora.engine.local.child import Reporter, become, spawn
+from remora.engine.local.threads import hold_threads, release_threads
 from remora.home import Home
+from remora.preloading import load
 
 #: What processes may ask to have imported before they are forked: pure Python or single-threaded.
 #: Not numpy or torch (thread pools), not grpc (threads and descriptors at import).
@@ -67,6 +69,8 @@ class Template:
         report_fd: the pipe on which children report.
         sockets: listening sockets to hand on, by name.
         sessions: living processes of earlier templates and of this one.
+        shared: `{"names", "sys_path", "cwd", "env"}` of what is loaded before the first fork;
+            None: this is the template of everything else.
     """
 
     home: Home
@@ -76,6 +80,9 @@ class Template:
     report_fd: int
     sockets: Mapping[str, socket.socket]
     sessions: set[int]
+    shared: Mapping[str, Any] | None = None
+    #: What libraries are told of threads in children; None: nothing is loaded yet.
+    _threads: Mapping[str, str | None] | None = field(default=None, init=False)
 
     def run(self) -> NoReturn:
         """Fork what is asked for until the supervisor is gone."""
@@ -86,7 +93,8 @@ class Template:
         except BaseException:  # noqa: BLE001
             traceback.print_exc()
             os._exit(1)
-        linux.kill_members(self.token, self.sessions)
+        if self.shared is None:
+            linux.kill_members(self.token, self.sessions)
         os._exit(0)
 
     def _settle(self) -> None:
@@ -94,12 +102,15 @@ class Template:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         linux.set_title("remora: template")
+        if self.shared is not None:
+            # While it loads it hears of nothing.
+            linux.die_with_parent()
         # No collection here or in a child before its own start: it would write to shared pages.
         gc.disable()
 
     def _serve(self) -> None:
         lines = protocol.LineBuffer()
-        warm_up = list(_WARM_UP)
+        warm_up = list(_WARM_UP) if self.shared is None else []
         while True:
             if warm_up and not select.select([self.channel], [], [], 0)[0]:
                 _import(warm_up.pop(0))
@@ -114,11 +125,34 @@ class Template:
         if message["op"] == "fork":
             for name in _modules(message):
                 _import(name)
+            self._load(message)
             self._fork(message)
         elif message["op"] == "born":
             self.sessions.add(message["pid"])
         elif message["op"] == "gone":
             self.sessions.discard(message["pid"])
+
+    def _load(self, request: protocol.Message) -> None:
+        """Load what is to be shared, once; a failure is told, and ends this process."""
+        if self.shared is None or self._threads is not None:
+            return
+        self._threads = hold_threads()
+        os.environ.update(self.shared["env"])
+        os.environ.update(dict.fromkeys(self._threads, "1"))
+        sys.path[:0] = [path for path in self.shared["sys_path"] if path not in sys.path]
+        try:
+            if self.shared["cwd"]:
+                os.chdir(self.shared["cwd"])
+            load(self.shared["names"])
+        # Border: the user's code.
+        except BaseException as error:  # noqa: BLE001
+            traceback.print_exc()
+            text = "".join(traceback.format_exception_only(error)).strip()
+            where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
+            reason = f"preload of {', '.join(self.shared['names'])} failed: {text}\n{where}"
+            Reporter(self.report_fd, str(request["id"])).report("failed", 0, reason=reason[:800])
+            os._exit(1)
+        _warn_of_threads(f"preloading {', '.join(self.shared['names'])}")
 
     def _fork(self, request: protocol.Message) -> None:
         reporter = Reporter(self.report_fd, str(request["id"]))
@@ -146,6 +180,8 @@ class Template:
             reporter.report("forked", pid)
             os._exit(0)
         self.channel.close()
+        if self._threads is not None:
+            release_threads(self._threads, request["env"])
         start = spawn if request.get("python") else become
         start(
             request,
@@ -173,9 +209,13 @@ def _import(name: str) -> None:
     # Border: imports run code that is not ours.
     except Exception:  # noqa: BLE001
         return
+    _warn_of_threads(f"importing {name}")
+
+
+def _warn_of_threads(what: str) -> None:
     if (count := len(list(Path("/proc/self/task").iterdir()))) > 1:
         print(  # noqa: T201  # there is no logging before the entry point sets it up
-            f"remora template: importing {name} left {count} threads; processes forked from here "
-            "can hang. Please report it.",
+            f"remora template: {what} left {count} threads, which forked processes do not have; "
+            "they can hang where they wait for one.",
             file=sys.stderr,
         )

@@ -85,7 +85,7 @@ class TemplateKeeper:
                 token=self._token,
                 sockets=self._sockets,
                 sessions=self._calls.sessions(),
-                close_in_child=self._close_in_child,
+                close_in_child=self.close_in_child,
             )
         except OSError as error:
             self._crashes += 1
@@ -98,7 +98,8 @@ class TemplateKeeper:
         self._loop.watch(link.report_fd, lambda: self._read_reports(link))
         self._calls.renewed()
 
-    def _close_in_child(self) -> None:
+    def close_in_child(self) -> None:
+        """Close our ends, and what is the supervisor's alone, in a fork of it."""
         for link in self._links:
             link.close()
         self._calls.close_in_child()
