@@ -469,6 +469,8 @@ class TestTensors:
         found = await warm(router)
         sent = torch.full((MIB,), 3, dtype=torch.uint8)
         for _ in range(4):
+            gc.collect()
+            await until(lambda: not found._lent)
             pending = call(router, "echo", sent)
             assert len(found._lent) == 1
             got = await pending

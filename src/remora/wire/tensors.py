@@ -56,7 +56,8 @@ def _is_plain(torch: Any, tensor: Any) -> bool:
         and tensor.numel()
         and not tensor.is_conj()
         and not tensor.is_neg()
-        and not tensor.has_names()
+        # Gone since PyTorch 2.13.
+        and not (hasattr(tensor, "has_names") and tensor.has_names())
         and not tensor._backward_hooks
         and not tensor.__dict__
     )
