@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from tests.integration.rig import Rig, call, stream, until
 
+from remora.core.lent import Lent, Place
 from remora.pending_calls import FrameOf
 from remora.router.call import unopened
 from remora.router.router import Router
 from remora.transport import arena as arena_module
-from remora.transport import lending
+from remora.transport import borrowing
 from remora.transport.arena import Arena
 from remora.transport.lending import Lending
 from remora.transport.packing import LEND_BYTES
@@ -92,7 +93,7 @@ async def warm(router: Router) -> Lending:
     await call(router, "echo", array())
     await call(router, "echo", array())
     found = lending_of(router)
-    assert found._offered == {1: True}
+    assert found.books.readable == {1: True}
     return found
 
 
@@ -109,9 +110,9 @@ async def test_the_first_large_value_goes_inline_and_the_next_ones_are_lent(rig:
     _, router = await rig.pair(App)
     assert await call(router, "total", array()) == 7 * MIB
     found = lending_of(router)
-    await until(lambda: found._offered == {1: True})
+    await until(lambda: found.books.readable == {1: True})
     held = call(router, "total", array())
-    assert len(found._lent) == 1
+    assert len(found.books.lent) == 1
     assert await held == 7 * MIB
 
 
@@ -122,14 +123,14 @@ async def test_from_128_kib_on_arguments_answers_and_items_are_lent(
     _, router = await rig.pair(App)
     await warm(router)
     num_lent = 0
-    lend = Lending._lend
+    lend = Lent.lend
 
-    def counted(lending: Lending, block: Any) -> None:
+    def counted(books: Any, place: Place, block: Any) -> None:
         nonlocal num_lent
         num_lent += 1
-        lend(lending, block)
+        lend(books, place, block)
 
-    monkeypatch.setattr(Lending, "_lend", counted)
+    monkeypatch.setattr(Lent, "lend", counted)
     seen = []
     assert await call(router, "total", array(size)) == 7 * size
     seen.append(num_lent)
@@ -194,7 +195,7 @@ async def test_blocks_are_used_again(rig: Rig, own_arena: Arena) -> None:
     found = await warm(router)
     for _ in range(20):
         await call(router, "total", array())
-        await until(lambda: not found._lent)
+        await until(lambda: not found.books.lent)
     segment = own_arena._segment
     assert segment is not None
     assert segment.resident_end < 6 * MIB
@@ -217,7 +218,7 @@ async def test_views_outlive_their_request_while_others_go_through(rig: Rig) -> 
     await call(router, "drop")
     del kept, answer, answers
     gc.collect()
-    await until(lambda: not found._lent)
+    await until(lambda: not found.books.lent)
 
 
 async def test_a_part_of_a_view_keeps_the_whole(rig: Rig) -> None:
@@ -244,10 +245,10 @@ async def test_an_answer_that_nobody_takes_is_released(rig: Rig) -> None:
     await warm(router)
     connection = next(iter(node.replica._connections))
     pending = call(router, "ones", MIB)
-    await until(lambda: connection._lend()._lent)
+    await until(lambda: connection._lend().books.lent)
     pending.cancel()
     del pending
-    await until(lambda: not connection._lend()._lent)
+    await until(lambda: not connection._lend().books.lent)
 
 
 async def test_requests_that_are_turned_away_take_their_values_elsewhere(rig: Rig) -> None:
@@ -256,7 +257,7 @@ async def test_requests_that_are_turned_away_take_their_values_elsewhere(rig: Ri
     calls = [call(router, "total", array(value=n)) for n in range(10)]
     assert [await one for one in calls] == [n * MIB for n in range(10)]
     assert node.replica.ongoing == 0
-    await until(lambda: not found._lent)
+    await until(lambda: not found.books.lent)
 
 
 async def test_a_full_arena_is_no_error(rig: Rig) -> None:
@@ -274,14 +275,14 @@ async def test_a_full_arena_is_no_error(rig: Rig) -> None:
 async def test_who_cannot_read_our_memory_gets_bytes(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lending, "_map", lambda _offer: None)
+    monkeypatch.setattr(borrowing, "map_segment", lambda _offer: None)
     _, router = await rig.pair(App)
     for number in range(5):
         got = await call(router, "echo", array(value=number))
         assert (got == number).all()
     found = lending_of(router)
-    assert found._offered == {1: False}
-    assert found._lent == {}
+    assert found.books.readable == {1: False}
+    assert found.books.lent == {}
 
 
 @pytest.mark.parametrize("method", ("gen", "plain_gen"))
@@ -302,7 +303,7 @@ async def test_a_slow_reader_of_arrays_holds_the_generator_back(rig: Rig) -> Non
     connection = next(iter(node.replica._connections))
     items = stream(router, "gen", 50, MIB)
     first = await anext(items)
-    assert len(connection._lend()._lent) <= 3
+    assert len(connection._lend().books.lent) <= 3
     assert (first == 0).all()
     items.cancel()
 
@@ -321,7 +322,7 @@ async def test_what_dies_in_another_thread_is_released(rig: Rig) -> None:
     found = await warm(router)
     for number in range(30):
         assert await call(router, "plain_total", array(value=number)) == number * MIB
-    await until(lambda: not found._lent)
+    await until(lambda: not found.books.lent)
 
 
 async def test_memory_goes_back_while_the_connection_stays(
@@ -420,7 +421,7 @@ def test_only_the_very_file_that_is_meant_is_mapped(own_arena: Arena) -> None:
     assert block is not None
     s = block.segment
     right = (os.getpid(), s.fd, s.size, s.token)
-    found = lending._map(SegmentOffer(1, *right))
+    found = borrowing.map_segment(SegmentOffer(1, *right))
     assert isinstance(found, mmap.mmap)
     assert found[block.offset : block.offset + 3] == b"xxx"
     for wrong in (
@@ -430,7 +431,7 @@ def test_only_the_very_file_that_is_meant_is_mapped(own_arena: Arena) -> None:
         (*right[:3], bytes(16)),
         (right[0], 0, *right[2:]),
     ):
-        assert lending._map(SegmentOffer(1, *wrong)) is None
+        assert borrowing.map_segment(SegmentOffer(1, *wrong)) is None
 
 
 class TestTensors:
@@ -470,9 +471,9 @@ class TestTensors:
         sent = torch.full((MIB,), 3, dtype=torch.uint8)
         for _ in range(4):
             gc.collect()
-            await until(lambda: not found._lent)
+            await until(lambda: not found.books.lent)
             pending = call(router, "echo", sent)
-            assert len(found._lent) == 1
+            assert len(found.books.lent) == 1
             got = await pending
             got += 1
             assert int(got[0]) == 4

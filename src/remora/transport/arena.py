@@ -36,6 +36,7 @@ from typing import Any, Protocol
 
 from remora.core.free_list import FreeList
 from remora.types import Seconds
+from remora.wire.messages import SegmentOffer
 
 #: What an arena may hold, as a share of the memory that this process may use.
 SHARE = 1 / 8
@@ -52,7 +53,7 @@ _PAGE = mmap.PAGESIZE
 class Lender(Protocol):
     """Lends blocks over one connection."""
 
-    def withdraw(self, segment: Segment) -> None:
+    def withdraw(self, number: int) -> None:
         """Nothing of this segment will be lent any more; from any thread."""
 
 
@@ -153,6 +154,8 @@ class Block:
         """Its bytes; the view keeps the block."""
         return exported(self.segment.map, self.offset, self.size, self).toreadonly()
 
+    view_on = view
+
     def forfeit(self) -> None:
         """Never use its place again: somebody out of reach may still read it."""
         self._is_forfeited = True
@@ -210,12 +213,15 @@ class Arena:
                 self._left.add(segment)
             lenders = list(segment.lenders)
         for lender in lenders:
-            lender.withdraw(segment)
+            lender.withdraw(segment.number)
 
-    def offer(self, segment: Segment, lender: Lender) -> None:
-        """Note who has told its reader of a segment."""
+    def offer(self, segment: Segment, lender: Lender) -> SegmentOffer | None:
+        """What to tell a reader of a segment; None: it is used no more."""
         with self._lock:
+            if segment is not self._segment:
+                return None
             segment.lenders.add(lender)
+        return SegmentOffer(segment.number, os.getpid(), segment.fd, segment.size, segment.token)
 
     def revoke(self, lender: Lender) -> None:
         """Note that a connection is gone; what nobody reads any more is given back at once."""

@@ -20,7 +20,8 @@ replicas: after HELLO, and whenever it changes).
 
 For large buffers between processes of one host: SEGMENT (here is shared memory of mine),
 SEGMENT_TAKEN (I can read it, or not), SEGMENT_GONE (nothing in it will be lent any more), RELEASE
-(these blocks of yours are used here no more).
+(these blocks of yours are used here no more), FORFEIT (nor these, but somebody whom I had lent them
+on to may use them still: never use their places again).
 
 Rules: plain data only. Fields are only added at the end, with a default, so that two
 versions understand each other.
@@ -64,6 +65,7 @@ class FrameKind(IntEnum):
     SEGMENT_TAKEN = 21
     SEGMENT_GONE = 22
     RELEASE = 23
+    FORFEIT = 24
 
 
 class CallKind(IntEnum):
@@ -277,7 +279,7 @@ class ErrorMeta(msgspec.Struct, array_like=True, frozen=True):
 
 
 class SegmentOffer(msgspec.Struct, array_like=True, frozen=True):
-    """A file in memory that its owner will lend blocks of, and where it is to be found."""
+    """A file in memory that blocks will be lent of, and where its owner has it."""
 
     number: int
     pid: int

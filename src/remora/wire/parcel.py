@@ -33,6 +33,9 @@ class Block(Protocol):
     def view(self) -> memoryview:
         """Its bytes, for as long as the view lives."""
 
+    def view_on(self) -> memoryview:
+        """The same, for somebody else that they go on to."""
+
     def __len__(self) -> int: ...
 
 
@@ -72,6 +75,10 @@ class Parcel:
     def views(self) -> list[bytes | memoryview]:
         """The buffers, to be read."""
         return [b if isinstance(b, bytes | memoryview) else b.view() for b in self.buffers]
+
+    def views_on(self) -> list[bytes | memoryview]:
+        """The buffers, to be passed on unread."""
+        return [b if isinstance(b, bytes | memoryview) else b.view_on() for b in self.buffers]
 
 
 #: What a frame can carry.

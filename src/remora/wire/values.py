@@ -115,7 +115,7 @@ class Unopened:
     def __reduce__(self) -> Any:
         body = self._body
         if isinstance(body, Parcel):
-            parts: list[Any] = [body.data, *body.views()]
+            parts: list[Any] = [body.data, *body.views_on()]
             return _open, tuple(map(pickle.PickleBuffer, parts))
         if len(body) < _IN_BAND_BYTES:
             return loads, (bytes(body), self._how)

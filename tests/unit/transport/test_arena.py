@@ -127,6 +127,26 @@ def test_what_was_lent_to_the_lost_is_never_written_to_again() -> None:
     assert all(one.segment is not segment for one in after)
 
 
+class Reader:
+    """Stands for a connection that something is lent over."""
+
+    def __init__(self) -> None:
+        self.gone: list[int] = []
+
+    def withdraw(self, number: int) -> None:
+        self.gone.append(number)
+
+
+def test_who_knows_of_a_segment_hears_of_its_end_and_nobody_is_told_of_it_after_that() -> None:
+    arena, early, late = Arena(LIMIT), Reader(), Reader()
+    block = kept(arena, b"1")
+    assert arena.offer(block.segment, early) is not None
+    arena.leave(block.segment)
+    assert early.gone == [block.segment.number]
+    assert arena.offer(block.segment, late) is None
+    assert late.gone == []
+
+
 def test_a_segment_is_closed_with_its_last_block() -> None:
     arena = Arena(LIMIT)
     block = kept(arena, b"1")
