@@ -24,6 +24,8 @@ from remora.transport.arena import Arena
 from remora.transport.borrowing import Loan
 from remora.types import DeploymentID
 
+pytestmark = [pytest.mark.slow]
+
 MIB = 1024 * 1024
 
 
