@@ -403,6 +403,8 @@ async def test_an_answer_goes_on_unopened(rig: Rig) -> None:
     (
         encode(FrameKind.RELEASE, 0, b"", bytes(12)),
         encode(FrameKind.RELEASE, 0, b"", b"abc"),
+        encode(FrameKind.FORFEIT, 0, b"", bytes(12)),
+        encode(FrameKind.FORFEIT, 0, b"", b"abc"),
         encode(FrameKind.SEGMENT, 0, b"", b"junk"),
         encode(FrameKind.REQUEST, 1, b"", b"\0junk", flags=2),
     ),

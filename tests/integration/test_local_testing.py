@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request, WebSocket
 from starlette.requests import Request as StarletteRequest
@@ -166,6 +167,15 @@ def test_arguments_travel_by_value(app: Any) -> None:
     mine = [0]
     assert doubler().append.remote(mine).result() == [0, 1]
     assert mine == [0]
+
+
+def test_large_responses_are_arguments_of_other_calls(app: Any) -> None:
+    doubler: Any = serve.get_deployment_handle("Doubler", "default")
+    for value in range(4):
+        once = doubler.remote(np.full(300_000, value))
+        twice = doubler.remote(once)
+        assert (twice.result() == value * 4).all()
+        assert (once.result() == value * 2).all()
 
 
 def test_cancelling_a_call_cancels_its_handler(app: Any) -> None:

@@ -114,10 +114,11 @@ class Loan:
 
     def view(self) -> memoryview:
         """Its bytes, for somebody in this process; the view keeps the loan."""
-        # In this order, because `lend_on` looks from another thread.
+        entry = self.entry
+        view = exported(self.segment.map, entry.offset, entry.size, self)
+        # In this order, because `lend_on` may be asked in another thread.
         self._is_opened = True
-        view = self.view_on()
-        return view.toreadonly() if self._has_gone_on else view
+        return view if entry.flags & WRITABLE and not self._has_gone_on else view.toreadonly()
 
     def view_on(self) -> memoryview:
         """Its bytes, for somebody that they go on to; the view keeps the loan."""
