@@ -8,6 +8,7 @@ and when nobody holds anything any more, every place is free and every file is l
 from __future__ import annotations
 
 import asyncio
+import gc
 import mmap
 import pickle
 import random
@@ -351,6 +352,13 @@ class World:
             for segment in end.lending._borrowed._segments.values()
         }
         assert mapped <= current
+
+
+@pytest.fixture(autouse=True)
+def no_files_for_other_tests() -> Iterator[None]:
+    """Worlds are circles, and have memory mapped."""
+    yield
+    gc.collect()
 
 
 def walked(seed: int) -> Counter[str]:
