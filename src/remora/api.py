@@ -236,7 +236,7 @@ async def _deploy(instance: Instance, specs: list[ApplicationSpec], wait: bool) 
             latest.update(report)
             for name in waiting & report.keys():
                 app = report[name]
-                if app.status == "DEPLOY_FAILED":
+                if app.status == "DEPLOY_FAILED" or app.failure:
                     raise DeployError(f"Deploying application {name} failed: {failure_text(app)}")
                 if app.status == "RUNNING":
                     waiting.discard(name)

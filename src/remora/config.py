@@ -121,6 +121,9 @@ class PolicySetup(msgspec.Struct, array_like=True, frozen=True):
     max_backoff_s: float = 0.5
 
 
+ROLLBACKS = ("auto", "manual")
+
+
 class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The options of one deployment that the controller, routers and replicas read."""
 
@@ -147,6 +150,12 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     #: Extra replicas during a roll-out, in per cent of the target, 0..100. 0 still allows one:
     #: an old replica never leaves before a new one is ready.
     max_surge_percent: int = 0
+    #: After a failed roll-out: `auto`: the application goes back to what worked before and is
+    #: declared to be that; `manual`: the version before serves, until somebody deploys again.
+    rollback: str = "manual"
+    #: Replicas of a new version that must run for a deploy to count as done, >= 1, <= the target;
+    #: the others come after. None: all.
+    required_ready_replicas: int | None = None
     #: How a full queue is answered.
     backpressure_config: BackpressureConfig = BackpressureConfig()
     #: Requests may run twice: a replica's death is answered by a retry.
@@ -203,6 +212,11 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             "max_constructor_retry_count", self.max_constructor_retry_count, low=1, whole=True
         )
         require_number("rolling_update_percentage", self.rolling_update_percentage, above=0, high=1)
+        if self.rollback not in ROLLBACKS:
+            raise ConfigError("rollback", self.rollback, f"one of {', '.join(ROLLBACKS)}")
+        if self.required_ready_replicas is not None:
+            number = self.required_ready_replicas
+            require_number("required_ready_replicas", number, low=1, whole=True)
         require_number("max_surge_percent", self.max_surge_percent, low=0, high=100, whole=True)
         for name, amount in self.resources.items():
             require_number(f"resources[{name!r}]", amount, low=0)

@@ -63,6 +63,8 @@ class DeploymentOptions(TypedDict, total=False):
     deployment_actors: list[Any] | None
     rolling_update_percentage: float
     max_surge_percent: int
+    rollback: str
+    required_ready_replicas: int | None
     idempotent: bool
     preload: list[Any]
 
@@ -78,6 +80,7 @@ _MAY_BE_NONE = (
     "backpressure_config",
     "request_router_config",
     "preload",
+    "required_ready_replicas",
 )
 _WHOLE = (
     "num_replicas",
@@ -85,6 +88,7 @@ _WHOLE = (
     "max_queued_requests",
     "max_constructor_retry_count",
     "max_surge_percent",
+    "required_ready_replicas",
 )
 _LOGGING_KEYS = (
     "additional_log_standard_attrs",

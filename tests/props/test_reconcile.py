@@ -414,6 +414,10 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """No more faults: everything reaches its target, in bounded time."""
         assert replay(self.first, self.log) == self.state
+        if self.state.submission is not None:
+            # Also what is not there: it was on its way out, and may have been the config's.
+            declared = self.state.submission.applications
+            self.feed(ev.DeleteRequested(names=tuple(each.name for each in declared)))
         config = DeploymentConfig(num_replicas=2)
         request = ev.DeployRequested(
             applications=tuple(

@@ -12,12 +12,14 @@ def test_the_back_off_never_shrinks_and_is_bounded(failures: int) -> None:
     assert restart.delay_s(failures) <= restart.MAX_DELAY_S
 
 
-@given(st.integers(1, 100), st.integers(1, 50), st.booleans(), st.booleans())
+@given(st.integers(1, 100), st.integers(1, 50), st.booleans(), st.booleans(), st.booleans())
 def test_gives_up_only_at_the_limit_and_only_what_never_worked(
-    failures: int, limit: int, worked: bool, some_run: bool
+    failures: int, limit: int, worked: bool, some_run: bool, old: bool
 ) -> None:
-    gives_up = restart.gives_up(failures, limit, worked_before=worked, some_run=some_run)
-    assert gives_up == (failures >= limit and not (worked or some_run))
+    gives_up = restart.gives_up(
+        failures, limit, worked_before=worked, can_fall_back=old, some_run=some_run
+    )
+    assert gives_up == (failures >= limit and (old or not (worked or some_run)))
 
 
 @given(st.integers(1, 100), st.integers(1, 20))

@@ -184,10 +184,11 @@ def _require_ours(apps: dict[str, ApplicationStatus | None], release: int) -> No
 
 
 def _report(status: InstanceStatus, names: list[str]) -> None:
-    failed = [app for name in names if (app := status.applications[name]).status != "RUNNING"]
-    for name in names:
-        app = status.applications[name]
-        if app.status == "RUNNING":
+    apps = [status.applications[name] for name in names]
+    failed = [app for app in apps if app.status != "RUNNING" or app.failure]
+    for app in apps:
+        if app not in failed:
+            name = app.name
             where = address(status.http_url, app.route_prefix)
             click.echo(f"Application {name!r} is ready{f' at {where}' if where else '.'}")
     if failed:

@@ -141,7 +141,7 @@ class _Run:
         finally:
             told.close()
         assert last is not None
-        if last.status != "RUNNING":
+        if last.status != "RUNNING" or last.failure:
             raise CommandError(
                 f"Application {last.name!r} could not be deployed.",
                 user_traceback=failure_text(last),

@@ -37,7 +37,7 @@ def config_submitted(draft: Draft, event: ev.ConfigSubmitted) -> None:
         app.last_deployed_unix_s = draft.unix_s
         app.release = state.release
         app.declared = declared
-        app.build_error = ""
+        app.build_error = app.failure = ""
     ask_for_builds(draft)
 
 

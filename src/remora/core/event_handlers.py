@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from remora.core import declared, health, rebuild
+from remora.core import declared, health, rebuild, rollback
 from remora.core import events as ev
 from remora.core.actions import KillProcess
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
@@ -115,6 +115,7 @@ def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Applicat
         )
         app = draft.application(request.name)
         assert app is not None
+    rollback.begin(app, request)
     app.route_prefix = request.route_prefix
     app.ingress = request.ingress
     app.external_scaler = request.external_scaler
@@ -154,7 +155,7 @@ def _retarget(deployment: Deployment, target: Target) -> None:
     before = count_of(deployment)
     deployment.scale = scale_after_deploy(deployment, target.config)
     deployment.target = target
-    deployment.failures = 0
+    deployment.failures = deployment.crashes = 0
     deployment.last_failure = ""
     same = (old.version, old.config_key) == (target.version, target.config_key)
     grows_by = count_of(deployment) - before
@@ -334,7 +335,8 @@ def _replica_ready(draft: Draft, event: ev.ReplicaReady) -> None:
         app.docs_path = event.docs_path
     if replica.version == deployment.target.version:
         deployment.failures = 0
-        deployment.last_failure = ""
+        if not deployment.crashes:
+            deployment.last_failure = ""
 
 
 def _replica_start_failed(draft: Draft, event: ev.ReplicaStartFailed) -> None:

@@ -44,18 +44,27 @@ def has_failed(deployment: Deployment) -> bool:
         deployment.target.config.max_constructor_retry_count,
         attempts_for(deployment),
     )
-    if deployment.failures < limit:
+    setbacks = max(deployment.failures, deployment.crashes)
+    if setbacks < limit:
         return False
     target = deployment.target
     return restart.gives_up(
-        deployment.failures,
+        setbacks,
         limit,
         worked_before=deployment.worked,
+        can_fall_back=deployment.previous is not None,
         some_run=any(
             replica.config_key == target.config_key and is_current(replica, target, None)
             for replica in deployment.in_state(ReplicaState.RUNNING)
         ),
     )
+
+
+def failed_how(deployment: Deployment) -> str:
+    """Say how often what went wrong, for people. Pure."""
+    if deployment.crashes > deployment.failures:
+        return f"lost {deployment.crashes} replicas of the new version while it was rolled out"
+    return f"failed to start {restart.in_a_row(deployment.failures)}"
 
 
 def is_current(replica: Replica, target: Target, nodes: dict[NodeID, NodeView] | None) -> bool:

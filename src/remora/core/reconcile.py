@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remora.core import gangs, losses, rebuild, rollout, starting
+from remora.core import gangs, losses, rebuild, restart, rollback, rollout, starting
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.apply_config import apply_config
 from remora.core.draft import Draft
-from remora.core.event_handlers import apply_event, complete_inventory
+from remora.core.event_handlers import apply_event, complete_inventory, deploy_application
 from remora.core.events import AnyEvent
 from remora.core.goal import Goal, goal_of, is_current, is_reached
 from remora.core.lifecycle import advance
@@ -116,7 +116,12 @@ def _decide(draft: Draft, where: DeploymentID) -> None:
             _take_down(draft, app)
         elif not deployment.removed:
             _reconcile_deployment(draft, app, deployment)
-    _note_completion(deployment)
+    _note_completion(draft, deployment)
+    rollback.note_good(app)
+    if (back := rollback.wanted(draft, app, deployment)) is not None:
+        failure = rollback.told(app, deployment)
+        deploy_application(draft, back).failure = failure
+        draft.warnings.append(f"Application {app.name!r}: {failure}")
     draft.end(where, is_draining=bool(deployment.in_state(ReplicaState.DRAINING)))
     if draft.state.hold_snapshot_until_s is None:
         _drop_removed(draft, app)
@@ -175,11 +180,21 @@ def _empty(draft: Draft, app: Application, name: str, why: str) -> None:
         draft.let_go(deployment, replica, why)
 
 
-def _note_completion(deployment: Deployment) -> None:
+def _note_completion(draft: Draft, deployment: Deployment) -> None:
     goal = goal_of(deployment)
-    if not goal.fallen_back and is_reached(deployment, goal):
-        deployment.completed = deployment.worked = True
+    if goal.fallen_back or not is_reached(deployment, goal):
+        return
+    deployment.completed = deployment.worked = True
+    if deployment.previous is None:
+        return
+    stable_s = restart.STABLE_S + max(
+        (replica.since_s for replica in deployment.in_state(ReplicaState.RUNNING)), default=0.0
+    )
+    if draft.now >= stable_s:
         deployment.previous = None
+        deployment.crashes = 0
+    else:
+        draft.wake(stable_s)
 
 
 def _prune(draft: Draft, app: Application) -> None:

@@ -19,6 +19,9 @@ MAX_ATTEMPTS_PER_REPLICA = 3
 CRASH_WINDOW_S = 60.0
 #: Crashes inside the window that are answered at once: one bad request should cost nothing.
 FREE_CRASHES = 2
+#: A new version is trusted when all of its replicas have run for so long. One that dies of its
+#: first requests dies before that.
+STABLE_S = 10.0
 
 
 def max_attempts(max_constructor_retry_count: int, target: int) -> int:
@@ -42,18 +45,21 @@ def delay_s(failures: int) -> Seconds:
     return float(min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 30), MAX_DELAY_S))
 
 
-def gives_up(failures: int, limit: int, *, worked_before: bool, some_run: bool) -> bool:
+def gives_up(
+    failures: int, limit: int, *, worked_before: bool, can_fall_back: bool, some_run: bool
+) -> bool:
     """Say whether to start no more until somebody deploys again.
 
     Args:
-        failures: failed starts in a row.
+        failures: failed starts in a row, or replicas lost during the roll-out.
         limit: what `max_attempts` says.
         worked_before: this target was complete once: whatever is wrong now may pass.
+        can_fall_back: there is a version before that worked, and this one is not trusted yet.
         some_run: a replica of this target runs, so its code can start.
 
     Pure.
     """
-    return failures >= limit and not worked_before and not some_run
+    return failures >= limit and (can_fall_back or not (worked_before or some_run))
 
 
 def after_crash(

@@ -32,6 +32,10 @@ def note_crash(
 ) -> None:
     """Remember that a working replica was lost, and when the next may start."""
     note_loss(draft, app, deployment, replica, message)
+    if replica.version == deployment.target.version and deployment.previous is not None:
+        # It came up and did not stay: a roll-out must not go on over that for ever.
+        deployment.crashes += 1
+        deployment.last_failure = message
     crashes, retry_at_s = restart.after_crash(draft.pacing(app, deployment).crashes_s, draft.now)
     draft.pace(app, deployment, crashes_s=crashes, retry_at_s=retry_at_s, last_crash=message)
 

@@ -18,7 +18,7 @@ import msgspec
 from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.core.replica_state import LIVE, TERMINAL, Replica, ReplicaState
 from remora.core.snapshot import Snapshot
-from remora.core.submission import Submission
+from remora.core.submission import ApplicationRequest, Submission
 from remora.core.update_class import UpdateClass, options_that
 from remora.errors import InternalError
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
@@ -83,7 +83,7 @@ class Deployment(msgspec.Struct, kw_only=True):
 
     name: str
     target: Target
-    #: The last target that was reached, while the present one is not: what to fall back on.
+    #: The last target that was reached, while the present one is not trusted: to fall back on.
     previous: Target | None = None
     #: The present target was reached once.
     completed: bool = False
@@ -95,6 +95,8 @@ class Deployment(msgspec.Struct, kw_only=True):
     removed: bool = False
     #: Failed starts of the present target in a row.
     failures: int = 0
+    #: Replicas of the present target that were lost before it was reached for the first time.
+    crashes: int = 0
     #: The user's traceback of the last failed start or reconfiguration.
     last_failure: str = ""
     #: How many replicas demand or somebody outside asked for; None: the options say it.
@@ -130,6 +132,14 @@ class Application(msgspec.Struct, kw_only=True):
     release: int = 0
     #: What a config says of it; None: a program deployed it.
     declared: DeclaredApplication | None = None
+    #: What it was asked to be last; None: a state of before does not say.
+    request: ApplicationRequest | None = None
+    #: All its deployments were complete as that says, together.
+    is_good: bool = False
+    #: If not: what it was asked to be when they last were.
+    good: ApplicationRequest | None = None
+    #: Why what it was asked for before was rolled back; empty: it was not.
+    failure: str = ""
     #: Why its latest config leads to no application, with the user's traceback; empty: it does.
     build_error: str = ""
 
@@ -256,13 +266,23 @@ class ControllerState(msgspec.Struct, kw_only=True):
     def code_keys(self) -> set[str]:
         """Keys of all code that a replica may still be started from."""
         built = self.submission.code_keys() if self.submission is not None else set()
-        return built | {
-            target.code_key
+        kept = {
+            deployment.code_key
             for app in self.applications.values()
-            for deployment in app.deployments.values()
-            for target in (deployment.target, deployment.previous)
-            if target is not None
+            if app.good is not None
+            for deployment in app.good.deployments
         }
+        return (
+            kept
+            | built
+            | {
+                target.code_key
+                for app in self.applications.values()
+                for deployment in app.deployments.values()
+                for target in (deployment.target, deployment.previous)
+                if target is not None
+            }
+        )
 
 
 def validate(state: ControllerState) -> None:
@@ -280,10 +300,6 @@ def validate(state: ControllerState) -> None:
             _require(other == name, f"{name} and {other} share route prefix {app.route_prefix}")
         for key, deployment in app.deployments.items():
             _require(key == deployment.name, f"deployment {deployment.name} is filed under {key}")
-            _require(
-                not (deployment.completed and deployment.previous),
-                f"{name}/{key} is complete and yet has something to fall back on",
-            )
             _validate_replicas(name, deployment, seen)
     for replica_id in state.activity:
         _require(replica_id in seen, f"{replica_id} is gone, and yet something is under way")

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from remora.core import restart
-from remora.core.goal import goal_of, has_failed, is_current
+from remora.core.goal import failed_how, goal_of, has_failed, is_current
 from remora.core.lifecycle import SLOW_START_S
 from remora.core.replica_state import Replica, ReplicaState
 from remora.core.scale import attempts_for, count_of
@@ -61,6 +61,8 @@ def _application(state: ControllerState, app: Application, now: Seconds) -> Appl
     message = _application_message(status, counting)
     if not app.deleting and (own := _import_verdict(state, app)) is not None:
         status, message = own.status, "\n".join(text for text in (own.message, message) if text)
+    if app.failure and not app.deleting:
+        message = "\n".join(text for text in (app.failure, message) if text)
     return ApplicationStatus(
         name=app.name,
         status=status,
@@ -76,6 +78,7 @@ def _application(state: ControllerState, app: Application, now: Seconds) -> Appl
         revision=app.revision,
         docs_path=app.docs_path or None,
         release=app.release,
+        failure=app.failure,
         source="imperative" if app.declared is None else "declarative",
     )
 
@@ -149,6 +152,10 @@ def _judge(
     running = sum(_runs(deployment, replica, found_again) for replica in _values(deployment))
     target = count_of(deployment)
     trouble = _trouble(state, deployment, pacing, now)
+    required = deployment.target.config.required_ready_replicas
+    if required is not None and min(required, target) <= running < target:
+        rest = f"{running} of {target} replicas run, and {required} are required; the others come."
+        return _Verdict("HEALTHY", _DONE[deployment.change], " ".join([rest, *trouble]))
     if not deployment.completed:
         progress = f"{running} of {target} replicas are up and running."
         return _Verdict(
@@ -191,8 +198,7 @@ def _failed_message(deployment: Deployment) -> str:
         else ""
     )
     return (
-        f"The deployment failed to start {restart.in_a_row(deployment.failures)} and is not tried "
-        f"again. {instead}Fix the cause and deploy again. The last failure was:\n"
+        f"The deployment {failed_how(deployment)} and is not tried again. {instead}Fix the cause and deploy again. The last failure was:\n"
         f"{deployment.last_failure}"
     )
 

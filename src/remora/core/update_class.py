@@ -46,6 +46,8 @@ UPDATE_CLASS: dict[str, UpdateClass] = {
     "max_constructor_retry_count": _LIGHT,
     "rolling_update_percentage": _LIGHT,
     "max_surge_percent": _LIGHT,
+    "rollback": _LIGHT,
+    "required_ready_replicas": _LIGHT,
     "backpressure_config": _LIGHT,
     "idempotent": _LIGHT,
     "resources": _RESTART,

@@ -7,6 +7,7 @@ outside: a loop that has neither work nor a timer can never go on, and says so.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -24,8 +25,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 1000.0
         super().__init__(_JumpingSelector(self))
-        # Sums of floats miss a timer by less than this.
-        self._clock_resolution = 1e-6
+
+    @property
+    def _clock_resolution(self) -> float:
+        """How early a timer may be: not at all.
+
+        Who looks at the clock and finds that it is not time yet would look again, at the same
+        time, for ever.
+        """
+        return math.ulp(self._now_s)
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, value: float) -> None:
+        """Asyncio's own loops say here what their clock can tell apart."""
 
     def time(self) -> float:
         """The virtual present."""
@@ -33,7 +45,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def jump(self, seconds: float) -> None:
         """Let time pass."""
-        self._now_s += seconds
+        # What is smaller than the gap between two floats would let time stand still.
+        self._now_s += max(seconds, 1e-9)
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -239,6 +239,8 @@ class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     #: Path of the API docs under the route prefix (`/docs`); None: it has none, or none ran yet.
     docs_path: str | None = None
+    #: Why the last deploy was rolled back; empty: it was not.
+    failure: str = ""
     #: The release that last asked for it.
     release: int = 0
     #: `declarative`: a config did; `imperative`: a program.

@@ -34,6 +34,8 @@ CHANGED: dict[str, Any] = {
     "max_constructor_retry_count": 2,
     "rolling_update_percentage": 0.5,
     "max_surge_percent": 50,
+    "rollback": "auto",
+    "required_ready_replicas": 1,
     "backpressure_config": BackpressureConfig(status_code=429),
     "idempotent": True,
     "resources": {"CPU": 1.0},

@@ -1,0 +1,63 @@
+"""Going back to what worked: an application whose roll-out failed is declared to be as before.
+
+An application is good when all of its deployments were complete together. What it was asked to be
+then is kept while something newer is tried. When that fails, and the deployment that failed says
+`rollback="auto"`, the whole application goes back, because versions of two deployments that were
+never meant for each other are worse than either.
+
+Rules: pure.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from remora.core.draft import Draft
+from remora.core.goal import failed_how, has_failed
+from remora.core.state import Application, Deployment
+from remora.core.submission import ApplicationRequest
+
+
+def begin(app: Application, request: ApplicationRequest) -> None:
+    """Remember what an application is asked to be, and what it was when all was well."""
+    if app.is_good:
+        app.good = app.request
+    app.request, app.is_good, app.failure = request, False, ""
+
+
+def note_good(app: Application) -> None:
+    """Remember that an application is what it was asked to be."""
+    if app.is_good or app.deleting or app.request is None:
+        return
+    if all(
+        each.completed and each.previous is None and not each.removed
+        for each in app.deployments.values()
+    ):
+        app.is_good, app.good = True, None
+
+
+def wanted(draft: Draft, app: Application, deployment: Deployment) -> ApplicationRequest | None:
+    """Say what to go back to because of a deployment; None: there is no need, or nothing.
+
+    Pure.
+    """
+    if app.good is None or app.deleting or deployment.removed or not has_failed(deployment):
+        return None
+    if deployment.target.config.rollback != "auto":
+        return None
+    owners = {
+        other.route_prefix
+        for other in draft.state.applications.values()
+        if other.name != app.name and not other.deleting
+    }
+    prefix = app.route_prefix if app.good.route_prefix in owners else app.good.route_prefix
+    return msgspec.structs.replace(app.good, route_prefix=prefix)
+
+
+def told(app: Application, deployment: Deployment) -> str:
+    """Say what failed and what was done about it. Pure."""
+    return (
+        f"Revision {app.revision} failed and was rolled back to what ran before: deployment "
+        f"{deployment.name!r} {failed_how(deployment)}. Fix the cause and deploy again. The last "
+        f"failure was:\n{deployment.last_failure}"
+    )
