@@ -270,5 +270,5 @@ def test_whenever_the_controller_is_killed_the_end_is_what_was_declared(
     else:
         raise AssertionError("it never came to its end unharmed")
     print(f"{kind}: {number} runs with {total} kills")
-    assert number >= 10
+    assert number >= 5
     assert total >= number

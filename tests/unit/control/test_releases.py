@@ -104,8 +104,8 @@ def test_what_a_program_deployed_comes_back_with_its_code() -> None:
                 new = deployment(version=str(number), code=b"%d" % number)
                 await r.deploy(app("script", new, route_prefix=None))
                 await r.until_settled("script")
-            # Old code is looked for now and then.
-            await asyncio.sleep(10.0)
+            # Old code is looked for now and then, when the new version is trusted.
+            await asyncio.sleep(20.0)
             with pytest.raises(ReleaseError, match="code of release 1"):
                 await roll_back(r, 1)
             await roll_back(r, 5)
