@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from remora.build import build, check_route_prefix, check_target
 from remora.config import (
+    AdminOptions,
     HTTPOptions,
     ProxyLocation,
     engine_options,
@@ -23,6 +24,7 @@ from remora.config import (
     nearest,
     with_absolute_paths,
 )
+from remora.config import admin_options as _admin_options
 from remora.config import grpc_options as _grpc_options
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
@@ -87,6 +89,7 @@ _START = (
     "memory",
     "resources",
     "labels",
+    "admin_options",
 )
 
 
@@ -314,6 +317,7 @@ def start(
     labels: dict[str, str] | None = None,
     engine: str | None = None,
     address: str | None = None,
+    admin_options: AdminOptions | dict[str, Any] | None = None,
     **unknown: Any,
 ) -> None:
     """Start an instance with these options; on a running one, check that they are its own.
@@ -335,6 +339,7 @@ def start(
         address: of the Ray cluster: `host:port`; `auto`: the one of this machine; `local`: a new
             one; None: the environment variable REMORA_ADDRESS, else the one of this machine if
             there is one, else a new one.
+        admin_options: where the REST API listens; None: port 8265 of this machine if that is free.
         unknown: refused.
 
     Raises:
@@ -356,6 +361,7 @@ def start(
         machine=machine_options(num_cpus, num_gpus, memory, resources, labels),
         engine=engine,
         address=address,
+        admin_options=admin_options,
         **unknown,
     )
     wait_ready(instance)
@@ -369,6 +375,7 @@ def begin_start(
     machine: MachineOptions = AS_FOUND,
     engine: str | None = None,
     address: str | None = None,
+    admin_options: AdminOptions | dict[str, Any] | None = None,
     **others: Any,
 ) -> Instance:
     """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
@@ -381,6 +388,7 @@ def begin_start(
         machine: what this machine is said to have.
         engine: see `start`.
         address: see `start`.
+        admin_options: see `start`.
         others: as `start`.
 
     Raises:
@@ -418,7 +426,8 @@ def begin_start(
     chosen = None
     if engine is not None or address is not None or proxy_location is not None:
         chosen = engine_options(engine, address, proxy_location)
-    return begin(http if asked else None, home, grpc, machine, chosen)
+    admin = _admin_options(admin_options) if admin_options is not None else None
+    return begin(http if asked else None, home, grpc, machine, chosen, admin)
 
 
 def shutdown() -> None:

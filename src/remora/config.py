@@ -222,6 +222,40 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             require_number(f"resources[{name!r}]", amount, low=0)
 
 
+class AdminOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the REST API listens, beside the Unix socket in the state folder."""
+
+    #: Address; None: the Unix socket only. One that others reach needs the instance's token.
+    host: str | None = "127.0.0.1"
+    #: Port, 0..65535; 0: the kernel picks a free one. The default is left to whoever has it.
+    port: int = 8265
+
+    def __post_init__(self) -> None:
+        host: object = self.host  # whatever the caller really passed
+        if host is not None and not (isinstance(host, str) and host):
+            raise ConfigError("admin_options['host']", host, "an address, or None")
+        require_number("admin_options['port']", self.port, low=0, high=65535, whole=True)
+
+
+ADMIN = AdminOptions()
+
+
+def admin_options(given: AdminOptions | dict[str, Any] | None) -> AdminOptions:
+    """Turn what a user passes as `admin_options` into the struct.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot be right.
+    """
+    if given is None:
+        return ADMIN
+    if isinstance(given, AdminOptions):
+        return given
+    if not isinstance(given, dict):
+        raise TypeError(f"admin_options must be a dict or AdminOptions, not {type(given).__name__}")
+    check_keys("admin_options", given, AdminOptions.__struct_fields__)
+    return AdminOptions(**given)
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What runs the processes of an instance."""
 

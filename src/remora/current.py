@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from remora.config import EngineOptions, HTTPOptions, engine_options
+from remora.config import ADMIN, AdminOptions, EngineOptions, HTTPOptions, engine_options
 from remora.engine.launch import wait_while_ending
 from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
@@ -72,6 +72,7 @@ def begin(
     grpc: GrpcSetup | None = None,
     machine: MachineOptions = AS_FOUND,
     engine: EngineOptions | None = None,
+    admin: AdminOptions | None = None,
 ) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
 
@@ -106,6 +107,12 @@ def begin(
                 f"is {found.engine!r} and the instance in {found.home.root} runs already; shut it "
                 "down to change this",
             )
+        if admin is not None:
+            raise ConfigError(
+                "admin_options",
+                admin,
+                f"the instance in {found.home.root} runs already; shut it down to change this",
+            )
         return found
     with _lock:
         chosen = home or Home.locate()
@@ -116,6 +123,7 @@ def begin(
             grpc=grpc,
             machine=machine,
             engine=engine or engine_options(),
+            admin=admin or ADMIN,
         )
         _use(chosen)
         return _current

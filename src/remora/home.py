@@ -54,6 +54,11 @@ class Home:
         return self.sockets / "controller.sock"
 
     @property
+    def admin_socket(self) -> Path:
+        """Where the REST API listens."""
+        return self.sockets / "admin.sock"
+
+    @property
     def supervisor_socket(self) -> Path:
         """Where the supervisor of the embedded engine listens."""
         return self.sockets / "supervisor.sock"

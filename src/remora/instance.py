@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
-from remora.config import LOCAL_ENGINE, EngineOptions, HTTPOptions
+from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
 from remora.engine import launch as local
 from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
@@ -101,6 +101,7 @@ class Instance:
         grpc: GrpcSetup | None = None,
         machine: MachineOptions = AS_FOUND,
         engine: EngineOptions = LOCAL_ENGINE,
+        admin: AdminOptions = ADMIN,
     ) -> Self:
         """Launch one without waiting for it.
 
@@ -111,13 +112,16 @@ class Instance:
             grpc: the front door for gRPC; None: there is none.
             machine: what this machine is said to have.
             engine: what runs its processes.
+            admin: where the REST API listens.
 
         Raises:
             InstanceError: no process can be started here.
             ModuleNotFoundError: the engine is not installed.
         """
         require_engine(engine.engine)
-        launched = local.launch(home, http, bound, grpc=grpc, machine=machine, engine=engine)
+        launched = local.launch(
+            home, http, bound, grpc=grpc, machine=machine, engine=engine, admin=admin
+        )
         made = cls(home, launched, None, http, grpc, engine.engine)
         made.machine = machine
         return made

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.instances import REMORA, Command, Instance
+from tests.e2e.instances import NO_PORT, REMORA, Command, Instance
 
-from remora.config import HTTPOptions
+from remora.config import AdminOptions, HTTPOptions
 from remora.wire.grpc import GrpcSetup
 
 
@@ -43,11 +43,16 @@ def start_instance() -> Iterator[StartInstance]:
     instances: list[Instance] = []
     folders: list[Path] = []
 
-    def start(home: Path | None = None, grpc: GrpcSetup | None = None, **http: Any) -> Instance:
+    def start(
+        home: Path | None = None,
+        grpc: GrpcSetup | None = None,
+        admin: AdminOptions = NO_PORT,
+        **http: Any,
+    ) -> Instance:
         if home is None:
             home = _folder()
             folders.append(home)
-        made = Instance(home, HTTPOptions(**{"port": 0, **http}), grpc)
+        made = Instance(home, HTTPOptions(**{"port": 0, **http}), grpc, admin=admin)
         instances.append(made)
         return made
 

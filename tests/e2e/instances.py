@@ -15,7 +15,7 @@ from tests.e2e.processes import MARK, kill, marked, marking
 from tests.e2e.waiting import until, until_async
 
 from remora.build import build
-from remora.config import HTTPOptions
+from remora.config import AdminOptions, HTTPOptions
 from remora.control.client import ControlClient
 from remora.deployment import Application
 from remora.engine.launch import Launch, launch
@@ -36,6 +36,10 @@ _SETTLED = ("RUNNING", "DEPLOY_FAILED", "UNHEALTHY")
 Condition = Callable[[InstanceStatus], Any]
 
 
+#: The REST API has its Unix socket, and no test takes the port that all would share.
+NO_PORT = AdminOptions(host=None)
+
+
 class Instance:
     """One instance in a state folder of its own; it ends with the test, not with this process."""
 
@@ -45,10 +49,13 @@ class Instance:
         http: HTTPOptions,
         grpc: GrpcSetup | None = None,
         machine: MachineOptions = AS_FOUND,
+        admin: AdminOptions = NO_PORT,
     ) -> None:
         self.home = Home(folder)
         with marking() as self.mark:
-            self.launched: Launch = launch(self.home, http, bound=False, grpc=grpc, machine=machine)
+            self.launched: Launch = launch(
+                self.home, http, bound=False, grpc=grpc, machine=machine, admin=admin
+            )
         self._ended = False
         ready = self.launched.wait_ready(SETTLE_S)
         self.url = ready.http_url

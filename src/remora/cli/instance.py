@@ -11,7 +11,9 @@ import msgspec
 
 from remora.cli.errors import CommandError
 from remora.config import (
+    ADMIN,
     LOCAL_ENGINE,
+    AdminOptions,
     EngineOptions,
     HTTPOptions,
     ProxyLocation,
@@ -69,6 +71,7 @@ def begun(
     machine: MachineOptions = AS_FOUND,
     http: HTTPOptions | None = None,
     engine: EngineOptions = LOCAL_ENGINE,
+    admin: AdminOptions = ADMIN,
 ) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
@@ -83,6 +86,7 @@ def begun(
         machine: what this machine is said to have.
         http: the front door with all its options; None: the defaults with this host and port.
         engine: what runs its processes.
+        admin: where the REST API listens.
 
     Raises:
         CommandError: the engine is not installed.
@@ -116,6 +120,12 @@ def begun(
                 f"{found.engine!r}: --engine and --address have no effect on it.",
                 file=sys.stderr,
             )
+        if admin != ADMIN:
+            print(
+                f"An instance runs in {home.root} already (pid {found.pid}): options of the REST "
+                "API have no effect on it.",
+                file=sys.stderr,
+            )
         yield found
         return
     door = http_options(host, port) if http is None else with_absolute_paths(http)
@@ -123,7 +133,7 @@ def begun(
         door = msgspec.structs.replace(door, host=None)
     try:
         launched = Instance.launch(
-            home, door, bound=bound, grpc=grpc, machine=machine, engine=engine
+            home, door, bound=bound, grpc=grpc, machine=machine, engine=engine, admin=admin
         )
     except ModuleNotFoundError as error:
         raise CommandError(str(error)) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from remora.cli.instance import begun, grpc_setup
-from remora.config import LOCAL_ENGINE, EngineOptions, gRPCOptions
+from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
 from remora.home import Home
 from remora.instance import Instance
 from remora.resource_config import MachineOptions
@@ -20,6 +20,7 @@ def start_instance(
     grpc_options: gRPCOptions,
     machine: MachineOptions,
     engine: EngineOptions = LOCAL_ENGINE,
+    admin: AdminOptions = ADMIN,
 ) -> None:
     """Start an instance and leave it running; one that runs already stays as it is.
 
@@ -28,14 +29,18 @@ def start_instance(
         InstanceError: it cannot be started; says why and what to do.
     """
     grpc = grpc_setup(grpc_options, host, Path.cwd())
-    with begun(host, port, bound=False, grpc=grpc, machine=machine, engine=engine) as instance:
+    with begun(
+        host, port, bound=False, grpc=grpc, machine=machine, engine=engine, admin=admin
+    ) as instance:
         url = instance.wait_ready()
         # The sockets take connections; an answer shows that the controller works.
-        asyncio.run(instance.status())
+        status = asyncio.run(instance.status())
     if not instance.joined:
         click.echo(f"Remora runs in {instance.home.root} (pid {instance.pid}).")
         also = f" and gRPC at {instance.grpc_address}" if instance.grpc_address else ""
         click.echo(f"It serves {url or 'no HTTP'}{also}. `remora shutdown -y` ends it.")
+        if status.admin_url:
+            click.echo(f"Its REST API is at {status.admin_url}; see {status.admin_url}/docs.")
     else:
         click.echo(f"Remora runs in {instance.home.root} already (pid {instance.pid}), at {url}.")
 

@@ -224,6 +224,10 @@ def run(
     show_default=True,
     help="On which nodes of a cluster proxies run.",
 )
+@click.option("--admin-host", help="Where the REST API listens.  [default: 127.0.0.1]")
+@click.option(
+    "--admin-port", type=_PORT, help="Its port; 0 takes a free one.  [default: 8265 if it is free]"
+)
 @_engine_flags
 @_grpc_flags
 @_machine_flags
@@ -231,6 +235,8 @@ def start(
     http_host: str | None,
     http_port: int | None,
     proxy_location: str,
+    admin_host: str | None,
+    admin_port: int | None,
     engine: str | None,
     address: str | None,
     grpc_port: int | None,
@@ -240,10 +246,13 @@ def start(
 ) -> None:
     """Start an empty instance in the background, and return when it is up."""
     from remora.cli.lifecycle import start_instance
+    from remora.config import admin_options
 
     grpc = _grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection)
     chosen = _engine_options(engine, address, proxy_location)
-    start_instance(http_host, http_port, grpc, _machine(**machine), chosen)
+    said = {"host": admin_host, "port": admin_port}
+    admin = admin_options({name: value for name, value in said.items() if value is not None})
+    start_instance(http_host, http_port, grpc, _machine(**machine), chosen, admin)
 
 
 @cli.command()

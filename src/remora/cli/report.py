@@ -74,6 +74,7 @@ def render(status: InstanceStatus) -> RenderableType:
         ("Remora ", "bold"),
         status.http_url or "without HTTP",
         f", gRPC {status.grpc_address}" if status.grpc_address else "",
+        f", REST {status.admin_url}" if status.admin_url else "",
         ("\nfolder ", "dim"),
         status.home,
         ("\npids   ", "dim"),

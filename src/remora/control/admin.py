@@ -51,6 +51,7 @@ class Admin:
         home: str,
         http_url: str = "",
         grpc_address: str = "",
+        admin_url: str = "",
         measure: Measure = lambda _pid: 0,
     ) -> None:
         """Make the methods.
@@ -60,9 +61,11 @@ class Admin:
             home: the instance's folder, for status.
             http_url: of the front door, for status; empty without one.
             grpc_address: of the one for gRPC.
+            admin_url: of the REST API; empty: it has only its Unix socket.
             measure: tells the memory of a replica's process, for plans.
         """
         self._measure = measure
+        self._admin_url = admin_url
         self._controller = controller
         self._home = home
         self._http_url = http_url
@@ -123,6 +126,8 @@ class Admin:
             ),
             grpc_address=self._grpc_address,
             release=controller.state.release,
+            admin_url=self._admin_url,
+            target_capacity=controller.state.target_capacity,
         )
 
     async def _deploy(self, body: bytes) -> bytes:

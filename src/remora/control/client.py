@@ -16,6 +16,7 @@ import msgspec
 
 from remora.errors import ConnectionLostError, InstanceError
 from remora.home import Home
+from remora.observe.metrics import render
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.types import Seconds
@@ -30,6 +31,7 @@ from remora.wire.control import (
     Story,
     StoryRequest,
 )
+from remora.wire.metrics import MetricsReport, MetricsRequest
 from remora.wire.plan import Plan
 from remora.wire.releases import Release, Releases, RollbackRequest
 from remora.wire.scaling import (
@@ -179,6 +181,18 @@ class ControlClient:
         return await self._again(
             lambda channel: call_control(channel, "status", None, InstanceStatus, unpickle=True)
         )
+
+    async def metrics(self) -> str:
+        """Ask what all processes count, as Prometheus reads it.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+        """
+        request = MetricsRequest()
+        found = await self._again(
+            lambda channel: call_control(channel, "metrics", request, MetricsReport, unpickle=True)
+        )
+        return render(found.families)
 
     async def story(self, replica_id: str) -> str:
         """Ask what happened to a replica, living or lately gone: text for people.

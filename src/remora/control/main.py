@@ -41,6 +41,7 @@ async def _serve(context: ProcessContext) -> None:
         home=str(context.home.root),
         http_url=str(context.args.get("http_url", "")),
         grpc_address=str(context.args.get("grpc_address", "")),
+        admin_url=str(context.args.get("admin_url", "")),
         measure=process_bytes,
     )
     servers = [await serve_control(context.sockets["control"], admin.handlers)]

@@ -47,6 +47,9 @@ class _Door(NamedTuple):
 
 _HTTP = _Door("--host", "--port", "http_options")
 _GRPC = _Door("--host", "--grpc-port", "grpc_options")
+ADMIN_DOOR = _Door("--admin-host", "--admin-port", "admin_options")
+#: Of the REST API, unless somebody chooses another one; Ray's users and their tools know it.
+ADMIN_PORT = 8265
 
 
 def listen_http(host: str, port: int, door: _Door = _HTTP) -> socket.socket:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from remora.config import LOCAL_ENGINE, EngineOptions, HTTPOptions
+from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
 from remora.engine import linux
 from remora.engine.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
@@ -215,6 +215,7 @@ def launch(
     grpc: GrpcSetup | None = None,
     machine: MachineOptions = AS_FOUND,
     engine: EngineOptions = LOCAL_ENGINE,
+    admin: AdminOptions = ADMIN,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -228,6 +229,7 @@ def launch(
         grpc: the front door for gRPC; None: there is none.
         machine: what this machine is said to have.
         engine: what runs its processes.
+        admin: where the REST API listens; on a Ray cluster there is none yet.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -265,7 +267,9 @@ def launch(
         "grpc_digest": digest(grpc),
         "machine": msgspec.to_builtins(machine),
     }
-    if engine.engine == "ray":
+    if engine.engine == "local":
+        options["admin"] = msgspec.to_builtins(admin)
+    else:
         options |= {"address": engine.address, "proxy_location": engine.proxy_location}
     try:
         pid = os.posix_spawn(

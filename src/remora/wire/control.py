@@ -271,6 +271,10 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     grpc_address: str = ""
     #: The latest release; 0: nothing was ever deployed.
     release: int = 0
+    #: URL of the REST API; empty: it has only its Unix socket, in the state folder.
+    admin_url: str = ""
+    #: Per cent of the replicas of every deployment that are switched on; None: all.
+    target_capacity: float | None = None
 
 
 class GangSpec(msgspec.Struct, frozen=True):

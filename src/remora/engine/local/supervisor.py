@@ -33,7 +33,15 @@ from typing import Any
 from remora.engine import linux
 from remora.engine.boot import answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
-from remora.engine.doors import address_of, http_url, listen_http, listen_unix, reserve_grpc
+from remora.engine.doors import (
+    ADMIN_DOOR,
+    ADMIN_PORT,
+    address_of,
+    http_url,
+    listen_http,
+    listen_unix,
+    reserve_grpc,
+)
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
 from remora.engine.local.loop import Loop
 from remora.engine.local.processes import (
@@ -50,7 +58,7 @@ from remora.engine.local.processes import (
 from remora.engine.local.protocol import Message
 from remora.engine.local.shared_template import SharedCalls, SharedTemplates
 from remora.engine.local.shutdown_order import ShutdownOrder
-from remora.engine.local.system_processes import PermanentProcess, system_requests
+from remora.engine.local.system_processes import PermanentProcess, admin_request, system_requests
 from remora.engine.local.template_keeper import Calls, TemplateKeeper
 from remora.errors import InstanceError
 from remora.home import Home
@@ -62,6 +70,8 @@ OWNER_GRACE_S = 1.0
 
 #: Sockets that no other process gets.
 _OWN = ("supervisor", "grpc")
+#: Those of the REST API.
+_ADMIN = ("admin", "admin_unix")
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Options:
         grpc_fd: a file in memory with the gRPC setup as JSON; None: no gRPC.
         grpc_digest: tells that setup from others.
         machine: the user's `MachineOptions` as a dict.
+        admin: the user's `AdminOptions` as a dict.
     """
 
     home: str
@@ -91,6 +102,7 @@ class Options:
     grpc_fd: int | None = None
     grpc_digest: str = ""
     machine: Mapping[str, Any] = field(default_factory=dict)
+    admin: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -169,10 +181,29 @@ class Supervisor:
             grpc=self._grpc,
             grpc_address=address_of(self._sockets.get("grpc")),
             machine=self._options.machine,
+            admin_url=http_url(self._sockets.get("admin"), {}),
             cores=len(os.sched_getaffinity(0)),
         ):
             self._permanent[request["id"]] = PermanentProcess(request)
             self._do(self._table.add(request, system=True))
+        for name in _ADMIN:
+            if name in self._sockets:
+                self._loop.watch(self._sockets[name], self._on_admin)
+
+    def _on_admin(self) -> None:
+        """Somebody asks the REST API for the first time: until now it has cost nothing."""
+        mine = [name for name in _ADMIN if name in self._sockets]
+        for name in mine:
+            self._loop.unwatch(self._sockets[name])
+        if self._shutdown is not None:
+            return
+        options = {
+            "http": dict(self._options.http),
+            "grpc": self._grpc and {"port": self._grpc["port"]},
+        }
+        request = admin_request(self._claim.home, self._options.admin, mine, options)
+        self._permanent[request["id"]] = PermanentProcess(request)
+        self._do(self._table.add(request, system=True))
 
     def _close_in_template(self) -> None:
         # The template lives on in this very frame: nothing here is ever finalised there, so a
@@ -389,6 +420,24 @@ def log(text: str) -> None:
             pass
 
 
+def _listen_admin(admin: Mapping[str, Any]) -> socket.socket | None:
+    """Listen for the REST API; None: it has only its Unix socket.
+
+    Raises:
+        InstanceError: the address was asked for, and cannot be listened on.
+    """
+    host = admin.get("host")
+    if host is None:
+        return None
+    try:
+        return listen_http(str(host), int(admin["port"]), ADMIN_DOOR)
+    except InstanceError:
+        if host == "127.0.0.1" and admin["port"] == ADMIN_PORT:
+            # Nobody chose it, and another instance, or Ray, may have it.
+            return None
+        raise
+
+
 def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
     """Claim the folder and open the sockets.
 
@@ -415,8 +464,11 @@ def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
     try:
         sockets["control"] = listen_unix(home.controller_socket)
         sockets["supervisor"] = listen_unix(home.supervisor_socket)
+        sockets["admin_unix"] = listen_unix(home.admin_socket)
     except OSError as error:
         raise folder_error(home, error) from None
+    if (admin := _listen_admin(options.admin)) is not None:
+        sockets["admin"] = admin
     url = http_url(sockets.get("http"), options.http)
     owner = Owner(
         os.getpid(),

@@ -5,7 +5,7 @@ Rules: pure; when a process is started again is decided here, starting it is the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from remora.engine.local.protocol import Message
 from remora.home import Home
 
 CONTROLLER = "controller"
+ADMIN = "admin"
 _PROXY = "proxy-"
 
 
@@ -43,6 +44,28 @@ class PermanentProcess:
         return delay_s
 
 
+def admin_request(
+    home: Home, admin: Mapping[str, Any], sockets: Iterable[str], options: Mapping[str, Any]
+) -> Message:
+    """Describe the process of the REST API, which is started when somebody first asks. Pure.
+
+    Args:
+        home: state folder.
+        admin: the user's `AdminOptions` as a dict.
+        sockets: names of those that it answers on.
+        options: those of the front doors, for people.
+    """
+    return {
+        "op": "fork",
+        "id": ADMIN,
+        "entrypoint": "remora.rest.main:main",
+        "title": "remora: admin",
+        "sockets": list(sockets),
+        "address": f"unix:{home.admin_socket}",
+        "args": {"host": admin.get("host"), "options": dict(options)},
+    }
+
+
 def is_proxy(process_id: str) -> bool:
     """Tell a proxy by its id. Pure."""
     return process_id.startswith(_PROXY) and "/" not in process_id
@@ -59,6 +82,7 @@ def system_requests(
     grpc: Mapping[str, Any] | None = None,
     grpc_address: str = "",
     machine: Mapping[str, Any] | None = None,
+    admin_url: str = "",
     cores: int = 1,
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
@@ -75,6 +99,7 @@ def system_requests(
         grpc: the setup for gRPC as JSON knows it; None: no gRPC.
         grpc_address: where gRPC is served.
         machine: the user's `MachineOptions` as a dict.
+        admin_url: of the REST API; empty: it has only its Unix socket.
         cores: of this machine.
     """
     requests: list[Message] = [
@@ -91,6 +116,7 @@ def system_requests(
                 "bound": bound,
                 "grpc_address": grpc_address,
                 "machine": dict(machine or {}),
+                "admin_url": admin_url,
             },
         }
     ]

@@ -1,0 +1,159 @@
+"""What `GET /api/serve/applications/` answers: the shape that Ray Serve's tools read.
+
+Rules: pure. Fields that say something of actors and nodes of Ray, which there are none of here, are
+there and null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from remora.types import LOCAL_NODE
+from remora.wire.control import (
+    ApplicationStatus,
+    DeploymentStatus,
+    InstanceStatus,
+    ReplicaStatus,
+)
+from remora.wire.scaling import ScalingDetail
+
+#: Of a process here and of an actor of Ray's.
+_ACTOR = ("actor_id", "actor_name", "worker_id", "node_ip", "node_instance_id")
+
+
+def instance_details(
+    status: InstanceStatus,
+    configs: Mapping[str, bytes],
+    scaling: Iterable[ScalingDetail],
+    options: Mapping[str, Any],
+    *,
+    source: str | None = None,
+) -> dict[str, Any]:
+    """Describe an instance.
+
+    Pure.
+
+    Args:
+        status: as the controller tells it.
+        configs: what was declared of each application, as JSON.
+        scaling: how deployments are scaled.
+        options: those of the front doors.
+        source: `declarative` or `imperative` applications only; None: all.
+    """
+    details = {
+        (each.app_name, each.deployment): _scaling(each) for each in scaling if each.by == "demand"
+    }
+    applications = {
+        name: _application(app, configs.get(name), details)
+        for name, app in status.applications.items()
+        if source in (None, app.source)
+    }
+    return {
+        "controller_info": _process(status.controller_pid, "controller"),
+        "proxy_location": "EveryNode" if status.proxies else "Disabled",
+        "http_options": _without_secrets(options.get("http")),
+        "grpc_options": options.get("grpc"),
+        "proxies": {
+            each.name: {**_process(each.pid, each.name), "status": each.status}
+            for each in status.proxies
+        },
+        "applications": applications,
+        "target_capacity": status.target_capacity,
+        "target_groups": _target_groups(status),
+        "release": status.release,
+        "restores_unset_config_options": True,
+    }
+
+
+def _without_secrets(http: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if http is None:
+        return None
+    hidden = "…" if http.get("ssl_keyfile_password") else None
+    return {**http, "ssl_keyfile_password": hidden}
+
+
+def _process(pid: int | None, log: str) -> dict[str, Any]:
+    return {
+        "node_id": LOCAL_NODE,
+        **dict.fromkeys(_ACTOR),
+        "pid": pid,
+        "log_file_path": f"{log}.log",
+    }
+
+
+def _application(
+    app: ApplicationStatus,
+    config: bytes | None,
+    scaling: Mapping[tuple[str, str], dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "name": app.name,
+        "route_prefix": app.route_prefix,
+        "docs_path": app.docs_path,
+        "status": app.status,
+        "message": app.message,
+        "last_deployed_time_s": app.last_deployed_time_s,
+        "deployed_app_config": None if config is None else json.loads(config),
+        "source": app.source,
+        "release": app.release,
+        "deployments": {
+            name: _deployment(each, scaling.get((app.name, name)))
+            for name, each in app.deployments.items()
+        },
+    }
+
+
+def _deployment(each: DeploymentStatus, scaling: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "status": each.status,
+        "status_trigger": each.status_trigger,
+        "message": each.message,
+        "target_num_replicas": each.target_num_replicas,
+        "replicas": [_replica(replica) for replica in each.replicas],
+        "autoscaling_detail": scaling,
+    }
+
+
+def _scaling(detail: ScalingDetail) -> dict[str, Any]:
+    return {
+        "scaling_status": detail.status,
+        "min_replicas": detail.low,
+        "max_replicas": detail.high,
+        "decisions": [
+            {
+                "timestamp_s": each.at_unix_s,
+                "reason": each.reason,
+                "prev_num_replicas": each.before,
+                "curr_num_replicas": each.after,
+                "policy": each.policy,
+            }
+            for each in detail.decisions
+        ],
+        "metrics": detail.metrics,
+        "metrics_health": detail.metrics_health,
+        "errors": list(detail.errors),
+    }
+
+
+def _replica(replica: ReplicaStatus) -> dict[str, Any]:
+    return {
+        **_process(replica.pid, replica.replica_id),
+        "replica_id": replica.replica_id,
+        "state": replica.state,
+        "start_time_s": replica.started_at_unix_s,
+    }
+
+
+def _target_groups(status: InstanceStatus) -> list[dict[str, Any]]:
+    """Where a load balancer reaches the applications: all of them through the front door."""
+    doors = [("HTTP", status.http_url.partition("://")[2]), ("gRPC", status.grpc_address)]
+    groups = []
+    for protocol, address in doors:
+        host, _, port = address.partition("/")[0].rpartition(":")
+        if port.isdecimal():
+            target = {"ip": host.strip("[]"), "port": int(port), "instance_id": "", "name": ""}
+            groups.append({"targets": [target], "route_prefix": "/", "protocol": protocol})
+    return groups

@@ -1,0 +1,118 @@
+"""Who may use the REST API, and how much a request may bring: checked before anything is read.
+
+Rules: knows no route. A request over the Unix socket is from this user, because nobody else reaches
+its folder. One over TCP to this machine alone is from this machine, or from a browser that somebody
+else has told what to ask: its `Host` and `Origin` give that away. Everybody else shows the token.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from remora.declaration import MAX_CONFIG_BYTES
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for requests over TCP.
+
+    Attributes:
+        host: where the API listens.
+        token: what has to be shown; empty: nothing, because only this machine reaches it.
+    """
+
+    host: str = "127.0.0.1"
+    token: str = ""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell an address that only this machine reaches. Pure."""
+    return host in _LOOPBACK or host.startswith("127.")
+
+
+class Guard:
+    """Turns away what may not be."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the app answer it."""
+        if scope["type"] == "http":
+            refused = self.refusal(Request(scope))
+            if refused is not None:
+                await refused(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def refusal(self, request: Request) -> JSONResponse | None:
+        """Say why a request is turned away; None: it is not."""
+        # Peers on a Unix socket have no address.
+        over_tcp = request.scope.get("client") is not None
+        if over_tcp and self._rules.token:
+            return self._check_token(request)
+        if over_tcp and (wrong := self._foreign(request)):
+            return _answer(403, wrong)
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > MAX_CONFIG_BYTES:
+            return too_large(int(length))
+        return None
+
+    def _check_token(self, request: Request) -> JSONResponse | None:
+        kind, _, shown = request.headers.get("authorization", "").partition(" ")
+        # As bytes: text with other characters than ASCII's cannot be compared in constant time.
+        fits = hmac.compare_digest(shown.strip().encode(), self._rules.token.encode())
+        if kind.lower() == "bearer" and fits:
+            return None
+        what = "no token" if not shown else "a token that is not the instance's"
+        return _answer(
+            401,
+            f"The request shows {what}. Send `Authorization: Bearer <token>`; the token is in the "
+            "file admin-token of the instance's state folder.",
+            {"www-authenticate": "Bearer"},
+        )
+
+    def _foreign(self, request: Request) -> str:
+        """Recognise requests that a page of somebody else makes in a browser here."""
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        if host and host != self._rules.host and not is_loopback(host):
+            return f"This API answers requests to this machine only, not to Host {host!r}."
+        origin = request.headers.get("origin")
+        if origin is not None and (urlsplit(origin).hostname or "") != host:
+            return f"This API takes no requests from pages of {origin!r}."
+        return ""
+
+
+def too_large(size: int) -> JSONResponse:
+    """Refuse a body."""
+    return _answer(
+        413,
+        f"The body has {size} bytes or more, and a config may have {MAX_CONFIG_BYTES}.",
+        # What is left of it is not read.
+        {"connection": "close"},
+    )
+
+
+async def body_of(request: Request) -> bytes | None:
+    """Read a body; None: it is too large, and the rest of it is left where it is."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_CONFIG_BYTES:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message}, status_code=status, headers=headers)

@@ -1,0 +1,67 @@
+"""The process of the REST API: a server on sockets that are handed to it, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+import uvicorn
+
+from remora import __version__
+from remora.control.client import ControlClient
+from remora.engine.base import ProcessContext
+from remora.home import Home
+from remora.observe.logs import configure_logging
+from remora.rest.app import make_app
+from remora.rest.guard import Rules, is_loopback
+
+#: Requests at a time; further ones are refused with 503.
+_MAX_CONCURRENT = 64
+
+
+def main(context: ProcessContext) -> None:
+    """Entry point of the process."""
+    configure_logging(context.home, "admin")
+    asyncio.run(_serve(context))
+
+
+async def _serve(context: ProcessContext) -> None:
+    host = str(context.args.get("host") or "127.0.0.1")
+    rules = Rules(host, "" if is_loopback(host) else token_of(context.home))
+    app = make_app(
+        lambda: ControlClient(context.home),
+        dict(context.args.get("options", {})),
+        rules,
+        __version__,
+    )
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MAX_CONCURRENT,
+        timeout_graceful_shutdown=1,
+    )
+    await uvicorn.Server(config).serve(sockets=list(context.sockets.values()))
+
+
+def token_of(home: Home) -> str:
+    """Return the token of an instance; it is made when it is first needed."""
+    path = token_file(home)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text(encoding="utf-8").strip()
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        made = secrets.token_urlsafe(32)
+        file.write(f"{made}\n")
+    return made
+
+
+def token_file(home: Home) -> Path:
+    """Where the token is: in the state folder, which only this user reads."""
+    return home.root / "admin-token"

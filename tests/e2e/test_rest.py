@@ -1,0 +1,111 @@
+"""The REST API of a real instance: started when it is first asked, on both its sockets."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from tests.e2e.conftest import StartInstance
+from tests.e2e.instances import Instance
+from tests.e2e.processes import kill
+from tests.e2e.waiting import until_async
+
+from remora.config import AdminOptions
+from remora.rest.main import token_file
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
+
+APPLICATIONS = "/api/serve/applications/"
+SERVER = """
+import remora as serve
+
+
+@serve.deployment
+class Greeter:
+    def __call__(self, request):
+        return "hello"
+
+
+app = Greeter.bind()
+"""
+
+
+@pytest.fixture
+async def client(shared: Instance) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.AsyncHTTPTransport(uds=str(shared.home.admin_socket))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://remora") as made:
+        yield made
+
+
+def config(folder: Path) -> dict[str, Any]:
+    (folder / "rest_server.py").write_text(SERVER)
+    app = {
+        "name": "rest",
+        "route_prefix": "/rest",
+        "import_path": "rest_server:app",
+        "runtime_env": {"working_dir": str(folder)},
+    }
+    return {"applications": [app]}
+
+
+async def test_a_config_is_put_served_and_deleted(
+    shared: Instance, client: httpx2.AsyncClient, tmp_path: Path
+) -> None:
+    wanted = config(tmp_path)
+    answer = await client.put(APPLICATIONS, json=wanted)
+    assert answer.status_code == 200, answer.text
+
+    async def status(expected: str | None) -> bool:
+        found = (await client.get(APPLICATIONS)).json()["applications"].get("rest")
+        return (found["status"] if found is not None else None) == expected
+
+    await until_async(lambda: status("RUNNING"), "it runs", 20.0)
+    async with httpx2.AsyncClient() as plain:
+        assert (await plain.get(f"{shared.url}/rest")).text == "hello"
+    metrics = (await client.get("/metrics")).text
+    assert 'serve_application_status{application="rest"}' in metrics
+    plan = (await client.post("/api/remora/plan", json=wanted)).json()
+    assert [each["action"] for each in plan["applications"]] == ["none"]
+    wanted["applications"][0]["import_path"] = "rest_server:nothing"
+    await client.put(APPLICATIONS, json=wanted)
+    await until_async(lambda: status("DEPLOY_FAILED"), "it cannot be imported", 20.0)
+    assert (await client.delete(APPLICATIONS)).status_code == 200
+    await until_async(lambda: status(None), "it is gone", 20.0)
+
+
+async def test_it_comes_back_when_it_dies(shared: Instance, client: httpx2.AsyncClient) -> None:
+    await client.get("/docs")
+    async with httpx2.AsyncClient() as plain:
+        await plain.get(f"{shared.url}/-/healthz")
+
+    def pids() -> list[int]:
+        return [
+            pid
+            for pid in shared.members()
+            if b"remora: admin" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    (first,) = pids()
+    kill(first)
+    # The kernel keeps the connection until its successor takes it.
+    transport = httpx2.AsyncHTTPTransport(uds=str(shared.home.admin_socket))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://remora") as again:
+        assert (await again.get("/docs", timeout=20.0)).status_code == 200
+    assert first not in pids()
+
+
+async def test_on_an_address_that_others_reach_it_needs_its_token(
+    start_instance: StartInstance,
+) -> None:
+    instance = start_instance(admin=AdminOptions(host="0.0.0.0", port=0))
+    url = (await instance.status()).admin_url
+    async with httpx2.AsyncClient(base_url=url) as client:
+        assert (await client.get(APPLICATIONS, timeout=20.0)).status_code == 401
+        file = token_file(instance.home)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        headers = {"authorization": f"Bearer {file.read_text().strip()}"}
+        assert (await client.get(APPLICATIONS, headers=headers)).status_code == 200

@@ -1,0 +1,389 @@
+"""The REST API over a controller that is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from remora.core.autoscale.record import ScalingRecord
+from remora.declaration import MAX_CONFIG_BYTES
+from remora.errors import (
+    ExternalScalerDisabledError,
+    InstanceError,
+    ReleaseError,
+    RemoraError,
+    RouteTakenError,
+    UnknownTargetError,
+)
+from remora.rest.app import make_app
+from remora.rest.guard import Rules, is_loopback
+from remora.wire.control import (
+    ApplicationStatus,
+    ConfigRequest,
+    DeploymentStatus,
+    InstanceStatus,
+    ProcessView,
+    ReplicaStatus,
+)
+from remora.wire.plan import Plan
+from remora.wire.releases import Release
+from remora.wire.scaling import ScalingDetail
+
+APPLICATIONS = "/api/serve/applications/"
+CONFIG = {"applications": [{"name": "a", "import_path": "server:app"}]}
+
+
+def application(name: str, source: str) -> ApplicationStatus:
+    replica = ReplicaStatus(replica_id=f"{name}/D#1", state="RUNNING", pid=7)
+    deployment = DeploymentStatus(
+        name="D",
+        status="HEALTHY",
+        status_trigger="CONFIG_UPDATE_COMPLETED",
+        message="",
+        target_num_replicas=1,
+        replica_states={"RUNNING": 1},
+        replicas=(replica,),
+    )
+    return ApplicationStatus(
+        name=name,
+        status="RUNNING",
+        message="",
+        route_prefix=f"/{name}",
+        last_deployed_time_s=1.0,
+        deployments={"D": deployment},
+        source=source,
+    )
+
+
+DECISION = ScalingRecord(
+    at_unix_s=1.0,
+    before=1,
+    after=2,
+    running=1,
+    queued=0.0,
+    ongoing=4.0,
+    total=4.0,
+    window_s=1.0,
+    aggregation="mean",
+    policy="default",
+    formula="4 / 2",
+    asked=2.0,
+)
+
+
+class FakeControl:
+    """What the routes ask, written down."""
+
+    def __init__(self) -> None:
+        self.submitted: list[ConfigRequest] = []
+        self.deleted: list[str] = []
+        self.scaled: list[tuple[str, str, int]] = []
+        self.refuses: RemoraError | None = None
+
+    def _answer(self) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+
+    async def status(self) -> InstanceStatus:
+        self._answer()
+        return InstanceStatus(
+            home="/home",
+            http_url="http://127.0.0.1:8000",
+            controller_pid=1,
+            supervisor_pid=2,
+            proxies=(ProcessView(name="proxy-1", pid=3, status="HEALTHY"),),
+            applications={
+                "a": application("a", "declarative"),
+                "b": application("b", "imperative"),
+            },
+            target_capacity=50.0,
+        )
+
+    async def configs(self) -> dict[str, bytes]:
+        return {"a": json.dumps(CONFIG["applications"][0]).encode()}
+
+    async def scaling(self) -> tuple[ScalingDetail, ...]:
+        return tuple(
+            ScalingDetail(
+                app_name=name,
+                deployment="D",
+                by=by,
+                status="STABLE",
+                target_num_replicas=1,
+                running=1,
+                low=1,
+                high=4,
+                decisions=(DECISION,),
+            )
+            for name, by in (("a", "demand"), ("b", "options"))
+        )
+
+    async def submit(self, request: ConfigRequest) -> int:
+        self._answer()
+        self.submitted.append(request)
+        return 1
+
+    async def plan(self, request: ConfigRequest) -> Plan:
+        return Plan()
+
+    async def delete(self, names: list[str]) -> None:
+        self.deleted += names
+
+    async def releases(self) -> list[Release]:
+        return [
+            Release(number=1, unix_s=0, kind="config", source="x", applications=("a",), said=b"{}")
+        ]
+
+    async def roll_back(self, number: int) -> int:
+        self._answer()
+        return number + 1
+
+    async def scale(self, app_name: str, deployment: str, num_replicas: int) -> None:
+        self._answer()
+        self.scaled.append((app_name, deployment, num_replicas))
+
+    async def metrics(self) -> str:
+        return "# TYPE x gauge\nx 1\n"
+
+
+@pytest.fixture
+def control() -> FakeControl:
+    return FakeControl()
+
+
+HERE = Rules()
+
+
+def client_of(
+    control: FakeControl, rules: Rules = HERE, client: Any = ("127.0.0.1", 1)
+) -> httpx2.AsyncClient:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[FakeControl]:
+        yield control
+
+    options = {"http": {"port": 8000, "ssl_keyfile_password": "secret"}}
+    app = make_app(connect, options, rules, "1.2.3")
+    transport = httpx2.ASGITransport(app=app, client=client)
+    return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8265")
+
+
+@pytest.fixture
+async def client(control: FakeControl) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(control) as made:
+        yield made
+
+
+async def test_get_tells_all_in_the_shape_of_the_reference(client: httpx2.AsyncClient) -> None:
+    details = (await client.get(APPLICATIONS)).json()
+    app = details["applications"]["a"]
+    assert (app["name"], app["status"], app["route_prefix"]) == ("a", "RUNNING", "/a")
+    assert app["deployed_app_config"] == CONFIG["applications"][0]
+    assert details["applications"]["b"]["deployed_app_config"] is None
+    deployment = app["deployments"]["D"]
+    assert deployment["target_num_replicas"] == 1
+    scaling = deployment["autoscaling_detail"]
+    assert (scaling["scaling_status"], scaling["metrics_health"]) == ("STABLE", "healthy")
+    (decision,) = scaling["decisions"]
+    assert (decision["prev_num_replicas"], decision["curr_num_replicas"]) == (1, 2)
+    assert decision["reason"] == "4 / 2"
+    assert details["applications"]["b"]["deployments"]["D"]["autoscaling_detail"] is None
+    assert deployment["replicas"][0]["replica_id"] == "a/D#1"
+    assert deployment["replicas"][0]["pid"] == 7
+    assert details["proxies"]["proxy-1"]["status"] == "HEALTHY"
+    assert details["target_capacity"] == 50.0
+    (group,) = details["target_groups"]
+    assert (group["protocol"], group["targets"][0]["port"]) == ("HTTP", 8000)
+    assert details["restores_unset_config_options"] is True
+    assert "secret" not in json.dumps(details)
+
+
+async def test_get_can_be_filtered(client: httpx2.AsyncClient) -> None:
+    for source, names in (("declarative", {"a"}), ("IMPERATIVE", {"b"})):
+        details = (await client.get(APPLICATIONS, params={"api_type": source})).json()
+        assert set(details["applications"]) == names
+    answer = await client.get(APPLICATIONS, params={"api_type": "other"})
+    assert answer.status_code == 400
+    assert "api_type='other'" in answer.json()["error"]
+
+
+async def test_put_hands_the_config_in(client: httpx2.AsyncClient, control: FakeControl) -> None:
+    answer = await client.put(APPLICATIONS, json=CONFIG)
+    assert (answer.status_code, answer.content) == (200, b"")
+    (request,) = control.submitted
+    assert request.source == "REST"
+    assert request.applications[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "the config must be a mapping"),
+        (b'{"applications": [{"imprt_path": "x"}]}', "Did you mean 'import_path'?"),
+        (
+            b'{"applications": [{"import_path": "a:b", "runtime_env": {"working_dir": "x"}}]}',
+            "must be an absolute path",
+        ),
+    ],
+)
+async def test_a_wrong_config_is_refused_with_all_that_is_wrong(
+    body: bytes, said: str, client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    for method, path in (("PUT", APPLICATIONS), ("POST", "/api/remora/plan")):
+        answer = await client.request(method, path, content=body)
+        assert answer.status_code == 400
+        assert said in answer.json()["error"]
+        assert answer.json()["problems"]
+    assert control.submitted == []
+
+
+async def test_a_body_that_is_too_large_is_not_read(
+    client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(1000):
+            taken += 100_000
+            yield b" " * 100_000
+
+    answer = await client.put(APPLICATIONS, content=endless())
+    assert answer.status_code == 413
+    assert str(MAX_CONFIG_BYTES) in answer.json()["error"]
+    said = {"content-length": "100000000"}
+    assert (await client.put(APPLICATIONS, headers=said, content=b"")).status_code == 413
+    scale = "/api/v1/applications/a/deployments/D/scale"
+    assert (await client.post(scale, content=b" " * (MAX_CONFIG_BYTES + 1))).status_code == 413
+    assert control.submitted == []
+
+
+async def test_delete_deletes_every_application(
+    client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    assert (await client.delete(APPLICATIONS)).status_code == 200
+    assert control.deleted == ["a", "b"]
+
+
+async def test_scaling_from_outside(client: httpx2.AsyncClient, control: FakeControl) -> None:
+    path = "/api/v1/applications/a/deployments/D/scale"
+    answer = await client.post(path, json={"target_num_replicas": 3})
+    assert answer.status_code == 200
+    assert "message" in answer.json()
+    assert control.scaled == [("a", "D", 3)]
+    wrongs: list[Any] = [{}, {"target_num_replicas": -1}, {"target_num_replicas": True}, [], 3]
+    for wrong in wrongs:
+        assert (await client.post(path, json=wrong)).status_code == 400
+    assert (await client.post(path, content=b"{")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UnknownTargetError("none"), 404),
+        (ExternalScalerDisabledError("no"), 412),
+        (InstanceError("gone"), 503),
+        (RouteTakenError("taken"), 409),
+        (ReleaseError("none"), 404),
+        (RemoraError("odd"), 500),
+    ],
+)
+async def test_errors_have_their_status(
+    error: RemoraError, status: int, client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    control.refuses = error
+    answer = await client.post(
+        "/api/v1/applications/a/deployments/D/scale", json={"target_num_replicas": 3}
+    )
+    assert answer.status_code == status
+    assert answer.json() == {"error": str(error)}
+
+
+async def test_releases_and_the_way_back(client: httpx2.AsyncClient) -> None:
+    (release,) = (await client.get("/api/remora/releases")).json()["releases"]
+    assert (release["number"], release["said"]) == (1, {})
+    answer = await client.post("/api/remora/rollback", json={"release": 4})
+    assert answer.json() == {"release": 5}
+    assert (await client.post("/api/remora/rollback", json={"release": "x"})).status_code == 400
+
+
+async def test_what_it_says_of_itself(client: httpx2.AsyncClient) -> None:
+    described = (await client.get("/openapi.json")).json()
+    assert described["info"]["version"] == "1.2.3"
+    page = (await client.get("/docs")).text
+    for path in described["paths"]:
+        assert path in page
+    assert "http" not in page.replace("https://", "http")
+    assert (await client.get("/api/remora/schema")).json()["title"] == "Remora config"
+    assert (await client.get("/api/ray/version")).json()["ray_version"] == "1.2.3"
+    metrics = await client.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_every_described_route_is_there_and_no_other(client: httpx2.AsyncClient) -> None:
+    described = (await client.get("/openapi.json")).json()
+    for path, operations in described["paths"].items():
+        for method in ("get", "put", "post", "delete"):
+            answer = await client.request(method, path.replace("{", "").replace("}", ""))
+            assert (answer.status_code == 405) == (method not in operations), (method, path)
+    assert (await client.get("/api/serve/applications")).status_code == 404
+
+
+async def test_others_show_the_token(control: FakeControl) -> None:
+    rules = Rules("0.0.0.0", "right")
+    async with client_of(control, rules, ("10.0.0.1", 1)) as client:
+        for shown in (None, "Bearer wrong", "Basic right", "Bearer ", "Bearer é"):
+            headers = {b"authorization": shown.encode()} if shown is not None else {}
+            for method, path in (("PUT", APPLICATIONS), ("GET", "/docs"), ("GET", "/nope")):
+                answer = await client.request(method, path, headers=headers, json=CONFIG)
+                assert answer.status_code == 401
+                assert "right" not in answer.text
+        headers = {b"authorization": b"bearer right"}
+        assert (await client.put(APPLICATIONS, headers=headers, json=CONFIG)).status_code == 200
+    assert len(control.submitted) == 1
+
+
+async def test_over_the_unix_socket_nobody_shows_anything(control: FakeControl) -> None:
+    async with client_of(control, Rules("0.0.0.0", "right"), None) as client:
+        assert (await client.get(APPLICATIONS)).status_code == 200
+        odd = {"host": "anything"}
+        assert (await client.get(APPLICATIONS, headers=odd)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:8265"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
+)
+async def test_pages_of_others_cannot_use_a_browser_here(
+    headers: dict[str, str], client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    answer = await client.put(APPLICATIONS, headers=headers, json=CONFIG)
+    assert answer.status_code == 403
+    assert control.submitted == []
+
+
+async def test_a_page_of_its_own_may(client: httpx2.AsyncClient) -> None:
+    own = {"origin": "http://127.0.0.1:8265"}
+    assert (await client.put(APPLICATIONS, headers=own, json=CONFIG)).status_code == 200
+    assert (await client.get("/docs", headers={"host": "localhost:8265"})).status_code == 200
+
+
+def test_addresses_that_only_this_machine_reaches() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("127.8.8.8")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("192.168.0.1")
