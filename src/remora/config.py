@@ -32,6 +32,7 @@ from remora.errors import ConfigError
 from remora.resource_config import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
 from remora.resource_config import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
 from remora.resource_config import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
+from remora.warmup_config import WarmupRequest as WarmupRequest  # noqa: PLC0414 - found here by users of this module
 
 
 class _Unset(Enum):
@@ -156,6 +157,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     #: Replicas of a new version that must run for a deploy to count as done, >= 1, <= the target;
     #: the others come after. None: all.
     required_ready_replicas: int | None = None
+    #: What a new replica answers before it gets requests; one that fails fails its start.
+    warmup_requests: tuple[WarmupRequest, ...] = ()
     #: How a full queue is answered.
     backpressure_config: BackpressureConfig = BackpressureConfig()
     #: Requests may run twice: a replica's death is answered by a retry.

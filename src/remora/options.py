@@ -34,6 +34,7 @@ from remora.config import (
     require_json,
 )
 from remora.errors import ConfigError, NotSupportedYetError
+from remora.warmup_config import warmup_requests
 
 
 class DeploymentOptions(TypedDict, total=False):
@@ -65,6 +66,7 @@ class DeploymentOptions(TypedDict, total=False):
     max_surge_percent: int
     rollback: str
     required_ready_replicas: int | None
+    warmup_requests: list[Any] | None
     idempotent: bool
     preload: list[Any]
 
@@ -81,6 +83,7 @@ _MAY_BE_NONE = (
     "request_router_config",
     "preload",
     "required_ready_replicas",
+    "warmup_requests",
 )
 _WHOLE = (
     "num_replicas",
@@ -173,6 +176,8 @@ def _converted(keyword: str, value: Any) -> Any:
         raise ConfigError(keyword, value, "must be a whole number >= 1 or 'auto'")
     if keyword == "user_config":
         require_json(keyword, value)
+    if keyword == "warmup_requests":
+        return warmup_requests(value)
     if keyword == "preload":
         return preload_names(value)
     if keyword == "idempotent" and not isinstance(value, bool):

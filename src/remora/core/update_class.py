@@ -48,6 +48,8 @@ UPDATE_CLASS: dict[str, UpdateClass] = {
     "max_surge_percent": _LIGHT,
     "rollback": _LIGHT,
     "required_ready_replicas": _LIGHT,
+    # Those that run are warm.
+    "warmup_requests": _LIGHT,
     "backpressure_config": _LIGHT,
     "idempotent": _LIGHT,
     "resources": _RESTART,

@@ -4,7 +4,7 @@ Rules: the one module that unpickles what a driver sent. Knows nothing of the wi
 or of HTTP; it is told what to do by the replica's main and says how the user's code fared.
 
 The order of a start: unpickle, constructor, ASGI app and its startup, `reconfigure` (when there
-is a `user_config`), first health check. The order of an end: ASGI shutdown, destructor.
+is a `user_config`), preloaded models, warm-up, first health check. The order of an end: ASGI shutdown, destructor.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class UserCode:
                 rank = ReplicaRank(*spec.ranks)
                 await _step(spec, "reconfigure", code.reconfigure(spec.config.user_config, rank))
             await _step(spec, "preloading models", code._preload_models())
+            await _step(spec, "the warm-up", code._warm_up(spec))
             timeout_s = spec.config.health_check_timeout_s
             await _step(spec, "the first health check", code._first_health_check(timeout_s))
         except BaseException:
@@ -152,6 +153,17 @@ class UserCode:
             preload = getattr(type(method), "__remora_preload__", None)
             if preload is not None:
                 await preload(method, self.target)
+
+    async def _warm_up(self, spec: ReplicaSpec) -> None:
+        """Run the user's `warmup`, and the example requests of the options."""
+        hook = self._hook("warmup")
+        # One with parameters is a method for callers that happens to have this name.
+        if hook is not None and not _required_parameters(hook):
+            await _call(hook)
+        if spec.config.warmup_requests:
+            from remora.replica.warm_up import warm_up
+
+            await warm_up(self, spec.config.warmup_requests, spec.route_prefix)
 
     async def _first_health_check(self, timeout_s: float) -> None:
         limit = asyncio.timeout(timeout_s)
@@ -389,6 +401,15 @@ def _num_parameters(handler: Callable[..., Any], deployment: DeploymentID) -> in
             f"{', '.join(required)}. A handler takes the request, or nothing."
         )
     return 1 if positional or any(p.kind is p.VAR_POSITIONAL for p in parameters) else 0
+
+
+def _required_parameters(function: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return []  # A function of an extension without a signature.
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def _has_parameter(function: Callable[..., Any], name: str) -> bool:

@@ -17,6 +17,7 @@ from remora.config import (
     RequestRouterConfig,
     RuntimeEnv,
     ScalingPolicySetup,
+    WarmupRequest,
 )
 from remora.core.update_class import UPDATE_CLASS, UpdateClass, heaviest
 from remora.testing.virtual_time import run
@@ -36,6 +37,7 @@ CHANGED: dict[str, Any] = {
     "max_surge_percent": 50,
     "rollback": "auto",
     "required_ready_replicas": 1,
+    "warmup_requests": (WarmupRequest(path="/"),),
     "backpressure_config": BackpressureConfig(status_code=429),
     "idempotent": True,
     "resources": {"CPU": 1.0},
