@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
-    from remora.lookup import get_app_handle, get_deployment_handle
+    from remora.context import get_deployment_actor_context
+    from remora.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
     from remora.method import method
     from remora.multiplex import get_multiplexed_model_id, multiplexed
     from remora.preloading import preloaded
@@ -49,6 +50,8 @@ _HOMES = {
     "delete": "api",
     "deployment": "deployment",
     "get_app_handle": "lookup",
+    "get_deployment_actor": "lookup",
+    "get_deployment_actor_context": "context",
     "get_deployment_handle": "lookup",
     "get_multiplexed_model_id": "multiplex",
     "get_replica_context": "context",
@@ -87,6 +90,8 @@ __all__ = [
     "delete",
     "deployment",
     "get_app_handle",
+    "get_deployment_actor",
+    "get_deployment_actor_context",
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from remora.actor_setup import with_actors
 from remora.autoscaling_config import ScalingPolicySetup
 from remora.autoscaling_config import autoscaling_policy as autoscaling_policy_of
 from remora.config import DeploymentConfig, nearest
@@ -83,20 +84,16 @@ def build(
     if not name:
         raise RemoraError("An application needs a name that is not empty.")
     check_route_prefix(route_prefix)
-    specs = []
+    specs, owned = [], []
     names: dict[Application, str] = {}
     for node, node_name, code in walk(target, name):
         names[node] = node_name
         version = code_version or _version(node._deployment.func_or_class, code)
+        config = _complete(change(node_name, node._deployment).config, node_name, environment)
+        config, actors = with_actors(config, node_name, version)
+        owned += actors
         specs.append(
-            DeploymentSpec(
-                name=node_name,
-                code=code,
-                code_version=version,
-                config=_complete(
-                    change(node_name, node._deployment).config, node_name, environment
-                ),
-            )
+            DeploymentSpec(name=node_name, code=code, code_version=version, config=config)
         )
     _check_one_ingress(names, name)
     policy = _application_policy(autoscaling_policy, name, specs)
@@ -104,7 +101,7 @@ def build(
         name=name,
         route_prefix=route_prefix,
         ingress=specs[0].name,
-        deployments=tuple(specs),
+        deployments=(*specs, *owned),
         surroundings=surroundings or surroundings_of_this_process(),
         external_scaler=external_scaler,
         scaling_policy=policy,

@@ -186,6 +186,13 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     gang_scheduling_config: GangSchedulingConfig | None = None
     #: Loaded once for all replicas of a machine: `module`, or `module:function`.
     preload: tuple[str, ...] = ()
+    #: Objects in processes of their own that the replicas share.
+    deployment_actors: tuple[DeploymentActorConfig, ...] = ()
+    #: What follows from it: the deployments that hold them, by their names; no option.
+    actors: dict[str, str] = {}
+    #: Of such a deployment: whose actor it holds, and the actor's name; no options.
+    actor_of: str = ""
+    actor_name: str = ""
     #: How requests find their replica.
     request_router_config: RequestRouterConfig = RequestRouterConfig()
     #: What follows from it for routers; no option of its own.

@@ -7,6 +7,7 @@ only tests put several replicas into one process, where the running request or t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -66,6 +67,31 @@ class GangContext:
     pg_name: str = ""
 
 
+@dataclass(frozen=True)
+class DeploymentActorContext:
+    """The deployment actor that this code runs in.
+
+    Attributes:
+        deployment_id: whose actor it is.
+        actor_name: by which its replicas find it.
+        code_version: of the deployment that it belongs to.
+    """
+
+    deployment_id: DeploymentID
+    actor_name: str
+    code_version: str = ""
+
+    @property
+    def app_name(self) -> str:
+        """Name of the application."""
+        return self.deployment_id.app_name
+
+    @property
+    def deployment(self) -> str:
+        """Name of the deployment."""
+        return self.deployment_id.name
+
+
 @dataclass
 class ReplicaContext:
     """The replica that this code runs in.
@@ -79,6 +105,8 @@ class ReplicaContext:
         code_version: equal for equal code and arguments.
         gang_context: the gang that it belongs to; None: to none.
         max_ongoing_requests: how many requests this replica works on at a time; 0: unknown.
+        actors: the deployments that hold the actors of this one, by the actors' names.
+        actor: the deployment actor that this is; None: it is a replica.
         held_models: what its multiplexed methods hold.
         batching: where the calls of its batched methods wait.
     """
@@ -91,6 +119,8 @@ class ReplicaContext:
     code_version: str = ""
     gang_context: GangContext | None = None
     max_ongoing_requests: int = 0
+    actors: Mapping[str, str] = field(default_factory=dict, repr=False)
+    actor: DeploymentActorContext | None = field(default=None, repr=False)
     held_models: HeldModels = field(default_factory=HeldModels, repr=False, compare=False)
     batching: WeakSet[Batching] = field(default_factory=WeakSet, repr=False, compare=False)
 
@@ -158,3 +188,18 @@ def get_replica_context() -> ReplicaContext:
             "of a deployment"
         )
     return context
+
+
+def get_deployment_actor_context() -> DeploymentActorContext:
+    """The deployment actor that this code runs in.
+
+    Raises:
+        RemoraError: in none.
+    """
+    context = replica_context_or_none()
+    if context is None or context.actor is None:
+        raise RemoraError(
+            "get_deployment_actor_context() works only inside a deployment actor: in the "
+            "constructor or a method of its class"
+        )
+    return context.actor

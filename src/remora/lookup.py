@@ -11,6 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from remora.config import nearest
+from remora.context import get_replica_context
 from remora.current import require_instance, wait_for
 from remora.errors import InstanceError, RemoraError
 from remora.handle import DeploymentHandle, handle_to_current_app
@@ -151,3 +152,23 @@ async def _wait_app(client: RoutingClient, app_name: str) -> str:
         return app.ingress
     finally:
         client.on_change.remove(on_change)
+
+
+def get_deployment_actor(actor_name: str) -> DeploymentHandle[Any]:
+    """A handle to an actor of the deployment that this code is a replica of.
+
+    Its methods are called as those of a deployment: `await actor.method.remote(...)`.
+
+    Raises:
+        RemoraError: this is no replica.
+        ValueError: the deployment has no actor of that name.
+    """
+    context = get_replica_context()
+    found = context.actors.get(actor_name)
+    if found is None:
+        known = sorted(context.actors)
+        raise ValueError(
+            f"Deployment {context.deployment!r} has no deployment actor {actor_name!r}."
+            f"{nearest(actor_name, known)} It has: {', '.join(known) or 'none'}."
+        )
+    return DeploymentHandle(found, context.app_name)

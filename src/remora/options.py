@@ -27,6 +27,7 @@ from remora.actor_options import (
 from remora.autoscaling_config import DEPRECATED, AutoscalingConfig, autoscaling_config
 from remora.config import (
     BackpressureConfig,
+    DeploymentActorConfig,
     DeploymentConfig,
     RequestRouterConfig,
     check_keys,
@@ -84,6 +85,7 @@ _MAY_BE_NONE = (
     "preload",
     "required_ready_replicas",
     "warmup_requests",
+    "deployment_actors",
 )
 _WHOLE = (
     "num_replicas",
@@ -178,6 +180,8 @@ def _converted(keyword: str, value: Any) -> Any:
         require_json(keyword, value)
     if keyword == "warmup_requests":
         return warmup_requests(value)
+    if keyword == "deployment_actors":
+        return _actors(value)
     if keyword == "preload":
         return preload_names(value)
     if keyword == "idempotent" and not isinstance(value, bool):
@@ -250,18 +254,29 @@ def _check_mapping(
     return check
 
 
-def _check_actors(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
-    if not isinstance(value, list):
-        raise ConfigError(keyword, value, "must be a list")
-    names = [a.get("name") if isinstance(a, dict) else getattr(a, "name", None) for a in value]
+def _actors(given: Any) -> tuple[DeploymentActorConfig, ...]:
+    keyword = "deployment_actors"
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError(keyword, given, "must be a list")
+    found = []
+    for each in given:
+        if isinstance(each, dict):
+            check_keys(keyword, each, DeploymentActorConfig.__struct_fields__)
+            if missing := [key for key in ("name", "actor_class") if key not in each]:
+                raise ConfigError(keyword, each, f"needs {' and '.join(missing)}")
+            each = DeploymentActorConfig(**each)
+        if not isinstance(each, DeploymentActorConfig):
+            raise ConfigError(keyword, each, "must be a dict or DeploymentActorConfig")
+        found.append(each)
+    names = [each.name for each in found]
     if len(set(names)) != len(names):
         raise ConfigError(keyword, names, "the names must differ")
+    return tuple(found)
 
 
 #: Options that nothing acts on yet, each with the check of its value.
 _LATER: dict[str, Callable[[str, Any, Mapping[str, Any]], None]] = {
     "logging_config": _check_mapping(_LOGGING_KEYS),
-    "deployment_actors": _check_actors,
 }
 
 

@@ -163,7 +163,8 @@ class DeploymentActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_un
     name: str
     #: A class, or `module:Class`.
     actor_class: Any
-    init_args: tuple[Any, ...] | list[Any] = ()
+    #: A tuple or list.
+    init_args: Any = ()
     init_kwargs: dict[str, Any] = {}
     #: As `ray_actor_options` of a deployment, and `max_concurrency`.
     actor_options: dict[str, Any] = {}

@@ -99,7 +99,12 @@ def test_takes_over_each_plain_option(option: str, value: object) -> None:
         ("autoscaling_config", {"min_replicas": 3, "max_replicas": 2}),
         ("autoscaling_config", {"min_replica": 3}),
         ("logging_config", {"level": "INFO"}),
-        ("deployment_actors", [{"name": "a"}, {"name": "a"}]),
+        ("deployment_actors", [{"name": "a"}]),
+        ("deployment_actors", [{"name": "a", "actor_class": "m:A"}] * 2),
+        ("deployment_actors", [{"name": "a", "actor_class": "m:A", "args": ()}]),
+        ("deployment_actors", [{"name": "a#b", "actor_class": "m:A"}]),
+        ("deployment_actors", [{"name": "a", "actor_class": 1}]),
+        ("deployment_actors", [{"name": "a", "actor_class": "m:A", "init_args": "x"}]),
     ],
 )
 def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: object) -> None:
@@ -113,7 +118,6 @@ def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: o
     ("option", "value"),
     [
         ("logging_config", {"log_level": "DEBUG"}),
-        ("deployment_actors", [{"name": "a"}]),
         ("ray_actor_options", {"runtime_env": {"conda": "x"}}),
     ],
 )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remora.core import gangs, losses, rebuild, restart, rollback, rollout, starting
+from remora.core import gangs, losses, owned, rebuild, restart, rollback, rollout, starting
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.apply_config import apply_config
 from remora.core.draft import Draft
@@ -122,6 +122,7 @@ def _decide(draft: Draft, where: DeploymentID) -> None:
         failure = rollback.told(app, deployment)
         deploy_application(draft, back).failure = failure
         draft.warnings.append(f"Application {app.name!r}: {failure}")
+    owned.tell_owner(draft, app, deployment)
     draft.end(where, is_draining=bool(deployment.in_state(ReplicaState.DRAINING)))
     if draft.state.hold_snapshot_until_s is None:
         _drop_removed(draft, app)
@@ -157,6 +158,8 @@ def _drop_removed(draft: Draft, app: Application) -> None:
     staying = [deployment for deployment in app.deployments.values() if not deployment.removed]
     if all(is_reached(deployment, goal_of(deployment)) for deployment in staying):
         for name in removed:
+            if owned.is_used(app, app.deployments[name]):
+                continue
             _empty(draft, app, name, "no longer part of the application")
 
 
@@ -168,6 +171,8 @@ def _take_down(draft: Draft, app: Application) -> None:
         if app.deployments[app.ingress].in_state(ReplicaState.RUNNING, ReplicaState.DRAINING):
             return
     for name in list(app.deployments):
+        if owned.is_used(app, app.deployments[name]):
+            continue
         _empty(draft, app, name, "the application is being deleted")
 
 
@@ -241,6 +246,11 @@ def _start(
     pacing = draft.pacing(app.name, deployment)
     if count and draft.now < pacing.retry_at_s:
         draft.wake(pacing.retry_at_s)
+        return
+    actor = owned.awaited(app, target) if count else ""
+    if actor != pacing.awaits:
+        draft.pace(app.name, deployment, awaits=actor)
+    if actor:
         return
     if starting.start(draft, app, deployment, target, count):
         return

@@ -191,6 +191,8 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True):
     #: Why replicas found no place; empty: they did.
     unplaced: str = ""
     num_unplaced: int = 0
+    #: The deployment actor that new replicas wait for; empty: none.
+    awaits: str = ""
 
 
 class Stranger(msgspec.Struct, frozen=True):

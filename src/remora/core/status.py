@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from remora.core import restart
 from remora.core.goal import failed_how, goal_of, has_failed, is_current
 from remora.core.lifecycle import SLOW_START_S
+from remora.core.owned import failed_actor
 from remora.core.replica_state import Replica, ReplicaState
 from remora.core.scale import attempts_for, count_of
 from remora.core.state import Application, ControllerState, Deployment, Pacing
@@ -148,7 +149,13 @@ def _judge(
     if app.deleting or deployment.removed:
         return _Verdict("UPDATING", "DELETING", "The deployment is being deleted.")
     if has_failed(deployment):
-        return _Verdict("DEPLOY_FAILED", "REPLICA_STARTUP_FAILED", _failed_message(deployment))
+        is_actor = bool(deployment.target.config.actor_of)
+        trigger = "DEPLOYMENT_ACTOR_FAILED" if is_actor else "REPLICA_STARTUP_FAILED"
+        return _Verdict("DEPLOY_FAILED", trigger, _failed_message(deployment))
+    if not deployment.completed and (actor := failed_actor(app, deployment)) is not None:
+        name = actor.target.config.actor_name
+        message = f"Its deployment actor {name!r} could not be started: {actor.last_failure}"
+        return _Verdict("DEPLOY_FAILED", "DEPLOYMENT_ACTOR_FAILED", message)
     running = sum(_runs(deployment, replica, found_again) for replica in _values(deployment))
     target = count_of(deployment)
     trouble = _trouble(state, deployment, pacing, now)
@@ -208,6 +215,8 @@ def _trouble(
 ) -> list[str]:
     """List what keeps a deployment from its target."""
     trouble = []
+    if pacing.awaits:
+        trouble.append(f"Its replicas wait for the deployment actor {pacing.awaits!r}.")
     if pacing.num_unplaced:
         trouble.append(f"{pacing.num_unplaced} replica(s) find no place: {pacing.unplaced}.")
     preparing = [

@@ -63,6 +63,10 @@ UPDATE_CLASS: dict[str, UpdateClass] = {
     "placement_group_bundle_label_selector": _RESTART,
     "gang_scheduling_config": _RESTART,
     "preload": _RESTART,
+    "deployment_actors": _RESTART,
+    "actors": _RESTART,
+    "actor_of": _RESTART,
+    "actor_name": _RESTART,
     # Replicas read how often they say something of themselves.
     "request_router_config": _RECONFIGURE,
     # Follows from it, and only routers read it.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from remora.experimental.capacity_queue import CapacityQueue
 from remora.router.mixins import FIFOMixin
 from remora.router.request_router import RequestRouter
 from remora.router.seen import PendingRequest, RunningReplica
 
-__all__ = ["CapacityQueueRouter"]
+__all__ = ["CapacityQueue", "CapacityQueueRouter"]
 
 
 class CapacityQueueRouter(FIFOMixin, RequestRouter):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remora.context import GangContext, ReplicaContext, ReplicaRank
+from remora.context import DeploymentActorContext, GangContext, ReplicaContext, ReplicaRank
 from remora.core.room import is_called_back
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
@@ -246,6 +246,8 @@ class Replica:
             deployment_id=DeploymentID(spec.deployment, spec.application),
             rank=ReplicaRank(*spec.ranks),
             gang_context=_gang_context(spec.gang),
+            actors=spec.config.actors,
+            actor=_actor_context(spec),
             world_size=spec.config.num_replicas,
             code_version=spec.code_version,
             max_ongoing_requests=self.max_ongoing,
@@ -378,3 +380,11 @@ def _gang_context(gang: GangSpec | None) -> GangContext | None:
         return None
     members = list(gang.members)
     return GangContext(gang.gang_id, gang.rank, len(members), members, gang.gang_id)
+
+
+def _actor_context(spec: ReplicaSpec) -> DeploymentActorContext | None:
+    config = spec.config
+    if not config.actor_of:
+        return None
+    owner = DeploymentID(config.actor_of, spec.application)
+    return DeploymentActorContext(owner, config.actor_name, spec.code_version)

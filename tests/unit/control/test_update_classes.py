@@ -11,6 +11,7 @@ from tests.unit.control.rig import app, deployment, rig
 from remora.config import (
     AutoscalingConfig,
     BackpressureConfig,
+    DeploymentActorConfig,
     DeploymentConfig,
     GangSchedulingConfig,
     PolicySetup,
@@ -51,6 +52,10 @@ CHANGED: dict[str, Any] = {
     "placement_group_bundle_label_selector": ({"zone": "!us"},),
     "gang_scheduling_config": GangSchedulingConfig(gang_size=2),
     "preload": ("json",),
+    "deployment_actors": (DeploymentActorConfig(name="a", actor_class="m:A", init_args=[]),),
+    "actors": {"a": "Actor"},
+    "actor_of": "Other",
+    "actor_name": "a",
     "request_router_config": RequestRouterConfig(request_routing_stats_period_s=3.0),
     "policy": PolicySetup("round_robin"),
     "autoscaling_config": AutoscalingConfig(min_replicas=2, max_replicas=2),
@@ -66,7 +71,8 @@ def test_an_option_costs_what_its_class_says(option: str) -> None:
             await r.until_settled()
             before = {replica.pid: len(replica.calls) for replica in r.replicas.serving}
             options = {"num_replicas": 2, option: CHANGED[option]}
-            await r.deploy(app("default", deployment(**options)))
+            # An actor that the new version waits for.
+            await r.deploy(app("default", deployment(**options), deployment("Actor")))
             await r.until_settled()
             await asyncio.sleep(1.0)
             kept = {replica.pid: replica for replica in r.replicas.serving if replica.pid in before}
