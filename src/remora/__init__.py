@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     )
     from remora.batching import batch
     from remora.broadcast import DeploymentBroadcastResponse
+    from remora.context import get_deployment_actor_context
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
-    from remora.context import get_deployment_actor_context
     from remora.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
     from remora.method import method
     from remora.multiplex import get_multiplexed_model_id, multiplexed

@@ -102,9 +102,7 @@ def _resolved(given: DeploymentActorConfig) -> type:
     return found
 
 
-def _fields(
-    given: DeploymentActorConfig, found: type, owner: DeploymentConfig
-) -> dict[str, Any]:
+def _fields(given: DeploymentActorConfig, found: type, owner: DeploymentConfig) -> dict[str, Any]:
     field = f"deployment_actors[{given.name!r}].actor_options"
     options = dict(given.actor_options)
     calls = options.pop("max_concurrency", None)
@@ -113,7 +111,7 @@ def _fields(
         calls = ASYNC_CONCURRENCY if is_async else 1
     require_number(f"{field}['max_concurrency']", calls, low=1, whole=True)
     # Without an environment of its own it has that of its deployment.
-    fields = {"env_vars": owner.env_vars, "runtime_env": owner.runtime_env}
+    fields: dict[str, Any] = {"env_vars": owner.env_vars, "runtime_env": owner.runtime_env}
     fields |= actor_fields(options, field)
     fields["runtime_env"] = pinned(fields["runtime_env"], f"{field}['runtime_env']")
     return {**fields, "max_ongoing_requests": calls}

@@ -92,9 +92,7 @@ def build(
         config = _complete(change(node_name, node._deployment).config, node_name, environment)
         config, actors = with_actors(config, node_name, version)
         owned += actors
-        specs.append(
-            DeploymentSpec(name=node_name, code=code, code_version=version, config=config)
-        )
+        specs.append(DeploymentSpec(name=node_name, code=code, code_version=version, config=config))
     _check_one_ingress(names, name)
     policy = _application_policy(autoscaling_policy, name, specs)
     return ApplicationSpec(

@@ -99,10 +99,13 @@ async def test_all_replicas_share_an_actor(shared: Instance) -> None:
         assert sorted(each.json for each in answers) == list(range(12, 52, 2))
         told = (await get(f"{url}?what=told")).json
         assert (told["owner"], told["name"]) == ("counts/Counts", "counter")
-        assert (await get(f"{url}?what=fail")).json == "'from the actor'"
+        assert (await get(f"{url}?what=fail")).body.decode() == "'from the actor'"
         assert (await get(f"{url}?what=meet")).json == [5] * 5
-        unknown = (await get(f"{url}?what=unknown")).text
-        assert "no deployment actor 'countr'. Did you mean 'counter'? It has: counter, waits" in unknown
+        unknown = (await get(f"{url}?what=unknown")).body.decode()
+        assert (
+            "no deployment actor 'countr'. Did you mean 'counter'? It has: counter, waits"
+            in unknown
+        )
 
 
 async def test_an_actor_that_dies_starts_anew_and_replicas_stay(shared: Instance) -> None:

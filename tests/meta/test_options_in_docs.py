@@ -15,7 +15,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 REFUSED = {
     "version",
     "logging_config",
-    "deployment_actors",
 }
 
 
