@@ -42,7 +42,7 @@ from remora.errors import RequestCancelledError, RequestTimeoutError
 
 #: Allocators keep what was freed in pieces, so a process that leaks nothing still moves a little:
 #: by about a megabyte in runs of ten minutes.
-GROWTH_BYTES = 4_000_000
+GROWTH_BYTES = 2_500_000
 #: Connections of clients that left close a moment later than the next ones open.
 GROWTH_FDS = 12
 GROWTH_THREADS = 1

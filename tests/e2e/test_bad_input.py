@@ -223,7 +223,8 @@ async def test_a_full_disk_stops_the_logs_and_not_the_answers(
     url = command.wait_url()
     log = command.home.logs / "access-proxy-1.log"
     async with load(url, rate=500) as traffic:
-        await traffic.more(2500)
+        # Some hundred bytes for each in the log: more than it may hold.
+        await traffic.more(1200)
     assert traffic.failures == []
     assert log.stat().st_size <= 100_000
     assert "access log" in command.output
@@ -363,44 +364,6 @@ def rss(pid: int) -> int:
     found = usage(pid)
     assert found is not None
     return found.rss_bytes
-
-
-@pytest.mark.timeout(90)
-async def test_clients_that_send_a_byte_a_second_hold_nobody_up(
-    shared: Instance, bystander: Load
-) -> None:
-    one = Echo.options(max_ongoing_requests=1).bind()
-    async with shared.running(one, "one") as url:
-        began = time.monotonic()
-        body = b"POST /one HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
-        bodies = [asyncio.create_task(drip(url, body)) for _ in range(5)]
-        heads = [asyncio.create_task(drip(url, b"GET /one HTTP/1.1\r\n")) for _ in range(5)]
-        async with load(url, rate=20) as traffic:
-            # A request whose body is still coming takes no place in a replica.
-            answers = await asyncio.gather(*heads)
-        assert traffic.failures == []
-        assert len(traffic.answers) > 400
-        assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers), answers
-        assert time.monotonic() - began < 45.0
-        for task in bodies:
-            assert not task.done()
-            task.cancel()
-        await asyncio.wait(bodies)
-
-
-async def drip(url: str, start: bytes) -> bytes:
-    """Send `start`, then a byte a second, until the server answers or closes."""
-    reader, writer = await connect(url)
-    answer = asyncio.create_task(reader.read())
-    try:
-        writer.write(start)
-        while not answer.done():
-            writer.write(b"x")
-            await asyncio.wait((answer,), timeout=1.0)
-        return answer.result()
-    finally:
-        answer.cancel()
-        writer.close()
 
 
 async def test_thousands_of_idle_connections_disturb_nobody(

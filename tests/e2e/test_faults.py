@@ -205,7 +205,7 @@ async def test_a_storm_of_kills_passes(start_instance: StartInstance) -> None:
     instance = start_instance()
     url = await instance.run(Echo.options(num_replicas=3).bind("v1", 0.01), "storm")
     num_cut = 0
-    async with load(url, rate=100, force_close=True) as traffic:
+    async with load(url, rate=200, force_close=True) as traffic:
         for _ in range(25):
             victim = rng.choice([pid for pid in instance.members() if pid != instance.pid])
             if title(victim) == "remora: proxy":

@@ -270,6 +270,45 @@ async def test_a_body_that_comes_too_slowly_is_408(
     writer.close()
 
 
+async def drip(door: Door, start: bytes) -> bytes:
+    """Send `start`, then a byte at a time, until the server answers or closes."""
+    reader, writer = await door.connect()
+    answer = asyncio.create_task(reader.read())
+    try:
+        writer.write(start)
+        while not answer.done():
+            writer.write(b"x")
+            await asyncio.wait((answer,), timeout=0.02)
+        return answer.result()
+    finally:
+        answer.cancel()
+        writer.close()
+
+
+async def test_clients_that_send_a_byte_at_a_time_hold_nobody_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ClientConnection.head_timeout_s == 30.0
+    monkeypatch.setattr(ClientConnection, "head_timeout_s", 0.3)
+    node = await rig.node(App, max_ongoing=1)
+    door = await rig.door(node)
+    body = request("/text", "POST", content_length="50000")
+    bodies = [asyncio.create_task(drip(door, body)) for _ in range(5)]
+    heads = [asyncio.create_task(drip(door, b"GET /text HTTP/1.1\r\n")) for _ in range(5)]
+    await until(lambda: len(door.state.connections) == 10)
+    for _ in range(50):
+        assert (await ask(door, "/text")).status == 200
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*heads)
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers), answers
+    # A request whose body is still coming takes no place in a replica.
+    assert node.target.begun == 50
+    for task in bodies:
+        assert not task.done()
+        task.cancel()
+    await asyncio.wait(bodies)
+
+
 def test_a_body_has_its_rate_in_every_window() -> None:
     progress = Progress(0.0)
     progress.begin_body()

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ _MARK = re.compile(r"# error(?:\[(\w[\w ]*)\])?$")
 #: What each of them says without the plugin, and with it.
 PLAIN = ["plain_classes.py", "uses_stubs.py", "server_handles.py"]
 WITH_PLUGIN = ["plain_classes.py", "decorated_classes.py", "through_attributes.py"]
+BY_PYRIGHT = [*PLAIN, "decorated_classes.py"]
+
+Lines = set[tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def expected(folder: Path, files: list[str], *who: str) -> set[tuple[str, int]]:
+def expected(folder: Path, files: list[str], *who: str) -> Lines:
     found = set()
     for name in files:
         for number, line in enumerate((folder / name).read_text().splitlines(), 1):
@@ -57,7 +61,7 @@ def expected(folder: Path, files: list[str], *who: str) -> set[tuple[str, int]]:
     return found
 
 
-def said_by_mypy(folder: Path, files: list[str], plugin: bool) -> set[tuple[str, int]]:
+def said_by_mypy(folder: Path, files: list[str], plugin: bool) -> Lines:
     config = folder / f"mypy-{plugin}.ini"
     config.write_text("[mypy]\nstrict = True\n" + "plugins = remora.mypy_plugin\n" * plugin)
     words = ["-m", "mypy", "--config-file", config.name, "--output", "json", *files]
@@ -67,7 +71,7 @@ def said_by_mypy(folder: Path, files: list[str], plugin: bool) -> set[tuple[str,
     return {(r["file"], r["line"]) for r in reports if r["severity"] == "error"}
 
 
-def said_by_pyright(folder: Path, files: list[str]) -> set[tuple[str, int]]:
+def said_by_pyright(folder: Path, files: list[str]) -> Lines:
     config: dict[str, Any] = {"include": files, "extraPaths": [str(ROOT / "src")]}
     config |= {"typeCheckingMode": "standard", "pythonVersion": "3.11"}
     (folder / "pyrightconfig.json").write_text(json.dumps(config))
@@ -81,18 +85,30 @@ def said_by_pyright(folder: Path, files: list[str]) -> set[tuple[str, int]]:
     }
 
 
-def test_mypy_knows_methods_with_its_plugin(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Future[Lines]]:
+    """The lines that each checker complains about; they work side by side."""
+    with ThreadPoolExecutor() as pool:
+        return {
+            "mypy with plugin": pool.submit(said_by_mypy, folder, WITH_PLUGIN, plugin=True),
+            "mypy": pool.submit(said_by_mypy, folder, PLAIN, plugin=False),
+            "pyright": pool.submit(said_by_pyright, folder, BY_PYRIGHT),
+        }
+
+
+def test_mypy_knows_methods_with_its_plugin(folder: Path, said: dict[str, Future[Lines]]) -> None:
     marked = expected(folder, WITH_PLUGIN, "mypy", "plugin")
-    assert said_by_mypy(folder, WITH_PLUGIN, plugin=True) == marked
+    assert said["mypy with plugin"].result() == marked
 
 
-def test_mypy_knows_methods_and_stubs_without_its_plugin(folder: Path) -> None:
-    assert said_by_mypy(folder, PLAIN, plugin=False) == expected(folder, PLAIN, "mypy")
+def test_mypy_knows_methods_and_stubs_without_its_plugin(
+    folder: Path, said: dict[str, Future[Lines]]
+) -> None:
+    assert said["mypy"].result() == expected(folder, PLAIN, "mypy")
 
 
-def test_pyright_knows_methods_and_stubs(folder: Path) -> None:
-    files = [*PLAIN, "decorated_classes.py"]
-    assert said_by_pyright(folder, files) == expected(folder, files, "pyright")
+def test_pyright_knows_methods_and_stubs(folder: Path, said: dict[str, Future[Lines]]) -> None:
+    assert said["pyright"].result() == expected(folder, BY_PYRIGHT, "pyright")
 
 
 def test_stubs_lead_to_the_methods_at_run_time(
