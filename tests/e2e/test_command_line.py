@@ -346,13 +346,17 @@ def test_a_shutdown_from_elsewhere_ends_the_command_with_0(remora: Remora) -> No
 
 
 def test_a_deploy_says_why_it_waits(remora: Remora, tmp_path: Path) -> None:
-    (tmp_path / "gpus.py").write_text(
-        SERVER + "\ngpus = Greeter.options(ray_actor_options={'num_gpus': 99}).bind()\n"
+    (tmp_path / "seats.py").write_text(
+        SERVER + "\napp = Greeter.options(ray_actor_options={'resources': {'seat': 1}}).bind()\n"
     )
-    command = remora("run", "--port", "0", "gpus:gpus")
-    command.wait_output("99 needed")
+    first = remora("run", "--port", "0", "--resources", '{"seat": 1}', "seats:app")
+    first.wait_url()
+    command = remora("run", "-n", "second", "--route-prefix", "/second", "seats:app")
+    command.wait_output("seat: 1 needed, 0 free of 1")
     interrupt(command)
     assert command.wait() == 130
+    interrupt(first)
+    assert first.wait() == 0
 
 
 def test_an_instance_that_ends_by_itself_ends_the_command_also_while_it_watches_for_edits(
