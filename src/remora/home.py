@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -87,6 +88,10 @@ class Home:
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.root / "logs"
+
+    def stacks_file(self, process_id: str) -> Path:
+        """Where a replica whose event loop stands still saves where its threads are."""
+        return self.logs / f"stuck-{re.sub(r'[^A-Za-z0-9._-]', '-', process_id)}.txt"
 
     def make(self) -> None:
         """Create the folders, and see that this user alone can reach what is in them.

@@ -47,6 +47,19 @@ class EchoCode:
         return self.num_seen
 
 
+class StuckCode:
+    """Blocks its loop for ever when it is asked to."""
+
+    async def __call__(self, request: Request) -> str:
+        if "block" in request.query_params:
+            hold_everything()
+        return "free"
+
+
+def hold_everything() -> None:
+    time.sleep(1000)
+
+
 class TrickleCode:
     """Sends a number a tenth of a second, ten times."""
 
@@ -174,6 +187,7 @@ class IngressCode:
 
 
 # Plain calls rather than decorators: type checkers see what they return.
+Stuck = serve.deployment(name="Stuck")(StuckCode)
 Echo = serve.deployment(name="Echo", max_ongoing_requests=100)(EchoCode)
 Trickle = serve.deployment(name="Trickle")(TrickleCode)
 Spawner = serve.deployment(name="Spawner")(SpawnerCode)

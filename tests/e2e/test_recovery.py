@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.apps import Echo
+from tests.e2e.apps import Echo, Stuck
 from tests.e2e.conftest import StartInstance
 from tests.e2e.instances import Instance
 from tests.e2e.load import get, load
 from tests.e2e.processes import kill
+from tests.e2e.waiting import until_true
 
 from remora.build import build
 from remora.control.client import ControlClient
@@ -19,6 +23,9 @@ from remora.errors import RemoraError
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
 NUM_KILLS = 10
+WATCHED = Stuck.options(
+    health_check_period_s=0.2, health_check_timeout_s=0.5, graceful_shutdown_timeout_s=0.5
+)
 
 
 async def declare(instance: Instance, app: Any, code_version: str) -> None:
@@ -104,3 +111,43 @@ async def test_what_runs_is_known_again_when_its_database_is_lost(
     assert (await get(url)).json["version"] == "v1"
     assert "Put together from running replicas: kept/Echo" in instance.log()
     assert database.read_bytes().startswith(b"SQLite")
+
+
+async def test_a_replica_whose_loop_is_blocked_is_replaced_and_its_stacks_are_saved(
+    shared: Instance,
+) -> None:
+    app = WATCHED
+    async with shared.running(app.bind(), "stuck") as url:
+        before = await shared.pids("stuck")
+        # A POST is not tried again on the next one.
+        blocking = asyncio.create_task(get(f"{url}?block=1", method="POST"))
+        said: str = await shared.wait(
+            lambda status: _named(status.applications["stuck"].deployments["Stuck"].message),
+            "the file is named",
+        )
+        after = await shared.replicas("stuck", 1)
+        assert not after & before
+        assert (await get(url)).status == 200
+        assert (await blocking).status == 500
+    stacks = Path(said).read_text()
+    assert "in hold_everything" in stacks
+    assert Path(said).parent == shared.home.logs
+    await until_true(
+        lambda: list(shared.home.logs.glob("stuck-*")) == [Path(said)], "empty ones are gone"
+    )
+
+
+def _named(message: str) -> str:
+    found = re.search(r"see where in (\S+\.txt)", message)
+    return found.group(1) if found else ""
+
+
+async def test_a_replica_that_new_connections_cannot_reach_is_replaced(shared: Instance) -> None:
+    app = WATCHED
+    sockets = set(shared.home.sockets.rglob("*.sock"))
+    async with shared.running(app.bind(), "unreachable") as url:
+        before = await shared.pids("unreachable")
+        (own,) = set(shared.home.sockets.rglob("*.sock")) - sockets
+        own.unlink()
+        await shared.replicas("unreachable", 1, without=before)
+        assert (await get(url)).status == 200

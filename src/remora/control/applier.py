@@ -19,12 +19,13 @@ from typing import Any
 from remora.control.checkpoint import CodeStore
 from remora.control.replica_control import Connect, ReplicaControl
 from remora.control.replica_spec import described, spec_of
+from remora.control.stacks import SavedStacks
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.engine.base import Engine, Hold, ProcessSpec, Shared
 from remora.errors import ConnectionLostError, RemoraError
 from remora.types import DeploymentID, ReplicaID, Seconds
-from remora.wire.control import ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import HealthCheck, ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.metrics import MetricsReport
 
 _log = logging.getLogger("remora.controller")
@@ -56,6 +57,7 @@ class Applier:
         connect: Connect,
         code: CodeStore,
         post: Callable[[ev.AnyEvent], None],
+        stacks: SavedStacks,
     ) -> None:
         """Make an applier.
 
@@ -64,11 +66,13 @@ class Applier:
             connect: opens a link to a replica.
             code: what replicas are made of, by its key.
             post: takes the events.
+            stacks: what stuck replicas saved.
         """
         self._engine = engine
         self._connect = connect
         self._code = code
         self._post = post
+        self._stacks = stacks
         self._lanes: dict[ReplicaID, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,6 +102,7 @@ class Applier:
 
     def forget(self, replica_id: ReplicaID) -> None:
         """Its process is gone: end what is under way with it."""
+        self._stacks.tidy(replica_id)
         lane = self._lanes.pop(replica_id, None)
         if lane is None:
             return
@@ -222,18 +227,30 @@ class Applier:
         replica_id = action.replica_id
         limit = asyncio.timeout(action.timeout_s)
         try:
-            link = await self._link(replica_id, action.address)
             async with limit:
-                await link.call("check_health")
+                await self._ask_health(action)
         except ConnectionLostError as error:
             self._lost(replica_id, "check_health", error)
         except Exception as error:  # noqa: BLE001 - border: the user's health check
             # The user's check may raise a TimeoutError of its own: that is an answer.
             late = isinstance(error, TimeoutError) and limit.expired()
-            problem = f"no answer within {action.timeout_s:g} s" if late else told(error)
+            problem = self._why_late(action) if late else told(error)
             self._post(ev.HealthChecked(replica_id=replica_id, error=problem, timed_out=late))
         else:
             self._post(ev.HealthChecked(replica_id=replica_id))
+
+    async def _ask_health(self, action: act.CheckHealth) -> None:
+        # On a connection of its own: what a new router finds there is what is to be known.
+        link = await self._connect(action.address)
+        try:
+            await link.call("check_health", HealthCheck(action.timeout_s))
+        finally:
+            link.close()
+
+    def _why_late(self, action: act.CheckHealth) -> str:
+        late = f"no answer within {action.timeout_s:g} s"
+        stacks = self._stacks.of(action.replica_id)
+        return f"{late}; its event loop stands still, see where in {stacks}" if stacks else late
 
     async def _reconfigure(self, action: act.Reconfigure) -> None:
         replica_id = action.replica_id

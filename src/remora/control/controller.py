@@ -29,6 +29,7 @@ from remora.control.publisher import Publisher
 from remora.control.queue_leases import QueueLeases
 from remora.control.releases import ReleaseStore
 from remora.control.replica_control import Connect, connect_replica
+from remora.control.stacks import SavedStacks
 from remora.control.state_file import StateFile
 from remora.core import events as ev
 from remora.core import requests
@@ -40,6 +41,7 @@ from remora.core.state import ControllerState
 from remora.core.status import report
 from remora.engine import base
 from remora.errors import EngineError, InstanceError, RemoraError
+from remora.home import Home
 from remora.observe.status_metrics import status_families
 from remora.types import ReplicaID, Seconds
 from remora.wire.metrics import Family
@@ -75,6 +77,7 @@ class Controller:
         unix: Callable[[], float] = time.time,
         salt: str = "",
         bound: bool = False,
+        home: Home | None = None,
     ) -> None:
         """Make a controller; `run` starts it.
 
@@ -85,6 +88,7 @@ class Controller:
             salt: makes the replica ids of a new state differ from those of earlier states.
             bound: the instance ends with the program that started it, and what that program
                 deployed is brought back by no later instance.
+            home: the instance's folder, in which stuck replicas save their stacks; None: none do.
         """
         self.engine = engine
         store = Section.of_instance(engine, bound=bound)
@@ -102,7 +106,7 @@ class Controller:
         self._salt = salt
         self._file = StateFile(store)
         self.builders = Builders(engine, connect, self.code, request=self.request, post=self.post)
-        self._applier = Applier(engine, connect, self.code, self.post)
+        self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home))
         self.metrics = MetricsCollector(self._replicas, self._families)
         self._inbox: list[_Inbox] = []
         self._wake = asyncio.Event()

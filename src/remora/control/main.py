@@ -34,7 +34,10 @@ async def _serve(context: ProcessContext) -> None:
     engine = await _engine(context)
     # Four characters tell the replicas of this state from those of a state that was lost.
     controller = Controller(
-        engine, salt=os.urandom(2).hex(), bound=bool(context.args.get("bound", False))
+        engine,
+        salt=os.urandom(2).hex(),
+        bound=bool(context.args.get("bound", False)),
+        home=context.home,
     )
     admin = Admin(
         controller,

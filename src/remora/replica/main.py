@@ -27,7 +27,8 @@ def main(context: ProcessContext) -> None:
 
 async def _serve(context: ProcessContext) -> None:
     use_own_loop(asyncio.get_running_loop())
-    replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd))
+    stacks = context.home.stacks_file(context.process_id)
+    replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd, stacks))
     servers = [await listen(context.sockets["wire"], replica.accept)]
     if (for_others := context.sockets.get("wire_tcp")) is not None:
         servers.append(await listen(for_others, lambda: replica.accept(context.token)))

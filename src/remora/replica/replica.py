@@ -30,7 +30,7 @@ from remora.replica.watchdog import LoopWatchdog
 from remora.transport.control import ControlHandler
 from remora.types import DeploymentID, Seconds
 from remora.wire.codec import pack, unpack
-from remora.wire.control import GangSpec, ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import GangSpec, HealthCheck, ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.framing import MAX_LOAD
 from remora.wire.messages import FrameKind, Promises
 from remora.wire.metrics import Family, MetricsReport
@@ -207,6 +207,7 @@ class Replica:
             await self._context.held_models.close()
             self._place.leave(self._context)
         self.watchdog.stop()
+        self._place.leave_watch()
         self._report.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.stopped.set()
@@ -215,6 +216,7 @@ class Replica:
         """End everything at once, as the end of the process would."""
         self.turns_away = True
         self.watchdog.stop()
+        self._place.leave_watch()
         self._report.stop()
         self.threads.shutdown(wait=False, cancel_futures=True)
         for connection in list(self._connections):
@@ -266,6 +268,7 @@ class Replica:
         context.servable_object = self.code.target
         self._place.on_constructed()
         self.watchdog.start()
+        self._place.watch(spec.config.health_check_timeout_s)
         promises = promises_of(self.code)
         if promises != Promises():
             self.promises = pack(promises)
@@ -277,6 +280,8 @@ class Replica:
         if self.code is None:
             raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
         self._enter()
+        if body:
+            self._place.watch(unpack(body, HealthCheck).timeout_s)
         await self.code.check_health()
         return b""
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import Protocol
 
 from remora.context import ReplicaContext, enter_replica, leave_replica, set_replica_context
+from remora.replica.stuck import StuckWatch
+from remora.types import Seconds
 from remora.wire.control import Surroundings
 
 
@@ -30,6 +33,12 @@ class Place(Protocol):
     def on_constructed(self) -> None:
         """The user's object is there."""
 
+    def watch(self, timeout_s: Seconds) -> None:
+        """Save where the threads are when the loop stands still for so long."""
+
+    def leave_watch(self) -> None:
+        """The loop is not watched any more."""
+
     def limit_threads(self, num_threads: int) -> None:
         """Run at most so many plain functions of ASGI apps at a time."""
 
@@ -37,10 +46,19 @@ class Place(Protocol):
 class OwnProcess:
     """A process that belongs to one replica."""
 
-    def __init__(self, sys_path: tuple[str, ...] = (), cwd: str = "") -> None:
-        """Take what its engine says of its `runtime_env`, as in `ProcessContext`."""
+    def __init__(
+        self, sys_path: tuple[str, ...] = (), cwd: str = "", stacks: Path | None = None
+    ) -> None:
+        """Take what its engine says of its `runtime_env`, as in `ProcessContext`.
+
+        Args:
+            sys_path: its own entries.
+            cwd: its own working directory; empty: none.
+            stacks: where to save where its threads are when it is stuck; None: nowhere.
+        """
         self._sys_path = sys_path
         self._cwd = cwd
+        self._stuck = None if stacks is None else StuckWatch(stacks)
 
     def settle(self, surroundings: Surroundings) -> None:
         """Put the user's folders in front of `sys.path`, and go where the user was.
@@ -68,6 +86,16 @@ class OwnProcess:
         gc.collect()
         gc.freeze()
 
+    def watch(self, timeout_s: Seconds) -> None:
+        """Watch the one loop of this process."""
+        if self._stuck is not None:
+            self._stuck.watch(timeout_s)
+
+    def leave_watch(self) -> None:
+        """Watch it no more."""
+        if self._stuck is not None:
+            self._stuck.stop()
+
     def limit_threads(self, num_threads: int) -> None:
         """FastAPI and Starlette run plain functions in threads that anyio counts."""
         if "anyio" in sys.modules:
@@ -92,6 +120,12 @@ class SharedProcess:
 
     def on_constructed(self) -> None:
         """What exists may be gone after the test."""
+
+    def watch(self, timeout_s: Seconds) -> None:
+        """The loop is everybody's."""
+
+    def leave_watch(self) -> None:
+        """It was not watched."""
 
     def limit_threads(self, num_threads: int) -> None:
         """Threads are shared with others, who have limits of their own."""

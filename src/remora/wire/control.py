@@ -32,7 +32,7 @@ Methods of a builder, a process that imports one application and ends:
 Methods of a replica:
 
     initialize(ReplicaSpec) -> ReplicaReady     idempotent: waits for a running construction
-    check_health(None) -> None                  raises what the user's check raised
+    check_health(HealthCheck) -> None           raises what the user's check raised
     reconfigure(ReplicaReconfigure) -> None
     describe(None) -> ReplicaSpec               as what it runs, for a controller that lost its state
     drain(None) -> None                         turns new requests away; answers when idle
@@ -46,7 +46,7 @@ import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.resource_config import RuntimeEnv
-from remora.types import DeploymentID, NodeID
+from remora.types import DeploymentID, NodeID, Seconds
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,6 +324,12 @@ class ReplicaReady(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     #: Path of the API docs under the route prefix (`/docs`), if any.
     docs_path: str = ""
+
+
+class HealthCheck(msgspec.Struct, frozen=True):
+    """A health check, and how long a replica may take for it, or stand still otherwise."""
+
+    timeout_s: Seconds
 
 
 class ReplicaReconfigure(msgspec.Struct, frozen=True, kw_only=True):

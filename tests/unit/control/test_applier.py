@@ -12,6 +12,7 @@ from remora.config import DeploymentConfig
 from remora.control.applier import Applier
 from remora.control.checkpoint import CodeStore, Section
 from remora.control.replica_control import connect_replica
+from remora.control.stacks import SavedStacks
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.core.ranks import Ranks
@@ -36,7 +37,8 @@ async def test_what_a_users_code_raises_is_an_answer_and_no_lost_call(
     server = await serve_control(sock, {"reconfigure": fail, "check_health": fail})
     posted: asyncio.Queue[ev.AnyEvent] = asyncio.Queue()
     engine = FakeEngine()
-    applier = Applier(engine, connect_replica, CodeStore(Section(engine)), posted.put_nowait)
+    code, stacks = CodeStore(Section(engine)), SavedStacks(None)
+    applier = Applier(engine, connect_replica, code, posted.put_nowait, stacks)
     address = f"unix:{tmp_path}/r.sock"
 
     applier.apply([act.Reconfigure(REPLICA, address, DeploymentConfig(), "key", Ranks(0, 0, 0))])
