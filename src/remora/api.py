@@ -44,6 +44,8 @@ from remora.errors import ConfigError, DeployError, NotSupportedYetError, Remora
 from remora.handle import DeploymentHandle
 from remora.home import Home
 from remora.instance import Instance, awaited, failure_text
+from remora.logging_config import LoggingConfig, with_absolute_folder
+from remora.logging_config import logging_config as _logging_config
 from remora.lookup import forget_handles, forget_handles_of, get_app_handle, get_deployment_handle
 from remora.resource_config import AS_FOUND, MachineOptions, machine_options
 from remora.schema import ServeStatus, serve_status
@@ -101,7 +103,7 @@ class RunTarget:
         target: the result of `.bind()`.
         name: of the application.
         route_prefix: where it is reachable over HTTP; None: nowhere.
-        logging_config: not supported yet.
+        logging_config: how replicas log whose deployment does not say.
         external_scaler_enabled: numbers of replicas are set from outside, by nobody else.
         autoscaling_policy: decides for all its deployments that are scaled by demand.
     """
@@ -109,7 +111,7 @@ class RunTarget:
     target: Application
     name: str = DEFAULT_APP_NAME
     route_prefix: str | None = "/"
-    logging_config: dict[str, Any] | None = None
+    logging_config: dict[str, Any] | LoggingConfig | None = None
     external_scaler_enabled: bool = False
     autoscaling_policy: Any = None
 
@@ -119,7 +121,7 @@ def run(
     blocking: bool = False,
     name: str = DEFAULT_APP_NAME,
     route_prefix: str | None = "/",
-    logging_config: dict[str, Any] | None = None,
+    logging_config: dict[str, Any] | LoggingConfig | None = None,
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: dict[str, Any] | None = None,
@@ -132,7 +134,7 @@ def run(
         blocking: stay until Ctrl-C, then end what this call started.
         name: of the application; one of the same name is replaced.
         route_prefix: where it is reachable over HTTP; None: nowhere.
-        logging_config: not supported yet.
+        logging_config: how replicas log whose deployment does not say.
         _local_testing_mode: run everything in this process, without ports and processes;
             `remora.testing.asgi_app` is the front door then.
         external_scaler_enabled: numbers of replicas are set from outside, and survive deploys.
@@ -189,6 +191,7 @@ def run_many(
             one.target,
             one.name,
             one.route_prefix,
+            logging_config=_logging(one.logging_config),
             external_scaler=one.external_scaler_enabled,
             autoscaling_policy=one.autoscaling_policy,
         )
@@ -220,7 +223,11 @@ def _check_targets(targets: Sequence[RunTarget]) -> None:
         if names.count(one.name) > 1:
             raise ConfigError("name", one.name, "is the name of two applications of this call")
         check_route_prefix(one.route_prefix)
-        _refuse("logging_config", one.logging_config)
+        _logging(one.logging_config)
+
+
+def _logging(given: dict[str, Any] | LoggingConfig | None) -> LoggingConfig | None:
+    return with_absolute_folder(_logging_config(given))
 
 
 def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
@@ -306,7 +313,7 @@ def start(
     proxy_location: ProxyLocation | str | None = None,
     http_options: HTTPOptions | dict[str, Any] | None = None,
     grpc_options: gRPCOptions | dict[str, Any] | None = None,
-    logging_config: Any = None,
+    logging_config: dict[str, Any] | LoggingConfig | None = None,
     tracing_config: Any = None,
     controller_options: Any = None,
     *,
@@ -326,7 +333,7 @@ def start(
         proxy_location: on which nodes proxies run; `Disabled`: no front door.
         http_options: of the front door.
         grpc_options: of the one for gRPC; there is none when all have their defaults.
-        logging_config: not supported yet.
+        logging_config: how its processes log, and its replicas where nothing else is said.
         tracing_config: not supported yet.
         controller_options: not supported yet.
         num_cpus: cores that this machine is to have for replicas; None: those that it has.
@@ -376,6 +383,7 @@ def begin_start(
     engine: str | None = None,
     address: str | None = None,
     admin_options: AdminOptions | dict[str, Any] | None = None,
+    logging_config: dict[str, Any] | LoggingConfig | None = None,
     **others: Any,
 ) -> Instance:
     """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
@@ -389,6 +397,7 @@ def begin_start(
         engine: see `start`.
         address: see `start`.
         admin_options: see `start`.
+        logging_config: see `start`.
         others: as `start`.
 
     Raises:
@@ -427,7 +436,9 @@ def begin_start(
     if engine is not None or address is not None or proxy_location is not None:
         chosen = engine_options(engine, address, proxy_location)
     admin = _admin_options(admin_options) if admin_options is not None else None
-    return begin(http if asked else None, home, grpc, machine, chosen, admin)
+    return begin(
+        http if asked else None, home, grpc, machine, chosen, admin, _logging(logging_config)
+    )
 
 
 def shutdown() -> None:

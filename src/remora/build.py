@@ -25,6 +25,7 @@ from remora.config import DeploymentConfig, nearest
 from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
+from remora.logging_config import LoggingConfig
 from remora.pickling import dumps_call
 from remora.resource_config import RuntimeEnv
 from remora.router_setup import with_policy
@@ -52,6 +53,7 @@ def build(
     *,
     code_version: str | None = None,
     surroundings: Surroundings | None = None,
+    logging_config: LoggingConfig | None = None,
     external_scaler: bool = False,
     autoscaling_policy: Any = None,
     environment: RuntimeEnv = _NOTHING,
@@ -68,6 +70,7 @@ def build(
         code_version: the same for the same code; None: the same only within this process, for
             equal code and arguments from an unchanged file.
         surroundings: where replicas import from; None: from where this process does.
+        logging_config: of deployments that have none of their own.
         external_scaler: numbers of replicas are set from outside.
         autoscaling_policy: decides for all deployments that are scaled: an `AutoscalingPolicy`,
             a dict of its fields, or its function; None: each has its own policy.
@@ -89,7 +92,9 @@ def build(
     for node, node_name, code in walk(target, name):
         names[node] = node_name
         version = code_version or _version(node._deployment.func_or_class, code)
-        config = _complete(change(node_name, node._deployment).config, node_name, environment)
+        config = _complete(
+            change(node_name, node._deployment).config, node_name, environment, logging_config
+        )
         config, actors = with_actors(config, node_name, version)
         owned += actors
         specs.append(DeploymentSpec(name=node_name, code=code, code_version=version, config=config))
@@ -123,11 +128,15 @@ def _application_policy(
     return scaling_policy_setup(policy, "autoscaling_policy")
 
 
-def _complete(config: DeploymentConfig, name: str, environment: RuntimeEnv) -> DeploymentConfig:
+def _complete(
+    config: DeploymentConfig, name: str, environment: RuntimeEnv, logging: LoggingConfig | None
+) -> DeploymentConfig:
     """Add what follows from the options and from the files that they name."""
     own = pinned(config.runtime_env, f"runtime_env of deployment {name!r}")
     env = beside(own, environment)
-    config = msgspec.structs.replace(config, runtime_env=env)
+    config = msgspec.structs.replace(
+        config, runtime_env=env, logging_config=config.logging_config or logging
+    )
     return with_scaling_policy(with_policy(config))
 
 

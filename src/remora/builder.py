@@ -26,7 +26,8 @@ from remora.deployment import Deployment
 from remora.engine.base import ProcessContext
 from remora.errors import AppLoadError, ConfigError, RemoraError
 from remora.import_path import Target, load
-from remora.observe.logs import configure_logging
+from remora.logging_config import logging_config, with_absolute_folder
+from remora.observe.logs import log_of_system_process
 from remora.observe.tracebacks import user_traceback
 from remora.replica.surroundings import OwnProcess
 from remora.transport.control import serve_control
@@ -42,7 +43,7 @@ from remora.wire.control import (
 
 def main(context: ProcessContext) -> None:
     """Entry point of a builder's process."""
-    configure_logging(context.home, "builder")
+    log_of_system_process(context, "builder", "builder")
     asyncio.run(_serve(context))
 
 
@@ -100,6 +101,7 @@ def describe(declared: DeclaredApplication) -> ApplicationSpec:
         external_scaler=config.external_scaler,
         autoscaling_policy=config.autoscaling_policy,
         environment=declared.runtime_env,
+        logging_config=with_absolute_folder(logging_config(config.logging_config)),
         change=overrides.change,
     )
     overrides.require_all_used([each.name for each in made.deployments])

@@ -29,6 +29,7 @@ from remora.checks import nearest as nearest  # noqa: PLC0414 - found here by us
 from remora.checks import require_json as require_json  # noqa: PLC0414 - found here by users of this module
 from remora.checks import require_number as require_number  # noqa: PLC0414 - found here by users of this module
 from remora.errors import ConfigError
+from remora.logging_config import LoggingConfig
 from remora.resource_config import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
 from remora.resource_config import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
 from remora.resource_config import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
@@ -197,6 +198,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     request_router_config: RequestRouterConfig = RequestRouterConfig()
     #: What follows from it for routers; no option of its own.
     policy: PolicySetup = PolicySetup()
+    #: How replicas log; None: as the application or the instance says.
+    logging_config: LoggingConfig | None = None
     #: How many replicas there are, by demand; None: `num_replicas`, whatever the demand.
     autoscaling_config: AutoscalingConfig | None = None
     #: What follows from its policy for the controller; no option of its own.

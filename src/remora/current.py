@@ -22,6 +22,7 @@ from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
+from remora.logging_config import LoggingConfig
 from remora.resource_config import AS_FOUND, MachineOptions
 from remora.router.process import expect_news, forget_instance, instance_home, use_instance
 from remora.wire.grpc import GrpcSetup, digest
@@ -73,6 +74,7 @@ def begin(
     machine: MachineOptions = AS_FOUND,
     engine: EngineOptions | None = None,
     admin: AdminOptions | None = None,
+    logging: LoggingConfig | None = None,
 ) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
 
@@ -94,6 +96,13 @@ def begin(
             refuse_other_options(found, http)
         if grpc is not None:
             refuse_other_grpc(found, grpc)
+        if logging is not None:
+            raise ConfigError(
+                "logging_config",
+                "…",
+                f"the instance in {found.home.root} runs already; shut it down to change how it "
+                "logs, or give the config to an application",
+            )
         if machine and machine != found.machine:
             raise ConfigError(
                 "num_cpus, num_gpus, memory, resources, labels",
@@ -124,6 +133,7 @@ def begin(
             machine=machine,
             engine=engine or engine_options(),
             admin=admin or ADMIN,
+            logging=logging,
         )
         _use(chosen)
         return _current

@@ -30,6 +30,7 @@ from remora.config import (
     proxy_location,
 )
 from remora.errors import ConfigError, ConfigFileError, NotSupportedYetError
+from remora.logging_config import LoggingConfig, logging_config
 from remora.options import KEYWORDS, check_deployment_name, deployment_config
 from remora.runtime_env import read_runtime_env
 from remora.types import DEFAULT_APP_NAME
@@ -73,6 +74,7 @@ class ApplicationConfig(msgspec.Struct, frozen=True, kw_only=True):
     runtime_env: dict[str, Any]
     deployments: tuple[dict[str, Any], ...]
     autoscaling_policy: dict[str, Any] | None = None
+    logging_config: dict[str, Any] | None = None
     external_scaler: bool = False
 
 
@@ -362,7 +364,9 @@ APPLICATION_KEYS: dict[str, Key] = {
         _nullable(_OBJECT),
         _by(lambda value: autoscaling_policy(value, "autoscaling_policy")),
     ),
-    "logging_config": Key("How its processes log.", _OBJECT, later=True),
+    "logging_config": Key(
+        "How replicas log whose deployment does not say.", LoggingConfig, _by(logging_config)
+    ),
     "external_scaler_enabled": Key(
         "Numbers of replicas are set from outside.", {"type": "boolean"}, _is(bool, "true or false")
     ),
@@ -447,5 +451,6 @@ def parse_application(given: dict[str, Any]) -> ApplicationConfig:
         runtime_env=given.get("runtime_env") or {},
         deployments=tuple(given.get("deployments") or ()),
         autoscaling_policy=given.get("autoscaling_policy"),
+        logging_config=given.get("logging_config"),
         external_scaler=given.get("external_scaler_enabled", False),
     )

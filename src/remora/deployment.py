@@ -11,9 +11,11 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Unpack, overload
 
+import msgspec
+
 from remora import options as _options
 from remora.config import UNSET, BackpressureConfig, DeploymentConfig
-from remora.errors import NotSupportedYetError
+from remora.logging_config import LoggingConfig
 from remora.options import DeploymentOptions
 
 #: Set by `ingress` on the classes that it makes.
@@ -199,12 +201,20 @@ class Deployment(Generic[_D]):
 
     @property
     def logging_config(self) -> dict[str, Any] | None:
-        """Always None so far."""
-        return None
+        """How its replicas log; None: as the application or the instance says."""
+        config = self._config.logging_config
+        return None if config is None else msgspec.to_builtins(config)
 
-    def set_logging_config(self, logging_config: dict[str, Any]) -> None:
-        """Refuse: no logging options for a single deployment yet."""
-        raise NotSupportedYetError("logging_config", logging_config)
+    def set_logging_config(self, logging_config: dict[str, Any] | LoggingConfig | None) -> None:
+        """Change how its replicas log, for what is deployed from now on.
+
+        Raises:
+            ConfigError: a value that cannot be right.
+        """
+        options = self._options.copy()
+        options["logging_config"] = logging_config
+        self._config = _options.deployment_config(options)
+        self._options = options
 
 
 class Application(Generic[_D]):

@@ -24,6 +24,7 @@ from remora.engine import launch as local
 from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.logging_config import LoggingConfig
 from remora.resource_config import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
@@ -102,6 +103,7 @@ class Instance:
         machine: MachineOptions = AS_FOUND,
         engine: EngineOptions = LOCAL_ENGINE,
         admin: AdminOptions = ADMIN,
+        logging: LoggingConfig | None = None,
     ) -> Self:
         """Launch one without waiting for it.
 
@@ -113,6 +115,7 @@ class Instance:
             machine: what this machine is said to have.
             engine: what runs its processes.
             admin: where the REST API listens.
+            logging: how its processes log; None: the defaults.
 
         Raises:
             InstanceError: no process can be started here.
@@ -120,7 +123,14 @@ class Instance:
         """
         require_engine(engine.engine)
         launched = local.launch(
-            home, http, bound, grpc=grpc, machine=machine, engine=engine, admin=admin
+            home,
+            http,
+            bound,
+            grpc=grpc,
+            machine=machine,
+            engine=engine,
+            admin=admin,
+            logging=logging,
         )
         made = cls(home, launched, None, http, grpc, engine.engine)
         made.machine = machine

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypedDict
-
-import msgspec
 
 from remora.actor_options import (
     PLACEMENT,
@@ -34,7 +32,8 @@ from remora.config import (
     check_keywords,
     require_json,
 )
-from remora.errors import ConfigError, NotSupportedYetError
+from remora.errors import ConfigError
+from remora.logging_config import LoggingConfig, logging_config, with_absolute_folder
 from remora.warmup_config import warmup_requests
 
 
@@ -58,7 +57,7 @@ class DeploymentOptions(TypedDict, total=False):
     graceful_shutdown_timeout_s: float
     health_check_period_s: float
     health_check_timeout_s: float
-    logging_config: dict[str, Any] | None
+    logging_config: dict[str, Any] | LoggingConfig | None
     request_router_config: dict[str, Any] | RequestRouterConfig | None
     max_constructor_retry_count: int
     gang_scheduling_config: dict[str, Any] | None
@@ -86,6 +85,7 @@ _MAY_BE_NONE = (
     "required_ready_replicas",
     "warmup_requests",
     "deployment_actors",
+    "logging_config",
 )
 _WHOLE = (
     "num_replicas",
@@ -94,13 +94,6 @@ _WHOLE = (
     "max_constructor_retry_count",
     "max_surge_percent",
     "required_ready_replicas",
-)
-_LOGGING_KEYS = (
-    "additional_log_standard_attrs",
-    "enable_access_log",
-    "encoding",
-    "log_level",
-    "logs_dir",
 )
 #: Options of old versions of Ray Serve, and what to write instead.
 _MOVED = {
@@ -156,11 +149,6 @@ def deployment_config(given: DeploymentOptions) -> DeploymentConfig:
     options: dict[str, Any] = dict(given)
     options.pop("name", None)
     _check_together(options)
-    for keyword, check in _LATER.items():
-        value = options.pop(keyword, None)
-        if value is not None:
-            check(keyword, value, given)
-            raise NotSupportedYetError(keyword, value)
     fields = actor_fields(options.pop("ray_actor_options", None)) | placement_fields(options)
     if (scaling := _autoscaling(options)) is not None:
         fields["autoscaling_config"] = scaling
@@ -190,6 +178,8 @@ def _converted(keyword: str, value: Any) -> Any:
         return _backpressure(value)
     if keyword == "request_router_config":
         return _request_router(value)
+    if keyword == "logging_config":
+        return with_absolute_folder(logging_config(value))
     if keyword in _WHOLE and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -241,19 +231,6 @@ def _check_together(options: Mapping[str, Any]) -> None:
             )
 
 
-def _check_mapping(
-    keys: tuple[str, ...],
-) -> Callable[[str, Any, Mapping[str, Any]], None]:
-    def check(keyword: str, value: Any, _: Mapping[str, Any]) -> None:
-        if isinstance(value, msgspec.Struct):
-            return
-        if not isinstance(value, dict):
-            raise ConfigError(keyword, value, "must be a dict")
-        check_keys(keyword, value, keys)
-
-    return check
-
-
 def _actors(given: Any) -> tuple[DeploymentActorConfig, ...]:
     keyword = "deployment_actors"
     if not isinstance(given, (list, tuple)):
@@ -272,12 +249,6 @@ def _actors(given: Any) -> tuple[DeploymentActorConfig, ...]:
     if len(set(names)) != len(names):
         raise ConfigError(keyword, names, "the names must differ")
     return tuple(found)
-
-
-#: Options that nothing acts on yet, each with the check of its value.
-_LATER: dict[str, Callable[[str, Any, Mapping[str, Any]], None]] = {
-    "logging_config": _check_mapping(_LOGGING_KEYS),
-}
 
 
 def check_code_options(func_or_class: object, given: DeploymentOptions) -> None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from remora.context import ReplicaRank
+from remora.logging_config import EncodingType, LoggingConfig
 from remora.wire.control import InstanceStatus
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "ApplicationStatusOverview",
     "DeploymentStatus",
     "DeploymentStatusOverview",
+    "EncodingType",
+    "LoggingConfig",
     "ProxyStatus",
     "ReplicaRank",
     "ReplicaState",

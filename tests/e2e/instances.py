@@ -165,8 +165,13 @@ class Instance:
         return marked(self.mark)
 
     def log(self) -> str:
-        """What its processes printed."""
-        return (self.home.logs / "instance.log").read_text(errors="replace")
+        """What its processes logged and printed, but for requests."""
+        files = sorted(self.home.logs.glob("*.log"))
+        return "".join(
+            each.read_text(errors="replace")
+            for each in files
+            if not each.name.startswith("access-")
+        )
 
     def end(self) -> None:
         """End it in good order, and fail when anything is left. The second time: nothing."""

@@ -14,7 +14,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 #: Are refused so far; the page says so of all of them at once.
 REFUSED = {
     "version",
-    "logging_config",
 }
 
 

@@ -38,7 +38,7 @@ def test_run_needs_an_application() -> None:
     [
         ({"name": ""}, RayServeException),
         ({"route_prefix": "x"}, ValueError),
-        ({"logging_config": {"log_level": "INFO"}}, NotSupportedYetError),
+        ({"logging_config": {"log_level": "LOUD"}}, ValueError),
         ({"controller_options": {"runtime_env": {}}}, NotSupportedYetError),
     ],
 )

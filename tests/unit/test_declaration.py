@@ -105,7 +105,11 @@ def test_share_of_capacity() -> None:
         ),
         (app(runtime_env=[]), "must be a mapping"),
         ("server:app", "applications[0]: it must be a mapping with keys"),
-        (app(logging_config={"encoding": "JSON"}), "does not support it yet"),
+        (app(logging_config={"encoding": "XML"}), "logging_config.encoding"),
+        (
+            app(deployments=[{"name": "X", "logging_config": {"level": "INFO"}}]),
+            "no such key",
+        ),
     ],
 )
 def test_each_problem_is_named_with_its_place(given: Any, said: str) -> None:

@@ -117,7 +117,6 @@ def test_refuses_what_cannot_be_right_and_names_the_option(option: str, value: o
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("logging_config", {"log_level": "DEBUG"}),
         ("ray_actor_options", {"runtime_env": {"conda": "x"}}),
     ],
 )

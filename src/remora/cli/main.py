@@ -267,6 +267,45 @@ def status(name: str | None, as_json: bool, watch: bool) -> None:
 
 
 @cli.command()
+@click.argument("target", metavar="[APP[/DEPLOYMENT]]", default="")
+@click.option("--request", "request_id", metavar="ID", help="Show what was logged for one request.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is logged, until Ctrl-C.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Show what was logged since then: 30s, 10m, 2h or 1d ago, or a date with or without a time.",
+)
+@click.option(
+    "--lines",
+    type=click.IntRange(0),
+    help="Show so many entries at the end.  [default: 200; all with --request or --since]",
+)
+@click.option("--access", is_flag=True, help="Show the access logs of the front door as well.")
+def logs(
+    target: str,
+    request_id: str | None,
+    follow: bool,
+    since: str | None,
+    lines: int | None,
+    access: bool,
+) -> None:
+    """Show what the processes of this state folder have logged, in the order of time.
+
+    APP or APP/DEPLOYMENT shows its replicas alone. It need not run any more.
+    """
+    from remora.cli.logs import show_logs
+
+    show_logs(
+        target,
+        request_id=request_id,
+        since=since,
+        lines=lines,
+        access=access,
+        follow=follow,
+    )
+
+
+@cli.command()
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def shutdown(yes: bool) -> None:
     """Stop the instance: finish ongoing requests, then end every process of it."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from remora.control.checkpoint import CodeStore
 from remora.control.replica_control import Connect, ReplicaControl
@@ -58,6 +60,7 @@ class Applier:
         code: CodeStore,
         post: Callable[[ev.AnyEvent], None],
         stacks: SavedStacks,
+        logging: Mapping[str, Any] | None = None,
     ) -> None:
         """Make an applier.
 
@@ -67,12 +70,14 @@ class Applier:
             code: what replicas are made of, by its key.
             post: takes the events.
             stacks: what stuck replicas saved.
+            logging: how replicas log whose deployment does not say, as a dict.
         """
         self._engine = engine
         self._connect = connect
         self._code = code
         self._post = post
         self._stacks = stacks
+        self._logging = logging
         self._lanes: dict[ReplicaID, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -184,7 +189,12 @@ class Applier:
             process_id=action.replica_id,
             entrypoint=REPLICA_ENTRYPOINT,
             title=f"remora: replica {action.replica_id}",
-            args={"application": action.app_name, "deployment": action.deployment},
+            args={
+                "application": action.app_name,
+                "deployment": action.deployment,
+                "logging": self._logging,
+                "logging_of_deployment": msgspec.to_builtins(action.config.logging_config),
+            },
             env=action.env,
             node_id=action.holds[0].node_id,
             preload=action.surroundings.preload,

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -78,6 +79,7 @@ class Controller:
         salt: str = "",
         bound: bool = False,
         home: Home | None = None,
+        logging: Mapping[str, Any] | None = None,
     ) -> None:
         """Make a controller; `run` starts it.
 
@@ -89,6 +91,7 @@ class Controller:
             bound: the instance ends with the program that started it, and what that program
                 deployed is brought back by no later instance.
             home: the instance's folder, in which stuck replicas save their stacks; None: none do.
+            logging: how replicas log whose deployment does not say, as a dict.
         """
         self.engine = engine
         store = Section.of_instance(engine, bound=bound)
@@ -106,7 +109,7 @@ class Controller:
         self._salt = salt
         self._file = StateFile(store)
         self.builders = Builders(engine, connect, self.code, request=self.request, post=self.post)
-        self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home))
+        self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home), logging)
         self.metrics = MetricsCollector(self._replicas, self._families)
         self._inbox: list[_Inbox] = []
         self._wake = asyncio.Event()

@@ -17,7 +17,7 @@ from remora.control.controller import Controller
 from remora.control.planning import process_bytes
 from remora.engine.base import Engine, ProcessContext
 from remora.errors import ConfigError, EngineError
-from remora.observe.logs import configure_logging
+from remora.observe.logs import log_of_system_process
 from remora.resource_config import MachineOptions
 from remora.transport.control import serve_control
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("remora.controller")
 
 def main(context: ProcessContext) -> None:
     """Entry point of the controller's process."""
-    configure_logging(context.home, "controller")
+    log_of_system_process(context, "controller", "controller")
     uvloop.run(_serve(context))
 
 
@@ -38,6 +38,7 @@ async def _serve(context: ProcessContext) -> None:
         salt=os.urandom(2).hex(),
         bound=bool(context.args.get("bound", False)),
         home=context.home,
+        logging=context.args.get("logging"),
     )
     admin = Admin(
         controller,

@@ -27,7 +27,7 @@ from remora.autoscaling_config import ScalingPolicySetup
 from remora.autoscaling_context import AutoscalingContext, TimeStampedValue
 from remora.engine.base import ProcessContext
 from remora.errors import PolicyError
-from remora.observe.logs import configure_logging
+from remora.observe.logs import log_of_system_process
 from remora.observe.tracebacks import user_traceback
 from remora.transport.control import ControlHandler, serve_control
 from remora.types import DeploymentID
@@ -189,7 +189,7 @@ def _state(name: str, state: object) -> dict[str, Any]:
 
 def main(context: ProcessContext) -> None:
     """Entry point of a policy's process."""
-    configure_logging(context.home, context.process_id.replace("/", "-"))
+    log_of_system_process(context, "policy", "policy")
     uvloop.run(_serve(context))
 
 

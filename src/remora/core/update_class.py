@@ -71,6 +71,8 @@ UPDATE_CLASS: dict[str, UpdateClass] = {
     "request_router_config": _RECONFIGURE,
     # Follows from it, and only routers read it.
     "policy": _LIGHT,
+    # Their files are opened anew.
+    "logging_config": _RECONFIGURE,
     # The controller asks replicas for reports, and says how often.
     "autoscaling_config": _LIGHT,
     # Follows from it.

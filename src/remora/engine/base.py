@@ -122,6 +122,7 @@ class ProcessContext:
         sys_path: folders of its `runtime_env`, to be in front of everything else.
         cwd: working directory of its `runtime_env`; empty: it has none.
         token: what a peer on a TCP socket must present.
+        keeps_output: the engine keeps, and shows, what the process writes to its descriptors.
     """
 
     process_id: str
@@ -132,6 +133,7 @@ class ProcessContext:
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
     token: str = ""
+    keeps_output: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from remora.engine import linux
 from remora.engine.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.logging_config import LoggingConfig
 from remora.resource_config import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
@@ -155,8 +156,7 @@ class Launch:
             if time.monotonic() >= deadline:
                 self._result = InstanceError(
                     f"The instance in {self.home.root} (pid {self.pid}) does not serve gRPC at "
-                    f"{address}: {last}. What its proxies printed is above, or in "
-                    f"{self.home.logs / LOG_NAME}."
+                    f"{address}: {last}. What its proxies logged is in {self.home.logs}."
                 )
                 return
 
@@ -216,6 +216,7 @@ def launch(
     machine: MachineOptions = AS_FOUND,
     engine: EngineOptions = LOCAL_ENGINE,
     admin: AdminOptions = ADMIN,
+    logging: LoggingConfig | None = None,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -224,12 +225,14 @@ def launch(
     Args:
         home: state folder of the instance.
         http: the front door; with `host=None` there is none.
-        bound: True: the instance ends with this program, and its output is this program's.
-            False: it stays, and its output goes to `logs/instance.log`.
+        bound: True: the instance ends with this program, which shows on its standard error what
+            the processes log. False: it stays, and what its supervisor has to say goes to
+            `logs/instance.log`.
         grpc: the front door for gRPC; None: there is none.
         machine: what this machine is said to have.
         engine: what runs its processes.
         admin: where the REST API listens; on a Ray cluster there is none yet.
+        logging: how its processes log; None: the defaults.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -266,6 +269,7 @@ def launch(
         "grpc_fd": grpc_fd,
         "grpc_digest": digest(grpc),
         "machine": msgspec.to_builtins(machine),
+        "logging": None if logging is None else msgspec.to_builtins(logging),
     }
     if engine.engine == "local":
         options["admin"] = msgspec.to_builtins(admin)

@@ -13,9 +13,10 @@ import uvloop
 
 from remora.config import HTTPOptions
 from remora.engine.base import ProcessContext
+from remora.logging_config import LoggingConfig
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
-from remora.observe.logs import configure_logging
+from remora.observe.logs import log_of_system_process, logging_of
 from remora.proxy.accept import Tally
 from remora.proxy.front import Front
 from remora.proxy.server import HttpServer
@@ -35,18 +36,21 @@ _GRPC_GRACE_S: Seconds = 60.0
 def main(context: ProcessContext) -> None:
     """Entry point of a proxy's process."""
     name = str(context.args.get("name", "proxy"))
-    configure_logging(context.home, name)
+    logging_config = logging_of(context.args)
+    log_of_system_process(context, name, "proxy")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     use_instance(context.home, name)
     options = msgspec.convert(context.args["http"], HTTPOptions)
-    uvloop.run(_serve(context, name, options))
+    uvloop.run(_serve(context, name, options, logging_config))
 
 
-async def _serve(context: ProcessContext, name: str, options: HTTPOptions) -> None:
+async def _serve(
+    context: ProcessContext, name: str, options: HTTPOptions, logging_config: LoggingConfig
+) -> None:
     client = RoutingClient(context.home, name)
     adopt_client(client)
     client.start()
-    access = AccessLog(context.home.logs / f"access-{name}.log")
+    access = AccessLog(context.home.logs / f"access-{name}.log", config=logging_config)
     front = Front(client, options, access, RequestCounters())
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.

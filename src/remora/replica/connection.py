@@ -28,6 +28,7 @@ _REQUEST = int(FrameKind.REQUEST)
 _BODY = int(FrameKind.BODY)
 _CANCEL = int(FrameKind.CANCEL)
 _CREDIT = int(FrameKind.CREDIT)
+_ERROR = int(FrameKind.ERROR)
 _REJECT = int(FrameKind.REJECT)
 # A member of an enumeration is slow to look up.
 _UNARY, _HTTP, _GRPC = CallKind.UNARY, CallKind.HTTP, CallKind.GRPC
@@ -44,6 +45,8 @@ class ReplicaConnection(ServerConnection):
         #: Requests that were cancelled and have not ended: a second time would stop them while
         #: they clean up after the first.
         self._cancelled: set[int] = set()
+        #: Requests that were answered with an error, where somebody wants to know.
+        self._failed: set[int] = set()
         self._last_number = 0
         #: Requests with parts to be sent at the end of this turn.
         self._held: list[Work] = []
@@ -139,6 +142,8 @@ class ReplicaConnection(ServerConnection):
     def finish(self, number: int, kind: int, meta: bytes = b"", body: Body = b"") -> None:
         """Send a final frame; it carries how busy the replica is without this request."""
         load = min(self._replica.ongoing - 1, MAX_LOAD)
+        if kind == _ERROR and self._replica.on_answered is not None:
+            self._failed.add(number)
         if isinstance(body, Parcel):
             self.write(kind, number, meta, body, 0, load)
         elif len(self._work) == 1 and len(body) <= LARGE_BODY_BYTES:
@@ -179,39 +184,43 @@ class ReplicaConnection(ServerConnection):
         replica = self._replica
         kind = envelope.kind
         create_task = replica.loop.create_task
-        route = envelope.route
         if kind is _UNARY and not envelope.streams:
             unary = replica.requests.unary
             self._work[number] = create_task(
-                self._run(number, route, unary, self, number, envelope, body)
+                self._run(number, envelope, unary, self, number, envelope, body)
             )
             return
         if kind is _WEBSOCKET:
             websocket = replica.websockets.work(self, number, envelope, raw(body))
             self._work[number] = websocket
             websocket.task = create_task(
-                self._run(number, route, replica.websockets.answer, websocket)
+                self._run(number, envelope, replica.websockets.answer, websocket)
             )
             return
         work = self._work[number] = Work(self, number, envelope, body)
         if kind is _UNARY:
             coroutine = self._run(
-                number, route, replica.requests.unary, self, number, envelope, body, work.inbound
+                number, envelope, replica.requests.unary, self, number, envelope, body, work.inbound
             )
         elif kind is _HTTP:
-            coroutine = self._run(number, route, replica.http_requests.answer, work)
+            coroutine = self._run(number, envelope, replica.http_requests.answer, work)
         elif kind is _GRPC:
-            coroutine = self._run(number, route, replica.grpc_requests.answer, work)
+            coroutine = self._run(number, envelope, replica.grpc_requests.answer, work)
         else:
-            coroutine = self._run(number, route, replica.requests.stream, work)
+            coroutine = self._run(number, envelope, replica.requests.stream, work)
         work.task = create_task(coroutine)
 
     async def _run(
-        self, number: int, route: str, answer: Callable[..., Awaitable[None]], *arguments: object
+        self,
+        number: int,
+        envelope: Envelope,
+        answer: Callable[..., Awaitable[None]],
+        *arguments: object,
     ) -> None:
         """Work on a request from its first step to its end, however that comes."""
         began = perf_counter()
-        requests = self._replica.requests
+        replica = self._replica
+        requests = replica.requests
         try:
             if self._cancelled and number in self._cancelled:
                 # Given up in the turn that it came in: it is not begun.
@@ -222,11 +231,20 @@ class ReplicaConnection(ServerConnection):
             raise
         except BaseException as error:  # noqa: BLE001
             # It failed while it answered; whoever waits must hear of an end all the same.
-            self._replica.counts.failed(route, error)
+            replica.counts.failed(envelope.route, error)
             requests.refuse_broken(self, number, error)
         finally:
-            self._replica.counts.ended(route, perf_counter() - began)
-            self._end(number, route)
+            took_s = perf_counter() - began
+            replica.counts.ended(envelope.route, took_s)
+            if replica.on_answered is not None:
+                replica.on_answered(envelope, self._outcome(number), took_s)
+            self._end(number, envelope.route)
+
+    def _outcome(self, number: int) -> str:
+        if number in self._failed:
+            self._failed.discard(number)
+            return "ERROR"
+        return "CANCELLED" if number in self._cancelled else "OK"
 
     def task_of(self, number: int) -> asyncio.Task[None] | None:
         """The task that works on a request."""

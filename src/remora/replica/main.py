@@ -9,7 +9,7 @@ import signal
 import uvloop
 
 from remora.engine.base import ProcessContext
-from remora.observe.logs import configure_logging
+from remora.observe.logs import ProcessLog, log_of_replica
 from remora.replica.replica import Replica
 from remora.replica.surroundings import OwnProcess, SharedProcess
 from remora.router.process import use_instance, use_own_loop
@@ -20,15 +20,15 @@ _log = logging.getLogger("remora.replica")
 
 def main(context: ProcessContext) -> None:
     """Entry point of a replica's process."""
-    configure_logging(context.home, context.process_id)
+    log = log_of_replica(context)
     use_instance(context.home, context.process_id)
-    uvloop.run(_serve(context))
+    uvloop.run(_serve(context, log))
 
 
-async def _serve(context: ProcessContext) -> None:
+async def _serve(context: ProcessContext, log: ProcessLog) -> None:
     use_own_loop(asyncio.get_running_loop())
     stacks = context.home.stacks_file(context.process_id)
-    replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd, stacks))
+    replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd, stacks, log))
     servers = [await listen(context.sockets["wire"], replica.accept)]
     if (for_others := context.sockets.get("wire_tcp")) is not None:
         servers.append(await listen(for_others, lambda: replica.accept(context.token)))

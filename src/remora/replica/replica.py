@@ -24,7 +24,7 @@ from remora.replica.notices import Notices
 from remora.replica.promises import promises_of
 from remora.replica.requests import RequestRunner
 from remora.replica.self_report import SelfReport
-from remora.replica.surroundings import OwnProcess, Place
+from remora.replica.surroundings import OnAnswered, OwnProcess, Place
 from remora.replica.user_code import UserCode, user_traceback
 from remora.replica.watchdog import LoopWatchdog
 from remora.transport.control import ControlHandler
@@ -53,6 +53,7 @@ class Replica:
         ongoing: requests begun and not ended.
         max_ongoing: how many may be.
         counts: what became of them.
+        on_answered: told of each; None: nobody wants to know.
         turns_away: no new requests (not ready yet, draining, or stopping).
         turned_away: callers that are told when there is room again (turned away, or asked).
         control: the control methods, by name.
@@ -72,6 +73,7 @@ class Replica:
         self.ongoing = 0
         self.max_ongoing = 1
         self.counts = ReplicaCounts()
+        self.on_answered: OnAnswered | None = None
         self.turns_away = True
         self.turned_away: set[ReplicaConnection] = set()
         self.code: UserCode | None = None
@@ -243,6 +245,7 @@ class Replica:
         self._place.settle(spec.surroundings)
         self.spec = spec
         self._limit_to(spec.config.max_ongoing_requests)
+        self.on_answered = self._place.log_as(spec.config.logging_config)
         context = self._context = ReplicaContext(
             replica_id=spec.replica_id,
             deployment_id=DeploymentID(spec.deployment, spec.application),
@@ -279,6 +282,7 @@ class Replica:
     async def _check_health(self, body: bytes) -> bytes:
         if self.code is None:
             raise ReplicaStartError(f"Replica {self.replica_id} is not ready")
+        self._place.tend_log()
         self._enter()
         if body:
             self._place.watch(unpack(body, HealthCheck).timeout_s)
@@ -302,6 +306,8 @@ class Replica:
             await self.code.reconfigure(wanted, ReplicaRank(*self.spec.ranks))
         self._limit_to(config.max_ongoing_requests)
         self._report.follow(config.request_router_config)
+        if config.logging_config != old.logging_config:
+            self.on_answered = self._place.log_as(config.logging_config)
         self.spec = msgspec.structs.replace(self.spec, config=config, revision=change.revision)
         if self.turned_away and self.ongoing < self.max_ongoing:
             self._call_back()

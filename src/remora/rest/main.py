@@ -13,7 +13,7 @@ from remora import __version__
 from remora.control.client import ControlClient
 from remora.engine.base import ProcessContext
 from remora.home import Home
-from remora.observe.logs import configure_logging
+from remora.observe.logs import log_of_system_process
 from remora.rest.app import make_app
 from remora.rest.guard import Rules, is_loopback
 
@@ -23,7 +23,7 @@ _MAX_CONCURRENT = 64
 
 def main(context: ProcessContext) -> None:
     """Entry point of the process."""
-    configure_logging(context.home, "admin")
+    log_of_system_process(context, "admin", "admin")
     asyncio.run(_serve(context))
 
 

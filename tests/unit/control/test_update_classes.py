@@ -21,6 +21,7 @@ from remora.config import (
     WarmupRequest,
 )
 from remora.core.update_class import UPDATE_CLASS, UpdateClass, heaviest
+from remora.logging_config import LoggingConfig
 from remora.testing.virtual_time import run
 
 #: Another value than the default, for each option.
@@ -59,6 +60,7 @@ CHANGED: dict[str, Any] = {
     "request_router_config": RequestRouterConfig(request_routing_stats_period_s=3.0),
     "policy": PolicySetup("round_robin"),
     "autoscaling_config": AutoscalingConfig(min_replicas=2, max_replicas=2),
+    "logging_config": LoggingConfig(log_level="DEBUG"),
     "scaling_policy": ScalingPolicySetup(kwargs={"a": 1}),
 }
 

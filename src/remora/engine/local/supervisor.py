@@ -43,6 +43,7 @@ from remora.engine.doors import (
     reserve_grpc,
 )
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
+from remora.engine.local.echo import Echo
 from remora.engine.local.loop import Loop
 from remora.engine.local.processes import (
     Fork,
@@ -68,6 +69,9 @@ from remora.home import Home
 OWNER_GRACE_S = 1.0
 
 
+#: What is left to show has so long at the end.
+_SHOW_REST_S = 0.5
+
 #: Sockets that no other process gets.
 _OWN = ("supervisor", "grpc")
 #: Those of the REST API.
@@ -90,6 +94,7 @@ class Options:
         grpc_digest: tells that setup from others.
         machine: the user's `MachineOptions` as a dict.
         admin: the user's `AdminOptions` as a dict.
+        logging: the user's `LoggingConfig` as a dict; None: the defaults.
     """
 
     home: str
@@ -103,6 +108,7 @@ class Options:
     grpc_digest: str = ""
     machine: Mapping[str, Any] = field(default_factory=dict)
     admin: Mapping[str, Any] = field(default_factory=dict)
+    logging: Mapping[str, Any] | None = None
 
 
 class Supervisor:
@@ -125,6 +131,8 @@ class Supervisor:
         self._permanent: dict[str, PermanentProcess] = {}
         self._shutdown: ShutdownOrder | None = None
         self._loop = Loop()
+        #: Of an instance that nobody looks at, the files are enough.
+        self._echo = Echo(claim.home.logs, 2) if options.owner_fd is not None else None
         self._wake_read, self._wake_write = socket.socketpair()
         calls = Calls(
             sessions=self._table.sessions,
@@ -169,6 +177,8 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         self._keeper.fork()
         self._commands.open()
+        if self._echo is not None and self._echo.fd is not None:
+            self._loop.watch(self._echo.fd, self._echo.copy)
         if self._options.owner_fd is not None:
             self._loop.watch(self._options.owner_fd, self._on_owner)
         for request in system_requests(
@@ -182,6 +192,7 @@ class Supervisor:
             grpc_address=address_of(self._sockets.get("grpc")),
             machine=self._options.machine,
             admin_url=http_url(self._sockets.get("admin"), {}),
+            logging=self._options.logging,
             cores=len(os.sched_getaffinity(0)),
         ):
             self._permanent[request["id"]] = PermanentProcess(request)
@@ -210,6 +221,8 @@ class Supervisor:
         # descriptor that is closed now is not closed again under its next owner.
         self._loop.close_in_fork()
         self._shared.close_in_child()
+        if self._echo is not None:
+            self._echo.close_in_fork()
         own = (self._sockets[name] for name in _OWN if name in self._sockets)
         for sock in (*own, self._wake_write, self._wake_read):
             sock.close()
@@ -241,11 +254,15 @@ class Supervisor:
         else:
             times = [self._shutdown.kill_at]
         times.append(self._table.next_deadline())
+        if self._echo is not None and self._echo.due_in_s is not None:
+            times.append(time.monotonic() + self._echo.due_in_s)
         first = min((t for t in times if t is not None), default=None)
         # Bounded: the kernel does not take a wait of weeks, and a caller may say "for ever".
         return None if first is None else min(3600.0, max(0.0, first - time.monotonic()))
 
     def _on_time(self, now: float) -> None:
+        if self._echo is not None and self._echo.due_in_s is not None:
+            self._echo.copy()
         if self._shutdown is not None:
             self._do(self._shutdown.step(self._table, now))
         else:
@@ -395,6 +412,8 @@ class Supervisor:
             log(f"processes that cannot be killed: {stuck}")
         while _has_ended(os.P_ALL, 0):
             os.waitpid(-1, os.WNOHANG)
+        if self._echo is not None:
+            self._echo.finish(_SHOW_REST_S)
         for sock in self._sockets.values():
             sock.close()
         remove_sockets(self._claim.home)

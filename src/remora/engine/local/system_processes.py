@@ -83,6 +83,7 @@ def system_requests(
     grpc_address: str = "",
     machine: Mapping[str, Any] | None = None,
     admin_url: str = "",
+    logging: Mapping[str, Any] | None = None,
     cores: int = 1,
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
@@ -100,6 +101,7 @@ def system_requests(
         grpc_address: where gRPC is served.
         machine: the user's `MachineOptions` as a dict.
         admin_url: of the REST API; empty: it has only its Unix socket.
+        logging: the user's `LoggingConfig` as a dict; None: the defaults.
         cores: of this machine.
     """
     requests: list[Message] = [
@@ -117,6 +119,7 @@ def system_requests(
                 "grpc_address": grpc_address,
                 "machine": dict(machine or {}),
                 "admin_url": admin_url,
+                "logging": logging,
             },
         }
     ]
@@ -136,6 +139,7 @@ def system_requests(
                 "http_url": http_url,
                 "name": f"{_PROXY}{number}",
                 "grpc": grpc,
+                "logging": logging,
                 "index": number - 1,
                 "num_proxies": num_proxies,
             },

@@ -36,7 +36,7 @@ from remora.engine.ray.setup import (
 )
 from remora.engine.ray.sockets import receive_sockets, send_sockets
 from remora.errors import EngineError, InstanceError
-from remora.observe.logs import configure_logging
+from remora.observe.logs import log_of_system_process
 from remora.transport import address as addresses
 from remora.transport.control import serve_control
 from remora.transport.membership import mine
@@ -51,7 +51,7 @@ _HAND_BACK_S = 5.0
 
 def main(context: ProcessContext) -> None:
     """Entry point of an agent."""
-    configure_logging(context.home, "agent")
+    log_of_system_process(context, "agent", "agent")
     uvloop.run(_serve(context))
 
 

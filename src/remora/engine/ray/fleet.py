@@ -84,6 +84,7 @@ def start_controller(
             "http_url": door.http_url,
             "grpc_address": door.grpc_address,
             "bound": bool(setup.bound_job),
+            "logging": setup.logging,
         },
         permanent=True,
     )
@@ -165,6 +166,7 @@ def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode, door: 
                 "http_url": door.http_url,
                 "name": name,
                 "grpc": _grpc(setup, door),
+                "logging": setup.logging,
                 "index": number - 1,
                 "num_proxies": number_of,
             },

@@ -68,6 +68,7 @@ class Options:
     address: str = ""
     proxy_location: str = "EveryNode"
     machine: Mapping[str, Any] = field(default_factory=dict)
+    logging: Mapping[str, Any] | None = None
 
 
 class Host:
@@ -127,6 +128,7 @@ class Host:
             http=dict(options.http),
             proxy_location=options.proxy_location,
             grpc=read_grpc(options.grpc_fd),
+            logging=None if options.logging is None else dict(options.logging),
             bound_job=rays.this_job() if options.owner_fd is not None else "",
             controller=options.controller,
             proxy=options.proxy,

@@ -28,6 +28,7 @@ from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.setup import ENDING, ProcessRecord, failure_key, require_setup
 from remora.engine.ray.sockets import open_sockets
 from remora.errors import InstanceError
+from remora.observe.logs import end_log
 from remora.transport.membership import Membership, join
 
 #: Signals that Ray handles in its workers, and that a process of ours handles by itself.
@@ -113,6 +114,7 @@ class ProcessActor:
             sockets=sockets,
             address=address,
             token=setup.token,
+            keeps_output=True,
         )
         record = ProcessRecord(request.process_id, address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)
@@ -190,6 +192,8 @@ def _run(entry: Callable[[ProcessContext], None], context: ProcessContext) -> tu
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         status = 1
+    # The end of an actor runs no exit handlers.
+    end_log()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     return f"exit status {status}", status == 0

@@ -34,6 +34,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     proxy_location: str = "EveryNode"
     #: The setup for gRPC as JSON knows it; None: no gRPC.
     grpc: dict[str, Any] | None = None
+    #: The user's `LoggingConfig` as a dict; None: the defaults.
+    logging: dict[str, Any] | None = None
     #: Ray's id of the program that the instance ends with; empty: it stays.
     bound_job: str = ""
     controller: str = "remora.control.main:main"
