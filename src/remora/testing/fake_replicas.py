@@ -113,7 +113,8 @@ class FakeReplicas:
             if process.address == address and process.is_up:
                 replica = self.by_id.setdefault(process_id, FakeReplica(process_id, process.pid))
                 link = _FakeLink(self, replica)
-                self._links.setdefault(process_id, []).append(link)
+                open_ones = [each for each in self._links.get(process_id, []) if each.is_open]
+                self._links[process_id] = [*open_ones, link]
                 return link
         raise ConnectionLostError(f"Nothing answers at {address}")
 
@@ -204,6 +205,7 @@ class _FakeLink:
         self._replica = replica
         self._calls: set[asyncio.Task[Any]] = set()
         self._is_closed = False
+        self._is_streaming = False
 
     @property
     def is_open(self) -> bool:
@@ -241,6 +243,7 @@ class _FakeLink:
         replica = self._replica
         if method != "load" or not isinstance(body, LoadWanted):
             raise MethodNotFoundError(f"No control stream {method!r}")
+        self._is_streaming = True
         while True:
             if self._is_closed:
                 raise ConnectionLostError(f"The connection to {replica.process_id} was lost")
@@ -254,6 +257,7 @@ class _FakeLink:
     def close(self) -> None:
         """Break it."""
         self._is_closed = True
-        self._replica.load_changed.set()
+        if self._is_streaming:
+            self._replica.load_changed.set()
         for work in self._calls:
             work.cancel()
