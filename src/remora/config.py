@@ -372,6 +372,10 @@ class HTTPOptions(
         host: object = self.host  # whatever the caller really passed
         if host is not None and not (isinstance(host, str) and host):
             raise ConfigError("host", self.host, "an address, or None for no HTTP")
+        for name in ("root_path", "root_url"):
+            text: object = getattr(self, name)
+            if not isinstance(text, str):
+                raise ConfigError(name, text, "must be text")
         if self.root_url and not self.root_url.startswith(("http://", "https://")):
             raise ConfigError("root_url", self.root_url, "begins with http:// or https://")
         require_number("port", self.port, low=0, high=65535, whole=True)

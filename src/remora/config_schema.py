@@ -5,9 +5,11 @@ Rules: pure; derived from the lists of keys in `declaration.py` and from the typ
 
 from __future__ import annotations
 
+import copy
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,10 +23,10 @@ _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", types
 def json_schema() -> dict[str, Any]:
     """Describe a config, as JSON Schema. Pure."""
     hints = typing.get_type_hints(DeploymentOptions)
-    return {
+    made = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Remora config",
-        **_object(KEYS),
+        **_object({name: _nullable(key) for name, key in KEYS.items()}),
         "$defs": {
             "application": _object(APPLICATION_KEYS),
             "deployment": {
@@ -35,6 +37,16 @@ def json_schema() -> dict[str, Any]:
             },
         },
     }
+    # The caller's to change.
+    return copy.deepcopy(made)
+
+
+def _nullable(key: Key) -> Key:
+    """At the top, null is the same as left out."""
+    if key.required or key.later:
+        return key
+    shape = struct_schema(key.schema) if isinstance(key.schema, type) else key.schema
+    return replace(key, schema={"anyOf": [shape, {"type": "null"}]})
 
 
 def _object(keys: Mapping[str, Key]) -> dict[str, Any]:

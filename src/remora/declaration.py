@@ -21,8 +21,12 @@ import msgspec
 from remora.autoscaling_config import autoscaling_policy
 from remora.checks import require_number
 from remora.config import (
+    AdminOptions,
+    EngineOptions,
     HTTPOptions,
     ProxyLocation,
+    admin_options,
+    engine_options,
     grpc_options,
     gRPCOptions,
     http_options,
@@ -89,6 +93,8 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True):
     grpc: gRPCOptions | None = None
     location: ProxyLocation | None = None
     target_capacity: float | None = None
+    admin: AdminOptions | None = None
+    engine: EngineOptions | None = None
 
 
 Check = Callable[[Any, Path], Iterable[Problem]]
@@ -291,9 +297,11 @@ def _check_keys(given: Any, keys: Mapping[str, Key], path: Path) -> Iterable[Pro
         if name not in given:
             if key.required:
                 yield Problem(path, f"the key {name!r} is missing: {key.text}")
+        elif given[name] is None and not path and not key.required:
+            pass  # at the top the same as left out
         elif not key.later:
             yield from key.check(given[name], (*path, name))
-        elif given[name] not in (None, False, {}):
+        elif not (given[name] is None or given[name] is False or given[name] == {}):
             refused = str(NotSupportedYetError(name, given[name])).removeprefix(f"{name}=")
             yield Problem((*path, name), refused)
 
@@ -386,6 +394,13 @@ KEYS: dict[str, Key] = {
     ),
     "http_options": Key("The front door.", HTTPOptions, _by(http_options)),
     "grpc_options": Key("The one for gRPC.", gRPCOptions, _by(grpc_options)),
+    "admin_options": Key("Where the REST API listens.", AdminOptions, _by(admin_options)),
+    "engine": Key(
+        "What runs the processes.",
+        {"enum": ["local", "ray"]},
+        _by(lambda value: EngineOptions(engine=value)),
+    ),
+    "address": Key("Of the Ray cluster: host:port, auto or local.", _TEXT, _is(str, "text")),
     "logging_config": Key("How everything logs.", _OBJECT, later=True),
     "tracing_config": Key("Where traces go.", _OBJECT, later=True),
     "controller_options": Key("The controller's environment.", _OBJECT, later=True),
@@ -409,7 +424,10 @@ def problems(given: object) -> list[Problem]:
         moved = [Problem((key,), _MOVED[key]) for key in _MOVED if key in given]
         if moved:
             return moved
-    return list(_check_keys(given, KEYS, ()))
+    found = list(_check_keys(given, KEYS, ()))
+    if not found and isinstance(given, dict):
+        found += _by(_engine)(given, ("address",))
+    return found
 
 
 def parse(given: object, tell: Callable[[Problem], str] = str) -> DeployConfig:
@@ -437,6 +455,20 @@ def parse(given: object, tell: Callable[[Problem], str] = str) -> DeployConfig:
         grpc=grpc_options(grpc) if grpc is not None else None,
         location=proxy_location(location) if location is not None else None,
         target_capacity=given.get("target_capacity"),
+        admin=admin_options(given["admin_options"]) if given.get("admin_options") else None,
+        engine=_engine(given),
+    )
+
+
+def _engine(given: dict[str, Any]) -> EngineOptions | None:
+    said = [given.get(name) for name in ("engine", "address")]
+    if said == [None, None]:
+        return None
+    # What a file says holds wherever it is read, whatever the environment says.
+    engine, address = said
+    chosen = engine or "ray"
+    return engine_options(
+        chosen, None if chosen == "local" else address or "", given.get("proxy_location")
     )
 
 

@@ -16,6 +16,8 @@ GOOD: list[Any] = [
         "proxy_location": "Disabled",
         "http_options": {"port": 0, "request_timeout_s": None},
         "target_capacity": 50,
+        "admin_options": {"host": None, "port": 0},
+        "engine": "local",
         "grpc_options": {"grpc_servicer_functions": ["a.b"]},
         "applications": [
             {

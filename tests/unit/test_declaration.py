@@ -55,6 +55,20 @@ def test_every_option_of_a_deployment_can_be_written() -> None:
     assert set(DEPLOYMENT_KEYS) == set(KEYWORDS) - {"version"}
 
 
+def test_engine_and_rest_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMORA_ADDRESS", "elsewhere:1")
+    config = parse({"applications": [], "engine": "local", "admin_options": {"port": 1}})
+    assert config.engine is not None
+    assert config.engine.engine == "local"
+    assert config.admin is not None
+    assert config.admin.port == 1
+    ray = parse({"applications": [], "address": "auto"}).engine
+    assert ray is not None
+    assert (ray.engine, ray.address) == ("ray", "auto")
+    assert told(engine="rya")[0].startswith("engine: 'rya' is not allowed")
+    assert "Did you mean 'port'" in told(admin_options={"prot": 1})[0]
+
+
 def test_share_of_capacity() -> None:
     assert parse({"applications": [], "target_capacity": 50}).target_capacity == 50
     (wrong,) = told(target_capacity=101)

@@ -19,8 +19,10 @@ from remora.cli.instance import find
 from remora.cli.progress import SETTLED, progress
 from remora.cli.report import address
 from remora.cli.target import parse_arguments, parse_target
-from remora.config import nearest
+from remora.config import ProxyLocation, gRPCOptions, nearest
+from remora.current import refuse_other_options
 from remora.declaration import DeployConfig
+from remora.errors import ConfigError
 from remora.instance import Instance, failure_text
 from remora.submit import config_request, one_application
 from remora.types import DEFAULT_APP_NAME
@@ -200,18 +202,28 @@ def _report(status: InstanceStatus, names: list[str]) -> None:
 
 
 def warn_of_ignored(config: DeployConfig, instance: Instance) -> None:
-    """Say which options of a config cannot be changed while the instance runs."""
-    for key, value in (
-        ("http_options", config.http),
-        ("grpc_options", config.grpc),
-        ("proxy_location", config.location),
-    ):
-        if value is not None and instance.joined:
-            click.echo(
-                f"{key} has no effect on an instance that runs already; `remora shutdown -y` and "
-                "a new start change it.",
-                err=True,
-            )
+    """Say which options of a config differ from those of the instance, which keeps its own."""
+    if not instance.joined:
+        return
+    told: list[str] = []
+    if config.http is not None:
+        try:
+            refuse_other_options(instance, config.http)
+        except ConfigError as error:
+            told.append(error.field)
+    if config.grpc is not None and config.grpc != gRPCOptions() and not instance.grpc_address:
+        told.append("grpc_options")
+    is_disabled = config.location is ProxyLocation.Disabled
+    if config.location is not None and is_disabled == bool(instance.wait_ready()):
+        told.append("proxy_location")
+    if config.engine is not None and config.engine.engine != instance.engine:
+        told.append("engine")
+    for field in told:
+        click.echo(
+            f"{field} has no effect on the instance that runs; `remora shutdown -y` and a new "
+            "start change it.",
+            err=True,
+        )
 
 
 def show_config(name: str | None) -> None:

@@ -400,6 +400,31 @@ def plan(as_json: bool, **said: Any) -> None:
 
 
 @cli.command()
+@click.argument("targets", metavar="MODULE:APP...", nargs=-1, required=True)
+@_app_dir
+@click.option(
+    "-o",
+    "--output-path",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: standard output]",
+)
+@_grpc_flags
+def build(
+    targets: tuple[str, ...],
+    app_dir: Path,
+    output_path: Path | None,
+    grpc_port: int | None,
+    grpc_servicer_functions: tuple[str, ...],
+    grpc_enable_reflection: bool,
+) -> None:
+    """Write the config file of applications, with the options that their code sets."""
+    from remora.cli.build import write_config
+
+    grpc = _grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection)
+    write_config(targets, app_dir.resolve(), output_path, grpc)
+
+
+@cli.command()
 @click.option("-n", "--name", help="Show that of this application only.")
 def config(name: str | None) -> None:
     """Print what was declared last, as it was written."""

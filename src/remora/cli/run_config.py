@@ -18,7 +18,7 @@ from remora.cli.instance import begun, grpc_setup
 from remora.cli.progress import PlainProgress
 from remora.cli.run import RunOptions
 from remora.cli.serving import Interrupts, say, unless
-from remora.config import HTTPOptions, ProxyLocation, gRPCOptions
+from remora.config import ADMIN, LOCAL_ENGINE, HTTPOptions, ProxyLocation, gRPCOptions
 from remora.declaration import DeployConfig
 from remora.instance import Instance
 from remora.wire.control import ConfigRequest
@@ -48,6 +48,9 @@ def run_config(options: RunOptions) -> int:
         bound=options.blocking,
         grpc=grpc,
         http=http,
+        machine=options.machine,
+        engine=options.engine if options.engine != LOCAL_ENGINE else config.engine or LOCAL_ENGINE,
+        admin=config.admin or ADMIN,
     ) as instance:
         warn_of_ignored(config, instance)
         instance.wait_ready()

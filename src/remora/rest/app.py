@@ -188,8 +188,8 @@ class _Routes:
 
     async def scale(self, request: Request, control: Control) -> Response:
         given = await _json(request)
-        num = given.get("target_num_replicas") if isinstance(given, dict) else None
-        if not isinstance(num, int) or isinstance(num, bool) or num < 0 or len(given) != 1:
+        num = _whole(given, "target_num_replicas")
+        if num is None or len(given) != 1:
             raise ConfigError("body", given, 'must be {"target_num_replicas": n} with n >= 0')
         app, deployment = request.path_params["app"], request.path_params["deployment"]
         await control.scale(app, deployment, num)
@@ -217,13 +217,21 @@ class _Routes:
 
     async def rollback(self, request: Request, control: Control) -> Response:
         given = await _json(request)
-        number = given.get("release", 0) if isinstance(given, dict) else None
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        number = 0 if given == {} else _whole(given, "release")
+        if number is None:
             raise ConfigError("body", given, 'must be {"release": n}, or {} for the one before')
         return JSONResponse({"release": await control.roll_back(number)})
 
     async def metrics(self, _request: Request, control: Control) -> Response:
         return PlainTextResponse(await control.metrics(), media_type="text/plain; version=0.0.4")
+
+
+def _whole(given: Any, key: str) -> int | None:
+    """A whole number >= 0 that a JSON object has under a key, however it is written there."""
+    value = given.get(key) if isinstance(given, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        return None
+    return int(value) if value == int(value) else None
 
 
 async def _json(request: Request) -> Any:
