@@ -13,9 +13,11 @@ from remora.config import HTTPOptions
 from remora.engine.base import (
     Engine,
     EngineEvent,
+    Hold,
     NodeJoined,
     ProcessContext,
     ProcessExited,
+    ProcessPreparing,
     ProcessSpec,
     ProcessStarted,
 )
@@ -23,7 +25,10 @@ from remora.engine.in_process import InProcessEngine
 from remora.engine.launch import EntryPoints, launch
 from remora.engine.local.client import LocalEngine
 from remora.home import Home
+from remora.resource_config import RuntimeEnv
+from remora.runtime_env import pinned
 from remora.testing.fake_engine import FakeEngine
+from remora.types import LOCAL_NODE
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -80,6 +85,8 @@ ENGINES = {"fake": fake_engine, "in process": in_process_engine, "local": local_
 
 #: For what an engine without processes of its own cannot do.
 of_processes = pytest.mark.of_processes
+#: For what only the embedded engine does by itself.
+of_one_machine = pytest.mark.of_one_machine
 WITHOUT_PROCESSES = ("in process",)
 
 
@@ -90,6 +97,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = sorted(metafunc.module.ENGINES)
     if metafunc.definition.get_closest_marker("of_processes"):
         names = [name for name in names if name not in WITHOUT_PROCESSES]
+    if metafunc.definition.get_closest_marker("of_one_machine"):
+        names = [name for name in names if name == "local"]
     metafunc.parametrize("engine", names, indirect=True)
 
 
@@ -270,3 +279,75 @@ async def test_events_end_when_the_instance_is_shut_down(engine: Engine) -> None
     await engine.shutdown()
     with pytest.raises(StopAsyncIteration):
         await watch.next()
+
+
+async def test_nodes_say_whether_others_may_join(engine: Engine) -> None:
+    await connected(engine)
+    assert isinstance(engine.has_fixed_nodes, bool)
+
+
+@of_one_machine
+async def test_a_process_sees_the_gpus_that_are_held_for_it(engine: Engine) -> None:
+    watch = await connected(engine)
+    entry = "entrypoints:tells_gpu"
+    hold = Hold(LOCAL_NODE, {"GPU": 0.5}, (3,))
+    await engine.start_process(ProcessSpec("app/d#1", entry, "remora: replica", holds=(hold,)))
+    await watch.started()
+    assert (await watch.exited()).reason == "exit status 3"
+    nothing = Hold(LOCAL_NODE, {"GPU": 0.0})
+    await engine.start_process(ProcessSpec("app/d#2", entry, "remora: replica", holds=(nothing,)))
+    await watch.started()
+    assert (await watch.exited()).reason == "exit status 99"
+
+
+def in_folder(folder: Path, name: str) -> ProcessSpec:
+    """A process that exits with what is written in its working directory."""
+    env = pinned(RuntimeEnv(working_dir=str(folder)))
+    return ProcessSpec(
+        name, "entrypoints:tells_environment", f"remora: replica {name}", runtime_env=env
+    )
+
+
+@of_one_machine
+async def test_an_environment_is_built_and_told_once_and_used_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    watch = await connected(engine)
+    (tmp_path / "status").write_text("41")
+    await engine.start_process(in_folder(tmp_path, "app/d#1"))
+    event = await watch.next()
+    assert isinstance(event, ProcessPreparing)
+    assert (event.process_id, event.what) == ("app/d#1", f"copies {tmp_path} for it")
+    await watch.started()
+    assert (await watch.exited()).reason == "exit status 41"
+    await engine.start_process(in_folder(tmp_path, "app/d#2"))
+    await watch.started()
+    assert (await watch.exited()).reason == "exit status 41"
+
+
+@of_one_machine
+async def test_an_environment_that_cannot_be_built_is_one_unexpected_exit(
+    engine: Engine, tmp_path: Path
+) -> None:
+    watch = await connected(engine)
+    spec = in_folder(tmp_path, "app/d#1")
+    tmp_path.rmdir()
+    await engine.start_process(spec)
+    assert isinstance(await watch.next(), ProcessPreparing)
+    event = await watch.exited()
+    assert not event.expected
+    assert event.reason.startswith("could not start: its environment could not be built: ")
+    assert "is not there any more" in event.reason
+
+
+@of_one_machine
+async def test_a_process_that_is_stopped_before_its_environment_is_built_ends_in_one_exit(
+    engine: Engine, tmp_path: Path
+) -> None:
+    watch = await connected(engine)
+    (tmp_path / "status").write_text("0")
+    await engine.start_process(in_folder(tmp_path, "app/d#1"))
+    await engine.kill_process("app/d#1")
+    assert (await watch.exited()).expected
+    await engine.start_process(spec("app/d#2"))
+    assert (await watch.started()).process_id == "app/d#2"

@@ -50,6 +50,16 @@ def crash(context: ProcessContext) -> None:
     sys.exit(how)
 
 
+def tells_gpu(context: ProcessContext) -> None:
+    """Exit with the number of the GPU that it sees, or 99 for none."""
+    sys.exit(int(os.environ.get("CUDA_VISIBLE_DEVICES") or 99))
+
+
+def tells_environment(context: ProcessContext) -> None:
+    """Exit with the number in the file `status` of its working directory."""
+    sys.exit(int((Path(context.cwd) / "status").read_text(encoding="utf-8")))
+
+
 def raises(context: ProcessContext) -> None:
     """Fail as user code fails."""
     raise RuntimeError(f"{context.process_id} fails on purpose")

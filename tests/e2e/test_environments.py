@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.conftest import StartInstance
 from tests.e2e.instances import Instance
 from tests.e2e.load import get
+from tests.e2e.waiting import until_true
 from tests.wheels import make_wheel
 
 import remora as serve
+from remora.build import build
+from remora.control.client import ControlClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -106,3 +111,32 @@ async def test_what_cannot_be_installed_fails_the_deploy_and_says_why(shared: In
         assert "its environment could not be built: pip ended with status 1" in app.message
         assert "No matching distribution found for nosuchpackage==9" in app.message
         assert "environment-packages-" in app.message
+
+
+async def test_a_controller_that_is_killed_while_packages_are_installed_begins_anew(
+    start_instance: StartInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, go = tmp_path / "called", tmp_path / "go"
+    os.mkfifo(go)
+    uv = tmp_path / "uv"
+    # Waits until the test writes into the pipe.
+    uv.write_text(f'#!/bin/sh\necho $$ >> {called}\nread line < {go}\n')
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    instance = start_instance()
+    async with ControlClient(instance.home) as client:
+        await client.deploy([build(with_env(uv=["anything"]), "slow", "/slow")])
+
+    def calls() -> list[int]:
+        return [int(line) for line in called.read_text().split()] if called.exists() else []
+
+    await until_true(calls, "uv is called")
+    status = await instance.status()
+    assert "installs 1 package(s) with uv for it; see" in status.applications["slow"].message
+    os.kill(status.controller_pid, signal.SIGKILL)
+    await until_true(lambda: calls()[1:], "uv is called again")
+    first, _ = calls()
+    assert not Path(f"/proc/{first}").exists()
+    go.write_text("on\n")
+    await instance.wait(lambda now: now.applications["slow"].status == "RUNNING", "it runs")
+

@@ -268,7 +268,10 @@ class Applier:
         try:
             link = await self._link(replica_id, action.address)
             body = ReplicaReconfigure(
-                config=action.config, ranks=action.ranks, revision=action.revision
+                config=action.config,
+                ranks=action.ranks,
+                revision=action.revision,
+                world_size=action.world_size,
             )
             await link.call("reconfigure", body, timeout_s=RECONFIGURE_LIMIT_S)
         except ConnectionLostError as error:

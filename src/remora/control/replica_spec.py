@@ -26,6 +26,7 @@ def spec_of(action: act.InitializeReplica, code: bytes) -> ReplicaSpec:
         surroundings=action.surroundings,
         route_prefix=action.route_prefix,
         ranks=action.ranks,
+        world_size=action.world_size,
         gang=None if gang is None else GangSpec(gang.gang_id, gang.rank, gang.members),
         ingress=action.ingress,
         revision=action.revision,

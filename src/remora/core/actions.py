@@ -46,6 +46,7 @@ class InitializeReplica:
     route_prefix: str
     ranks: Ranks
     gang: Gang | None
+    world_size: int
     ingress: bool
     revision: int = 0
     holds: tuple[Hold, ...] = ()
@@ -70,6 +71,7 @@ class Reconfigure:
     config_key: str
     ranks: Ranks
     revision: int = 0
+    world_size: int = 1
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from remora.core.event_handlers import end_drain
 from remora.core.goal import goal_of
 from remora.core.ranks import ranks_of
 from remora.core.replica_state import Cause, Replica, ReplicaState
+from remora.core.scale import count_of
 from remora.core.setbacks import note_crash, note_failure
 from remora.core.state import Application, Deployment, Target
 from remora.types import Seconds
@@ -120,6 +121,7 @@ def _starting(draft: Draft, app: Application, deployment: Deployment, replica: R
         route_prefix=target.route_prefix,
         ranks=ranks_of(replica),
         gang=replica.gang,
+        world_size=count_of(deployment, target),
         ingress=target.ingress,
         revision=target.revision,
         holds=replica.holds,

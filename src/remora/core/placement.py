@@ -18,7 +18,17 @@ from remora.core.replica_state import Hold
 from remora.core.shortage import TOLERANCE, Capacity
 from remora.types import NodeID, ReplicaID
 
-__all__ = ["Capacity", "Demand", "Hold", "Place", "Placement", "assign", "assign_gang", "ever_fits"]
+__all__ = [
+    "Capacity",
+    "Demand",
+    "Hold",
+    "Place",
+    "Placement",
+    "assign",
+    "assign_gang",
+    "never_fits",
+    "take",
+]
 
 
 @dataclass(frozen=True)
@@ -114,14 +124,17 @@ def assign_gang(demands: Sequence[Demand], nodes: Iterable[Capacity], strategy: 
     return placed
 
 
-def ever_fits(gangs: Sequence[Sequence[Demand]], nodes: Iterable[Capacity]) -> str:
-    """Say why all of these could not be held even if nothing else were there; empty: they can.
+def never_fits(gangs: Iterable[Sequence[Demand]], nodes: Iterable[Capacity]) -> tuple[str, str]:
+    """Say whose demand could not be held even if nothing else were there, and why.
 
-    Pure. Demands that state nothing fit anywhere.
+    Pure. Two empty texts: all of them can be held together.
 
     Args:
         gangs: demands that come together; a gang of one for a replica on its own.
         nodes: all that there will ever be.
+
+    Returns:
+        The deployment of the first gang that finds no room, and the reason.
     """
     filled = [
         replace(node, used={}, used_gpus={}, num_replicas=0, holders={}, replicas_of={})
@@ -130,11 +143,11 @@ def ever_fits(gangs: Sequence[Sequence[Demand]], nodes: Iterable[Capacity]) -> s
     for gang in gangs:
         placed = assign_gang(gang, filled, "PACK") if len(gang) > 1 else assign(gang, filled)
         for why in placed.unplaced.values():
-            return why
+            return gang[0].deployment, why
         for demand in gang:
             place = placed.assigned[demand.replica_id]
             filled = [take(node, place.holds, demand.deployment) for node in filled]
-    return ""
+    return "", ""
 
 
 def take(node: Capacity, holds: Sequence[Hold], deployment: str = "") -> Capacity:

@@ -298,6 +298,7 @@ def _reconfigure(draft: Draft, deployment: Deployment, goal: Goal, batch: int) -
             target.config_key,
             ranks_of(replica),
             target.revision,
+            goal.count,
         )
         draft.call(reconfigure, replica.replica_id, "reconfigure")
         room -= 1

@@ -44,18 +44,19 @@ def never_fits(
     """
     if not state.fixed_nodes or not state.nodes:
         return ""
-    nodes = [_empty(node_id, state) for node_id in state.nodes]
-    before: list[list[Demand]] = []
+    counts: dict[str, int] = {}
+    gangs: list[list[Demand]] = []
     for deployment, config in wanted:
         if not _asks_for_anything(config):
             continue
         size = config.gang_size
+        counts[str(deployment)] = _fewest(config)
         for first in range(0, _fewest(config), size):
             ids = [replica_id(deployment, str(first + number)) for number in range(size)]
-            before.append([demand_of(each, deployment, config) for each in ids])
-            if why := placement.ever_fits(before, nodes):
-                return f"{deployment} with {_fewest(config)} replica(s): {why}"
-    return ""
+            gangs.append([demand_of(each, deployment, config) for each in ids])
+    nodes = [_empty(node_id, state) for node_id in state.nodes]
+    whose, why = placement.never_fits(gangs, nodes)
+    return f"{whose} with {counts[whose]} replica(s): {why}" if why else ""
 
 
 def _fewest(config: DeploymentConfig) -> int:

@@ -253,7 +253,7 @@ class Replica:
             gang_context=_gang_context(spec.gang),
             actors=spec.config.actors,
             actor=_actor_context(spec),
-            world_size=spec.config.num_replicas,
+            world_size=spec.world_size,
             code_version=spec.code_version,
             max_ongoing_requests=self.max_ongoing,
         )
@@ -298,7 +298,7 @@ class Replica:
         old = self.spec.config
         moved = change.ranks is not None and change.ranks != self.spec.ranks
         if change.ranks is not None:
-            self._take_ranks(change.ranks, config.num_replicas)
+            self._take_ranks(change.ranks, change.world_size)
         wanted = config.user_config
         if wanted is not None and (
             wanted != old.user_config or (moved and self.code.wants_its_rank)

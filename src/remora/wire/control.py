@@ -310,6 +310,8 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Rank, rank of its node, rank on its node.
     ranks: tuple[int, int, int] = (0, 0, 0)
     gang: GangSpec | None = None
+    #: How many replicas there are to be.
+    world_size: int = 1
     #: True: this deployment is the application's ingress.
     ingress: bool = False
     #: Of the application, that brought it or its present options.
@@ -338,4 +340,5 @@ class ReplicaReconfigure(msgspec.Struct, frozen=True, kw_only=True):
     config: DeploymentConfig
     #: As in `ReplicaSpec`; None: they stay.
     ranks: tuple[int, int, int] | None = None
+    world_size: int = 1
     revision: int = 0

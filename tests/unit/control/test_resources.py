@@ -301,3 +301,31 @@ def test_what_the_engine_prepares_may_take_long_and_is_told() -> None:
             assert living(r)[0].state is ReplicaState.RUNNING
 
     run(main())
+
+
+def test_replicas_know_how_many_there_are_to_be() -> None:
+    async def main() -> None:
+        async with rig(machine(CPU=8.0)) as r:
+            scaling = AutoscalingConfig(min_replicas=3, max_replicas=5)
+            await r.deploy(app("default", deployment(autoscaling_config=scaling)))
+            await r.until_settled()
+            assert [spec.world_size for spec in specs(r)] == [3, 3, 3]
+
+    run(main())
+
+
+def test_a_gang_that_lost_a_member_while_no_controller_ran_is_replaced() -> None:
+    async def main() -> None:
+        async with rig(machine(CPU=4.0)) as r:
+            await r.deploy(app("default", gang_of(2, 4)))
+            await r.until_settled()
+            broken, whole = {each.gang.members for each in living(r) if each.gang}
+            await r.stop()
+            r.engine.crash(broken[1])
+            await r.start()
+            await r.until(lambda _: not set(broken) & {each.replica_id for each in living(r)})
+            await r.until_settled()
+            assert {each.replica_id for each in living(r)} > set(whole)
+            assert len(living(r)) == 4
+
+    run(main())
