@@ -120,7 +120,7 @@ async def test_a_controller_that_is_killed_while_packages_are_installed_begins_a
     os.mkfifo(go)
     uv = tmp_path / "uv"
     # Waits until the test writes into the pipe.
-    uv.write_text(f'#!/bin/sh\necho $$ >> {called}\nread line < {go}\n')
+    uv.write_text(f"#!/bin/sh\necho $$ >> {called}\nread line < {go}\n")
     uv.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     instance = start_instance()
@@ -139,4 +139,3 @@ async def test_a_controller_that_is_killed_while_packages_are_installed_begins_a
     assert not Path(f"/proc/{first}").exists()
     go.write_text("on\n")
     await instance.wait(lambda now: now.applications["slow"].status == "RUNNING", "it runs")
-
