@@ -517,6 +517,25 @@ async def test_a_client_that_leaves_a_stream_closes_the_generator(rig: Rig) -> N
     await until(lambda: node.replica.ongoing == 0)
 
 
+async def test_a_drain_waits_for_streams_in_both_directions(rig: Rig) -> None:
+    node = await rig.node(Kitchen)
+    door = await rig.grpc_door(node)
+    async with stub(door) as kitchen:
+        summing = kitchen.Sum()
+        await summing.write(order("", 1))
+        served = aiter(kitchen.Serve(order(count=1000, note=b"x" * 1000)))
+        await anext(served)
+        await until(lambda: node.replica.ongoing == 2)
+        draining = asyncio.create_task(node.replica.drain())
+        await until(lambda: node.replica.turns_away)
+        await summing.write(order("", 2))
+        await summing.done_writing()
+        await summing
+        assert not draining.done()
+        assert len([dish async for dish in served]) == 999
+        await asyncio.wait_for(draining, 5)
+
+
 async def test_a_client_that_cancels_its_stream_is_not_taken_for_one_that_ended_it(
     rig: Rig,
 ) -> None:
