@@ -323,6 +323,25 @@ def test_a_sick_replica_drains_and_a_hung_one_is_killed() -> None:
     run(main())
 
 
+def test_a_sick_deployment_restarts_no_other() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            back = deployment("Back", health_check_period_s=1.0)
+            await r.deploy(app("default", deployment("Front"), back, ingress="Front"))
+            await r.until_settled()
+            front, sick = (
+                next(each for each in r.replicas.serving if name in each.process_id)
+                for name in ("Front", "Back")
+            )
+            sick.sickness = RuntimeError("out of memory")
+            await r.until(lambda _now: sick.process_id not in r.engine.processes)
+            await r.until_settled()
+            assert front in r.replicas.serving
+            assert front.calls.count("initialize") == 1
+
+    run(main())
+
+
 def test_two_failed_health_checks_change_nothing() -> None:
     async def main() -> None:
         async with rig() as r:
