@@ -174,22 +174,24 @@ class AutoscalingConfig(
     @property
     def up_factor(self) -> float:
         """The factor for more, by the precedence of its names."""
-        return self._first_of("upscaling_factor", "upscale_smoothing_factor")
+        for given in (self.upscaling_factor, self.upscale_smoothing_factor):
+            if given is not None:
+                return given
+        return self.smoothing_factor
 
     @property
     def down_factor(self) -> float:
         """The factor for fewer, by the precedence of its names."""
-        return self._first_of("downscaling_factor", "downscale_smoothing_factor")
+        for given in (self.downscaling_factor, self.downscale_smoothing_factor):
+            if given is not None:
+                return given
+        return self.smoothing_factor
 
     @property
     def to_zero_delay_s(self) -> float:
         """The delay for the last replica."""
         given = self.downscale_to_zero_delay_s
         return self.downscale_delay_s if given is None else given
-
-    def _first_of(self, *names: str) -> float:
-        given = [getattr(self, name) for name in names]
-        return float(next((value for value in given if value is not None), self.smoothing_factor))
 
 
 _FACTORS = (

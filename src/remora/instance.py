@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from remora.wire.plan import Plan
     from remora.wire.releases import Release
+    from remora.wire.scaling import ScalingDetail
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
 START_LIMIT_S = 60.0
@@ -238,6 +239,17 @@ class Instance:
 
         async with ControlClient(self.home) as client:
             return await client.status()
+
+    async def scaling(self) -> tuple[ScalingDetail, ...]:
+        """Ask how every deployment is scaled, and why.
+
+        Raises:
+            InstanceError: the controller does not answer.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.scaling()
 
     async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
         """Yield the status now and after every change; end when the instance has ended.

@@ -216,9 +216,10 @@ class Autoscaler:
         if self._scaled.get(scaled.where) is not scaled:
             return
         now = self._now()
+        before = scaled.target
         decision = scaled.decide(now, self._unix_offset_s)
-        record = decision.record
-        if record.before != record.after:
+        if decision.target != before:
+            record = decision.record
             where = scaled.where
             _log.info(
                 "%s: from %d to %d replicas: %s", where, record.before, record.after, record.reason

@@ -81,8 +81,8 @@ class Scaled:
         self._memory = decision.memory
         self.decided_s = now
         if decision.target != self.target:
-            self.target = decision.target
             self.decisions.append(decision.record)
+            self.target = decision.target
         return decision
 
     def view(self, now: Seconds, unix_offset_s: float) -> PolicyView:

@@ -5,6 +5,7 @@ Rules: unpacks, asks, packs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
@@ -12,7 +13,9 @@ import msgspec
 
 from remora.control.autoscaler import Autoscaler
 from remora.control.controller import Controller
+from remora.control.scaled import KEPT_DECISIONS
 from remora.core import events as ev
+from remora.core.autoscale.record import ScalingRecord
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import count_of
 from remora.core.state import Application, Deployment
@@ -54,7 +57,18 @@ def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
 
     async def scaling(body: bytes) -> bytes:
         await controller.ready.wait()
-        return pack(ScalingDetails(tuple(details(controller, unpack(body, ScalingRequest)))))
+        found = details(controller, unpack(body, ScalingRequest))
+        past = await _past_decisions(controller)
+        return pack(
+            ScalingDetails(
+                tuple(
+                    msgspec.structs.replace(
+                        each, decisions=past.get(DeploymentID(each.deployment, each.app_name), ())
+                    )
+                    for each in found
+                )
+            )
+        )
 
     async def report(body: bytes) -> bytes:
         controller.autoscaler.report(unpack(body, DemandReport))
@@ -73,6 +87,19 @@ def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
         "report": report,
         "demand": demand,
     }
+
+
+async def _past_decisions(
+    controller: Controller,
+) -> dict[DeploymentID, tuple[ScalingRecord, ...]]:
+    """Look up in the event log what was decided, by controllers before this one too."""
+    past: dict[DeploymentID, deque[ScalingRecord]] = {}
+    for entry in await controller.log.read():
+        for event in entry.events:
+            if isinstance(event, ev.ScaleDecided):
+                where = DeploymentID(event.deployment, event.app_name)
+                past.setdefault(where, deque(maxlen=KEPT_DECISIONS)).append(event.record)
+    return {where: tuple(records) for where, records in past.items()}
 
 
 def details(controller: Controller, request: ScalingRequest) -> list[ScalingDetail]:

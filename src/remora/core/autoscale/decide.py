@@ -3,10 +3,10 @@
 Theory of operation: a policy turns demand into a number. If that is more than the target for
 `upscale_delay_s`, or less for `downscale_delay_s`, it becomes the target.
 
-What makes a burst quick is *the rise*: the moment when more was asked than the target is made
-for. A mean over a long window sees a burst late, because the quiet before it counts for as long.
-So growth is decided on the mean since the rise, if that is higher; the delay begins with the rise;
-and a blip ends it by itself, because the mean since then falls. Shrinking is decided on the whole
+What makes a burst quick is *the rise*: the moment when clearly more was asked than the target is
+made for. A mean over a long window sees a burst late, because the quiet before it counts for as
+long. So growth is decided on the mean since the rise while that is a burst; the delay begins with
+the rise; and a blip ends it by itself, because the mean since then falls. Shrinking is decided on the whole
 window, so that a blip does not interrupt its delay, but a rise that was answered counts in full
 for as long as it is in the window: otherwise the quiet before it would undo the answer.
 
@@ -15,8 +15,10 @@ Rules: pure. What must be remembered between two decisions is a value, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
 
 from remora.autoscaling_config import AutoscalingConfig
 from remora.core.autoscale.capacity import Bounds
@@ -27,6 +29,9 @@ from remora.types import Seconds
 
 #: Clocks of computers do not agree on less.
 TOLERANCE_S: Seconds = 1e-6
+#: So much more than the target is made for is a burst; less is chance, which takes the whole
+#: window to tell from a trend.
+BURST = 1.25
 #: A rise that is younger may be one request that comes a moment before another one goes.
 MIN_RISE_S: Seconds = 0.5
 #: While the window is not all the same, it says something else so many times in its length.
@@ -34,12 +39,11 @@ _LOOKS_PER_WINDOW = 10
 _SHORTEST_LOOK_S: Seconds = 0.1
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """What one decision has to know of those before; all times None: nothing of the kind.
 
     Attributes:
-        rise_s: when more was asked than the target is made for.
+        rise_s: when so much was asked that it was a burst.
         answered_s: the rise that the last growth answered.
         up_since_s: since when more replicas are needed.
         down_since_s: since when fewer are enough.
@@ -102,8 +106,13 @@ class Decision:
 
     target: int
     memory: Memory
-    record: ScalingRecord
     look_at: Seconds | None
+    _deciding: _Deciding
+
+    @property
+    def record(self) -> ScalingRecord:
+        """How it came about; written when somebody wants to know."""
+        return self._deciding.record(self.target)
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class Window:
         length_s: of the window that `growing` is from.
         rise_s: when more was asked than the target is made for; None: not lately.
         by_rise: `growing` is the demand since then.
+        begins: just now; whatever was before it has faded, and its delay with it.
     """
 
     growing: float
@@ -125,6 +135,7 @@ class Window:
     length_s: Seconds
     rise_s: Seconds | None
     by_rise: bool
+    begins: bool
 
 
 def look(
@@ -135,24 +146,28 @@ def look(
     start = max(now - config.look_back_period_s, demand.since_s)
     whole = demand.total.aggregate(how, start, now)
     made_for = config.target_ongoing_requests * max(0, target - config.spare_replicas)
+    burst = made_for * BURST * (1 - 1e-9)  # a mean of the same numbers is never quite the same
     rise = memory.rise_s
     if rise is not None and rise < start:
         rise = None
     risen = whole if rise is None else demand.total.aggregate(how, rise, now)
-    if max(whole, risen) <= made_for < demand.total.value:
-        rise, risen = now, demand.total.value
-    begin = start if rise is None or whole >= risen else rise
+    present = demand.total.value
+    if (rise is None or risen < burst) and present > 0 and present >= burst:
+        rise, risen = now, present
+    by_rise = risen > whole and risen >= burst
+    begin = rise if by_rise and rise is not None else start
     answered = memory.answered_s
     held = whole
     if answered is not None and answered > start:
         held = max(whole, demand.total.aggregate(how, answered, now))
     return Window(
-        growing=max(whole, risen),
+        growing=risen if by_rise else whole,
         shrinking=held,
         queued=demand.queued.aggregate(how, begin, now),
         length_s=now - begin,
         rise_s=rise,
-        by_rise=risen > whole,
+        by_rise=by_rise,
+        begins=by_rise and rise == now and whole <= made_for,
     )
 
 
@@ -182,7 +197,22 @@ def decide(
 
 
 class _Deciding:
-    """One decision under way: the numbers so far, and what limited them."""
+    """One decision under way: the numbers so far, what limited them, and what is remembered."""
+
+    __slots__ = (
+        "asked",
+        "config",
+        "demand",
+        "down_since_s",
+        "limits",
+        "look_at",
+        "memory",
+        "now",
+        "panic_s",
+        "situation",
+        "up_since_s",
+        "window",
+    )
 
     def __init__(
         self,
@@ -201,8 +231,12 @@ class _Deciding:
         self.now = now
         self.asked = asked
         self.window = window
-        self.limits: list[Limit] = []
+        #: Each with what it says; written only for those who want to read it.
+        self.limits: list[tuple[str, int, Callable[[], str]]] = []
         self.look_at: Seconds | None = None
+        self.up_since_s = memory.up_since_s
+        self.down_since_s = memory.down_since_s
+        self.panic_s = memory.panic_s
 
     def decide(self) -> Decision:
         """Go from demand to the target, step by step."""
@@ -211,27 +245,24 @@ class _Deciding:
         up, down = self._numbers(is_cold)
         if up is None or down is None:
             return self._stay(target)
-        panic_s, up = self._panic(up)
-        wanted_up, up, down = up, self._fit(up), self._fit(down)
-        if up != wanted_up:
-            self._limit("bounds", up, f"bounds are {self._bounds_text()}: {up}")
-        memory = replace(self.memory, rise_s=self.window.rise_s, panic_s=panic_s)
+        asked_up = self._panic(up)
+        up, down = self._fit(asked_up), self._fit(down)
+        if up != asked_up:
+            self._limit("bounds", up, lambda: f"bounds are {self._bounds_text()}: {up}")
         new = target
         if self._fit(target) != target:
             new = self._fit(target)
-            self._limit("bounds", new, f"bounds are {self._bounds_text()} now: {new}")
+            self._limit("bounds", new, lambda: f"bounds are {self._bounds_text()} now")
         elif up > target:
             # Whoever asks for replicas where none runs need not ask twice.
-            at_once = is_cold or panic_s is not None or self.situation.running == 0
-            new, memory = self._grow(up, memory, at_once=at_once)
+            at_once = is_cold or self.panic_s is not None or self.situation.running == 0
+            new = self._grow(up, at_once=at_once)
         else:
-            memory = replace(memory, up_since_s=None)
+            self.up_since_s = None
         if new == target:
-            new, memory = self._shrink(down, memory, panicking=panic_s is not None)
-        if new != target:
-            memory = self._note(new, memory)
+            new = self._shrink(down, is_rising=up > target)
         self._wake_while_window_changes()
-        return Decision(new, memory, self._record(new), self.look_at)
+        return Decision(new, self._remember(new), self.look_at, self)
 
     # ------------------------------------------------------------------------------- numbers
 
@@ -240,16 +271,20 @@ class _Deciding:
         config, window, situation = self.config, self.window, self.situation
         running, target = situation.running, situation.target
         if self.asked is None or is_cold:
-            total = max(window.growing, self.demand.total.value) if is_cold else window.growing
             if running == 0 and not is_cold:
                 return target, target
-            up = wanted(config, total, running, target)
-            down = wanted(config, window.shrinking, running, target)
             if is_cold:
-                return max(up, target), max(up, target)
+                up = max(wanted(config, self.demand.total.value, 0, target), target)
+                return up, up
+            up = wanted(config, window.growing, running, target)
+            down = up
+            if window.shrinking != window.growing:
+                down = wanted(config, window.shrinking, running, target)
+            if not config.spare_replicas:
+                return up, down
             wide = self._with_spare(up, window.growing)
             if wide != up:
-                self._limit("spare", wide, f"{config.spare_replicas} to spare: {wide}")
+                self._limit("spare", wide, lambda: f"{config.spare_replicas} to spare: {wide}")
             return wide, self._with_spare(down, window.shrinking)
         if self.asked.num is None:
             return None, None
@@ -268,30 +303,33 @@ class _Deciding:
         return max(0, found)
 
     def _with_spare(self, num: int, total: float) -> int:
-        spare = self.config.spare_replicas
-        return num + spare if total > 0 else num
+        return num + self.config.spare_replicas if total > 0 else num
 
-    def _panic(self, up: int) -> tuple[Seconds | None, int]:
+    def _panic(self, up: int) -> int:
         """Look at the short window; in panic at least what it asks for is wanted, at once."""
         config = self.config
         if config.panic_window_s is None:
-            return None, up
+            self.panic_s = None
+            return up
         start = max(self.now - config.panic_window_s, self.demand.since_s)
         burst = self.demand.total.aggregate("mean", start, self.now)
         made_for = config.target_ongoing_requests * max(1, self.situation.running)
-        panic_s = self.memory.panic_s
         if burst >= config.panic_threshold * made_for and self.now > start:
-            panic_s = self.now
-        if panic_s is None or self.now - panic_s >= config.look_back_period_s:
-            return None, up
+            self.panic_s = self.now
+        lasts_s = config.look_back_period_s - TOLERANCE_S
+        if self.panic_s is None or self.now - self.panic_s >= lasts_s:
+            self.panic_s = None
+            return up
         needed = ceil(burst / config.target_ongoing_requests)
         if needed > up:
             self._limit(
                 "panic",
                 needed,
-                f"panic: {burst:.4g} requests over {config.panic_window_s:g} s ask for {needed}",
+                lambda: (
+                    f"panic: {burst:.4g} requests over {config.panic_window_s:g} s ask for {needed}"
+                ),
             )
-        return panic_s, max(up, needed)
+        return max(up, needed)
 
     def _fit(self, num: int) -> int:
         return self.situation.bounds.clip(num)
@@ -303,69 +341,92 @@ class _Deciding:
 
     # ------------------------------------------------------------------------------ directions
 
-    def _grow(self, up: int, memory: Memory, *, at_once: bool) -> tuple[int, Memory]:
-        target, now = self.situation.target, self.now
-        since = memory.up_since_s
-        since = now if since is None else since
+    def _grow(self, up: int, *, at_once: bool) -> int:
+        now = self.now
+        since = self.up_since_s
+        since = now if since is None or self.window.begins else since
         delay_s = 0.0 if at_once else self.config.upscale_delay_s
         if not at_once and self.window.by_rise:
             delay_s = max(delay_s, MIN_RISE_S)
-        memory = replace(memory, up_since_s=since)
+        self.up_since_s = since
         if now - since >= delay_s - TOLERANCE_S:
-            return up, memory
-        self._wake(since + delay_s)
-        left_s = since + delay_s - now
-        self._limit(
-            "upscale_delay",
-            target,
-            f"{up} are wanted, for {now - since:.1f} s so far: in {left_s:.1f} s it is done",
-        )
-        return target, memory
+            return up
+        self._delay("upscale_delay", f"{up} are wanted", since, since + delay_s)
+        return self.situation.target
 
-    def _shrink(self, down: int, memory: Memory, *, panicking: bool) -> tuple[int, Memory]:
+    def _shrink(self, down: int, *, is_rising: bool) -> int:
         target, now, config = self.situation.target, self.now, self.config
-        reset = replace(memory, down_since_s=None)
-        if down >= target:
-            return target, reset
-        if panicking:
-            assert memory.panic_s is not None
-            self._wake(memory.panic_s + config.look_back_period_s)
-            self._limit("panic", target, f"panic: none is stopped, though {down} would be enough")
-            return target, reset
-        if self.situation.silent:
-            names = ", ".join(self.situation.silent[:3])
-            self._limit("silence", target, f"{names} did not report: none is stopped")
-            return target, reset
-        since = memory.down_since_s
-        since = now if since is None else since
+        since = self.down_since_s
+        self.down_since_s = None
+        if down >= target or self._keeps_all(down):
+            return target
         new = down
         if down == 0 and target > 1 and self.situation.bounds.low == 0:
             new = self._fit(1)
-            self._limit("one_at_last", new, "the last one goes alone")
+            self._limit("one_at_last", new, lambda: "the last one goes alone")
             if new >= target:
                 new = 0
         if new == 0 and self.demand.total.value > 0:
-            self._limit("in_use", target, "something is asked just now: the last one stays")
-            return target, reset
+            self._limit("in_use", target, lambda: "something is asked: the last one stays")
+            return target
         delay_s = config.to_zero_delay_s if new == 0 else config.downscale_delay_s
-        memory = replace(memory, down_since_s=since)
+        since = now if since is None else since
+        self.down_since_s = since
+        if is_rising:
+            # If it lasts, it ends the delay; if it was a blip, none has been lost.
+            return target
         if now - since >= delay_s - TOLERANCE_S:
-            return new, memory
-        self._wake(since + delay_s)
-        left_s = since + delay_s - now
-        self._limit(
-            "downscale_delay",
-            target,
-            f"{new} are enough, for {now - since:.1f} s so far: in {left_s:.1f} s it is done",
-        )
-        return target, memory
+            return new
+        self._delay("downscale_delay", f"{new} are enough", since, since + delay_s)
+        return target
 
-    def _note(self, new: int, memory: Memory) -> Memory:
-        """The target changes: delays begin anew."""
-        memory = replace(memory, up_since_s=None, down_since_s=None)
-        if new > self.situation.target:
-            return replace(memory, scaled_up_s=self.now, answered_s=self.window.rise_s)
-        return replace(memory, scaled_down_s=self.now)
+    def _keeps_all(self, down: int) -> bool:
+        """Say whether none may be stopped just now, and why."""
+        target = self.situation.target
+        if self.panic_s is not None:
+            self._wake(self.panic_s + self.config.look_back_period_s)
+            self._limit(
+                "panic", target, lambda: f"panic: none is stopped, though {down} would be enough"
+            )
+            return True
+        if self.situation.silent:
+            names = ", ".join(self.situation.silent[:3])
+            self._limit("silence", target, lambda: f"{names} did not report: none is stopped")
+            return True
+        return False
+
+    def _delay(self, name: str, what: str, since: Seconds, until: Seconds) -> None:
+        """Nothing changes yet: look again when the delay ends."""
+        now = self.now
+        self._wake(until)
+        self._limit(
+            name,
+            self.situation.target,
+            lambda: f"{what}, for {now - since:.1f} s so far: in {until - now:.1f} s it is done",
+        )
+
+    def _remember(self, new: int) -> Memory:
+        """What the next decision has to know; with a new target delays begin anew."""
+        memory, now, target = self.memory, self.now, self.situation.target
+        rise_s = self.window.rise_s
+        if new == target:
+            return Memory(
+                rise_s,
+                memory.answered_s,
+                self.up_since_s,
+                self.down_since_s,
+                self.panic_s,
+                memory.scaled_up_s,
+                memory.scaled_down_s,
+            )
+        grows = new > target
+        return Memory(
+            rise_s=rise_s,
+            answered_s=rise_s if grows else memory.answered_s,
+            panic_s=self.panic_s,
+            scaled_up_s=now if grows else memory.scaled_up_s,
+            scaled_down_s=memory.scaled_down_s if grows else now,
+        )
 
     # --------------------------------------------------------------------------------- outcome
 
@@ -375,12 +436,12 @@ class _Deciding:
         new = self._fit(target)
         name = "error" if self.asked.error else "no_answer"
         why = "the policy failed" if self.asked.error else "the policy said nothing"
-        self._limit(name, new, f"{why}: the number stays")
-        memory = replace(self.memory, rise_s=self.window.rise_s, up_since_s=None, down_since_s=None)
-        return Decision(new, memory, self._record(new), self.look_at)
+        self._limit(name, new, lambda: f"{why}: the number stays")
+        self.up_since_s = self.down_since_s = None
+        return Decision(new, self._remember(new), self.look_at, self)
 
-    def _limit(self, name: str, num: int, why: str) -> None:
-        self.limits.append(Limit(name, num, why))
+    def _limit(self, name: str, num: int, why: Callable[[], str]) -> None:
+        self.limits.append((name, num, why))
 
     def _wake(self, at: Seconds) -> None:
         if self.look_at is None or at < self.look_at:
@@ -388,19 +449,27 @@ class _Deciding:
 
     def _wake_while_window_changes(self) -> None:
         """An aggregate goes on changing for as long as its window holds a change."""
-        config = self.config
-        panic_window_s = config.panic_window_s or config.look_back_period_s
-        for window_s in (config.look_back_period_s, panic_window_s):
-            if self.demand.total.changed_s > self.now - window_s:
-                self._wake(self.now + max(_SHORTEST_LOOK_S, window_s / _LOOKS_PER_WINDOW))
+        config, changed_s = self.config, self.demand.total.changed_s
+        self._wake_while_changing(config.look_back_period_s, changed_s)
+        if config.panic_window_s is not None:
+            self._wake_while_changing(config.panic_window_s, changed_s)
 
-    def _record(self, new: int) -> ScalingRecord:
+    def _wake_while_changing(self, window_s: Seconds, changed_s: Seconds) -> None:
+        if changed_s > self.now - window_s:
+            self._wake(self.now + max(_SHORTEST_LOOK_S, window_s / _LOOKS_PER_WINDOW))
+
+    def record(self, new: int) -> ScalingRecord:
+        """Write how the target came to be `new`."""
         config, window, situation = self.config, self.window, self.situation
-        policy, formula = "default", ""
+        total, queued, length_s = window.growing, window.queued, window.length_s
+        if new < situation.target:
+            total, length_s = window.shrinking, config.look_back_period_s
+            queued = min(queued, total)
         asked: float | None
         if self.asked is None:
-            formula = explained(config, window.growing, situation.running, situation.target)
-            asked = wanted(config, window.growing, situation.running, situation.target)
+            policy = "default"
+            formula = explained(config, total, situation.running, situation.target)
+            asked = wanted(config, total, situation.running, situation.target)
         else:
             policy, asked = self.asked.policy, self.asked.num
             formula = f"{policy} asked for {asked:g}" if asked is not None else ""
@@ -409,14 +478,14 @@ class _Deciding:
             before=situation.target,
             after=new,
             running=situation.running,
-            queued=window.queued,
-            ongoing=max(0.0, window.growing - window.queued),
-            total=window.growing,
-            window_s=window.length_s,
+            queued=queued,
+            ongoing=max(0.0, total - queued),
+            total=total,
+            window_s=length_s,
             aggregation=config.aggregation_function,
             policy=policy,
             formula=formula,
             asked=asked,
-            limits=tuple(self.limits),
+            limits=tuple(Limit(name, num, why()) for name, num, why in self.limits),
             error=self.asked.error if self.asked is not None else "",
         )
