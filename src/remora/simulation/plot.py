@@ -82,9 +82,9 @@ def _chart(
     highest = max((max(values, default=0.0) for _, values in lines), default=0.0) or 1.0
     length_s = samples[-1].at_s if samples else 1.0
     bottom = top + _HEIGHT
+    frame = f'x="{_LEFT}" y="{top:g}" width="{_WIDTH}" height="{_HEIGHT}"'
     parts += [
-        f'<rect x="{_LEFT}" y="{top:g}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" '
-        'stroke="#bbb"/>',
+        f'<rect {frame} fill="none" stroke="#bbb"/>',
         f'<text x="{_LEFT - 8}" y="{top + 10:g}" text-anchor="end">{highest:.3g}</text>',
         f'<text x="{_LEFT - 8}" y="{bottom:g}" text-anchor="end">0</text>',
         f'<text x="{_LEFT - 8}" y="{top + _HEIGHT / 2:g}" text-anchor="end">{name}</text>',
