@@ -95,6 +95,7 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True):
     target_capacity: float | None = None
     admin: AdminOptions | None = None
     engine: EngineOptions | None = None
+    logging: LoggingConfig | None = None
 
 
 Check = Callable[[Any, Path], Iterable[Problem]]
@@ -401,7 +402,7 @@ KEYS: dict[str, Key] = {
         _by(lambda value: EngineOptions(engine=value)),
     ),
     "address": Key("Of the Ray cluster: host:port, auto or local.", _TEXT, _is(str, "text")),
-    "logging_config": Key("How everything logs.", _OBJECT, later=True),
+    "logging_config": Key("How everything logs.", LoggingConfig, _by(logging_config)),
     "tracing_config": Key("Where traces go.", _OBJECT, later=True),
     "controller_options": Key("The controller's environment.", _OBJECT, later=True),
     "target_capacity": Key(
@@ -457,6 +458,7 @@ def parse(given: object, tell: Callable[[Problem], str] = str) -> DeployConfig:
         target_capacity=given.get("target_capacity"),
         admin=admin_options(given["admin_options"]) if given.get("admin_options") else None,
         engine=_engine(given),
+        logging=logging_config(given.get("logging_config")),
     )
 
 

@@ -191,6 +191,14 @@ def test_without_an_instance_deploy_says_how_to_start_one(remora: Remora, tmp_pa
     assert "No instance runs" in command.output
 
 
+def test_what_belongs_to_the_instance_is_noted(operator: Operator, tmp_path: Path) -> None:
+    config = {"applications": [], "http_options": {"port": 1}, "proxy_location": "Disabled"}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    output = operator("deploy", "serve.yaml")
+    assert "http_options['port'] has no effect on the instance that runs" in output
+    assert "proxy_location has no effect" in output
+
+
 def test_the_schema_is_json(operator: Operator) -> None:
     assert json.loads(operator("schema"))["required"] == ["applications"]
 

@@ -165,6 +165,8 @@ async def follow(instance: Instance, release: int, names: list[str]) -> Instance
                 told.show(present)
                 if all(app.status in SETTLED for app in present.values()):
                     break
+            else:
+                status = None
     finally:
         told.close()
     if status is None:
@@ -216,6 +218,8 @@ def warn_of_ignored(config: DeployConfig, instance: Instance) -> None:
     is_disabled = config.location is ProxyLocation.Disabled
     if config.location is not None and is_disabled == bool(instance.wait_ready()):
         told.append("proxy_location")
+    told += ["admin_options"] * (config.admin is not None)
+    told += ["logging_config"] * (config.logging is not None)
     if config.engine is not None and config.engine.engine != instance.engine:
         told.append("engine")
     for field in told:

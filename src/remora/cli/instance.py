@@ -23,6 +23,7 @@ from remora.config import (
 from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
+from remora.logging_config import LoggingConfig
 from remora.resource_config import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
@@ -72,6 +73,7 @@ def begun(
     http: HTTPOptions | None = None,
     engine: EngineOptions = LOCAL_ENGINE,
     admin: AdminOptions = ADMIN,
+    logging: LoggingConfig | None = None,
 ) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
@@ -87,6 +89,7 @@ def begun(
         http: the front door with all its options; None: the defaults with this host and port.
         engine: what runs its processes.
         admin: where the REST API listens.
+        logging: how everything logs; None: as usual.
 
     Raises:
         CommandError: the engine is not installed.
@@ -133,7 +136,14 @@ def begun(
         door = msgspec.structs.replace(door, host=None)
     try:
         launched = Instance.launch(
-            home, door, bound=bound, grpc=grpc, machine=machine, engine=engine, admin=admin
+            home,
+            door,
+            bound=bound,
+            grpc=grpc,
+            machine=machine,
+            engine=engine,
+            admin=admin,
+            logging=logging,
         )
     except ModuleNotFoundError as error:
         raise CommandError(str(error)) from None

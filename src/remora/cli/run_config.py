@@ -21,6 +21,7 @@ from remora.cli.serving import Interrupts, say, unless
 from remora.config import ADMIN, LOCAL_ENGINE, HTTPOptions, ProxyLocation, gRPCOptions
 from remora.declaration import DeployConfig
 from remora.instance import Instance
+from remora.logging_config import with_absolute_folder
 from remora.wire.control import ConfigRequest
 
 
@@ -51,6 +52,7 @@ def run_config(options: RunOptions) -> int:
         machine=options.machine,
         engine=options.engine if options.engine != LOCAL_ENGINE else config.engine or LOCAL_ENGINE,
         admin=config.admin or ADMIN,
+        logging=with_absolute_folder(config.logging),
     ) as instance:
         warn_of_ignored(config, instance)
         instance.wait_ready()

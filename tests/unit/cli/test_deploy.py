@@ -1,0 +1,91 @@
+"""How a deploy is followed: its own applications, and nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import pytest
+
+from remora.cli.deploy import follow
+from remora.cli.errors import CommandError
+from remora.home import Home
+from remora.instance import Instance
+from remora.wire.control import ApplicationStatus, InstanceStatus
+
+
+def application(name: str, status: str, release: int, message: str = "") -> ApplicationStatus:
+    return ApplicationStatus(
+        name=name,
+        status=status,
+        message=message,
+        route_prefix=f"/{name}",
+        last_deployed_time_s=0.0,
+        deployments={},
+        release=release,
+    )
+
+
+def reports(*steps: tuple[ApplicationStatus, ...]) -> Instance:
+    """An instance that tells one status after another."""
+
+    class Reporting:
+        home = Home.locate("/nowhere")
+
+        async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
+            for apps in steps:
+                yield InstanceStatus(
+                    home="/nowhere",
+                    http_url="http://127.0.0.1:8000",
+                    controller_pid=1,
+                    supervisor_pid=1,
+                    proxies=(),
+                    applications={app.name: app for app in apps},
+                )
+
+    return cast(Instance, Reporting())
+
+
+async def test_it_ends_when_all_of_its_applications_have_settled(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    instance = reports(
+        (application("a", "DEPLOYING", 3, "Its code is being imported."),),
+        (application("a", "RUNNING", 3), application("b", "DEPLOYING", 2)),
+    )
+    await follow(instance, 3, ["a"])
+    told = capsys.readouterr()
+    assert told.out == "Application 'a' is ready at http://127.0.0.1:8000/a\n"
+    assert told.err == "a: Its code is being imported.\n"
+
+
+async def test_one_that_fails_is_told_with_its_traceback() -> None:
+    instance = reports(
+        (application("a", "RUNNING", 3), application("b", "DEPLOY_FAILED", 3, "Traceback: x"))
+    )
+    with pytest.raises(CommandError, match="1 of 2 applications") as caught:
+        await follow(instance, 3, ["a", "b"])
+    assert "Traceback: x" in caught.value.user_traceback
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ((application("a", "RUNNING", 4),), "Release 3 was replaced by release 4"),
+        ((), "was deleted while release 3 came up"),
+        ((application("a", "DELETING", 3),), "was deleted while release 3 came up"),
+    ],
+)
+async def test_what_somebody_else_has_replaced_is_not_waited_for(
+    others: tuple[ApplicationStatus, ...], said: str
+) -> None:
+    instance = reports((application("a", "DEPLOYING", 3),), others)
+    with pytest.raises(CommandError, match=said):
+        await follow(instance, 3, ["a"])
+
+
+async def test_an_instance_that_ends_meanwhile_is_told() -> None:
+    with pytest.raises(CommandError, match="has ended"):
+        await follow(reports(), 3, ["a"])
+    with pytest.raises(CommandError, match="has ended"):
+        await follow(reports((application("a", "DEPLOYING", 3),)), 3, ["a"])
