@@ -257,3 +257,21 @@ async def _begun(instance: Instance, *tasks: asyncio.Task[Any]) -> None:
     for _ in range(20):
         assert (await get(f"{instance.url}/-/healthz")).status == 200
     await until_true(lambda: not any(task.done() for task in tasks), "requests are under way")
+
+
+async def test_a_failed_version_is_rolled_back_where_that_is_asked_for(shared: Instance) -> None:
+    good = TWO.options(rollback="auto", max_constructor_retry_count=1)
+    async with shared.running(good.bind("old", 0.01), "back") as url:
+        before = await shared.pids("back")
+        async with load(url, method="POST") as traffic:
+            await traffic.more(20)
+            await shared.deploy(good.bind("broken"), "back", route="/back")
+            await shared.wait(lambda status: status.applications["back"].failure, "it is told")
+            await traffic.more(50)
+        app = await shared.app("back")
+        assert app.status == "RUNNING"
+        assert "was rolled back to what ran before" in app.failure
+        assert "ValueError: no weights at /models/v2" in app.failure
+        assert await shared.pids("back") == before
+        assert traffic.failures == []
+        assert set(versions(traffic.answers)) == {"old"}

@@ -5,7 +5,9 @@ Rules: unpacks, asks the controller, packs. Code stays opaque bytes.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
@@ -39,6 +41,9 @@ from remora.wire.control import (
 )
 from remora.wire.metrics import MetricsAnswer, MetricsReport, MetricsRequest
 from remora.wire.releases import Releases, RollbackRequest
+
+#: Of the controller's time, at most so much goes to each one who watches.
+WATCHING_SHARE = 0.1
 
 
 class Admin:
@@ -206,11 +211,16 @@ class Admin:
         try:
             while True:
                 changed.clear()
+                began = time.monotonic()
                 status = await self.status()
+                took_s = time.monotonic() - began
                 if status != told:
                     told = status
                     yield pack(status)
                 await changed.wait()
+                # With thousands of replicas it takes long to tell: who watches must not be what
+                # the controller does all day.
+                await asyncio.sleep(took_s / WATCHING_SHARE)
         finally:
             controller.unwatch(changed)
 
