@@ -249,7 +249,7 @@ class Instance:
         from remora.control.client import ControlClient
 
         async with ControlClient(self.home) as client:
-            return await client.scaling()
+            return await client.scaling(past=True)
 
     async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
         """Yield the status now and after every change; end when the instance has ended.

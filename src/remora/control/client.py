@@ -230,15 +230,20 @@ class ControlClient:
         await self._again(lambda channel: call_control(channel, "capacity", request, unpickle=True))
 
     async def scaling(
-        self, app_name: str | None = None, deployment: str | None = None
+        self, app_name: str | None = None, deployment: str | None = None, *, past: bool = False
     ) -> tuple[ScalingDetail, ...]:
         """Ask how deployments are scaled, and why: of all, of an application, or one.
+
+        Args:
+            app_name: only of this application.
+            deployment: only of this deployment.
+            past: with the decisions of controllers before this one.
 
         Raises:
             UnknownTargetError: no such application or deployment.
             InstanceError: no instance, or it does not come back.
         """
-        request = ScalingRequest(app_name, deployment)
+        request = ScalingRequest(app_name, deployment, past)
         found = await self._again(
             lambda channel: call_control(channel, "scaling", request, ScalingDetails, unpickle=True)
         )

@@ -57,7 +57,10 @@ def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
 
     async def scaling(body: bytes) -> bytes:
         await controller.ready.wait()
-        found = details(controller, unpack(body, ScalingRequest))
+        request = unpack(body, ScalingRequest)
+        found = details(controller, request)
+        if not request.past:
+            return pack(ScalingDetails(tuple(found)))
         past = await _past_decisions(controller)
         return pack(
             ScalingDetails(

@@ -80,6 +80,8 @@ class ScalingRequest(msgspec.Struct, frozen=True):
 
     app_name: str | None = None
     deployment: str | None = None
+    #: With the decisions of controllers before this one, which takes a look into the event log.
+    past: bool = False
 
 
 class ScalingDetail(msgspec.Struct, frozen=True, kw_only=True):

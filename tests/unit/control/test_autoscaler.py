@@ -11,6 +11,7 @@ from tests.unit.control.rig import Rig, app, deployment, rig
 from remora.config import AutoscalingConfig
 from remora.core import events as ev
 from remora.errors import ConfigError, ExternalScalerDisabledError, UnknownTargetError
+from remora.resource_config import GangSchedulingConfig
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
@@ -61,8 +62,8 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def detail_of(r: Rig) -> ScalingDetail:
-    made = r.admin.handlers["scaling"](pack(ScalingRequest("default", "Model")))
+async def detail_of(r: Rig, *, past: bool = False) -> ScalingDetail:
+    made = r.admin.handlers["scaling"](pack(ScalingRequest("default", "Model", past)))
     assert not hasattr(made, "__aiter__")
     return unpack(await made, ScalingDetails).deployments[0]
 
@@ -262,6 +263,51 @@ def test_a_deploy_keeps_the_number_and_a_restart_too() -> None:
             # Whoever says how many there are at first says it anew.
             await r.deploy(scaled(initial_replicas=2))
             assert await target_of(r) == 2
+
+    run(main())
+
+
+def test_past_decisions_are_told_by_the_next_controller_too() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            await r.deploy(scaled(upscale_delay_s=0))
+            await r.until_settled()
+            load.set(12.0)
+            await until_target(r, 6)
+            await r.until_settled()
+            (before,) = (await detail_of(r)).decisions
+            # The log is written every few seconds.
+            await asyncio.sleep(15.0)
+            await r.stop()
+            await r.start()
+            await r.until_settled()
+            assert (await detail_of(r)).decisions == ()
+            assert (await detail_of(r, past=True)).decisions == (before,)
+
+    run(main())
+
+
+def test_gangs_come_and_go_as_a_whole() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            config = AutoscalingConfig(max_replicas=9, upscale_delay_s=0, downscale_delay_s=5)
+            gang = GangSchedulingConfig(gang_size=2)
+            await r.deploy(
+                app("default", deployment(autoscaling_config=config, gang_scheduling_config=gang))
+            )
+            await r.until_settled()
+            assert r.num_routable() == 2
+            load.set(9.0)
+            # Five would be enough.
+            await until_target(r, 6)
+            load.set(100.0)
+            await until_target(r, 8)
+            load.set(5.0)
+            await until_target(r, 4)
+            await r.until_settled()
+            assert r.num_routable() == 4
 
     run(main())
 
