@@ -136,6 +136,28 @@ def test_an_edited_module_is_a_new_version(operator: Operator, server: Path) -> 
     operator.deploy()
 
 
+def test_a_version_that_fails_is_rolled_back_and_the_deploy_says_so(
+    operator: Operator, server: Path
+) -> None:
+    back = {**ONE, "deployments": [{"name": "Greeter", "rollback": "auto"}]}
+    operator.deploy(back)
+    pids = operator.pids("one")
+    server.write_text(SERVER.replace("self.greeting = greeting", "raise ValueError('no weights')"))
+    output = operator.deploy(back, status=1)
+    assert "was rolled back to what ran before" in output
+    assert "ValueError: no weights" in output
+    assert "is ready" not in output
+    assert operator.pids("one") == pids
+    assert get(f"{operator.url}/one") == "hello"
+    assert "was rolled back" in operator("status")
+    # The same config again is another try, and this time its module is well.
+    server.write_text(SERVER.replace('"hello"', '"mended"'))
+    operator.deploy(back)
+    assert get(f"{operator.url}/one") == "mended"
+    assert "rolled back" not in operator("status")
+    operator.deploy()
+
+
 def test_a_builder_that_raises_is_shown_and_the_old_version_serves(operator: Operator) -> None:
     operator.deploy(ONE)
     output = operator.deploy({**ONE, "import_path": "server:fail"}, status=1)

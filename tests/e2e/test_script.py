@@ -119,6 +119,21 @@ def test_a_deploy_that_fails_shows_the_users_traceback_once(remora_home: Path) -
     assert last.count("ValueError: no model in here") == 1
 
 
+def test_a_deploy_that_is_rolled_back_raises_and_what_worked_serves(remora_home: Path) -> None:
+    done = run_script(
+        """
+handle = serve.run(Doubler.options(name="Model").bind())
+try:
+    serve.run(Broken.options(name="Model", rollback="auto").bind())
+except Exception as error:
+    print(type(error).__name__, "was rolled back" in str(error), "no model in here" in str(error))
+print(handle.remote(2).result(), serve.status().applications["default"].status)
+""",
+        remora_home,
+    )
+    assert lines_of(done) == ["DeployError True True", "4 RUNNING"]
+
+
 def test_options_that_differ_from_the_running_instance_are_refused(remora_home: Path) -> None:
     done = run_script(
         """

@@ -172,6 +172,7 @@ def _retarget(deployment: Deployment, target: Target) -> None:
             deployment.previous = old
         deployment.change = "deploy"
         deployment.worked = False
+        deployment.reached_unix_s = 0.0
     deployment.completed = False
 
 

@@ -190,16 +190,19 @@ def _note_completion(draft: Draft, deployment: Deployment) -> None:
     if goal.fallen_back or not is_reached(deployment, goal):
         return
     deployment.completed = deployment.worked = True
+    deployment.reached_unix_s = deployment.reached_unix_s or draft.unix_s
     if deployment.previous is None:
         return
-    stable_s = restart.STABLE_S + max(
+    youngest_s = max(
         (replica.since_s for replica in deployment.in_state(ReplicaState.RUNNING)), default=0.0
     )
-    if draft.now >= stable_s:
+    reached_s = draft.now - (draft.unix_s - deployment.reached_unix_s)
+    trusted_s = min(youngest_s + restart.STABLE_S, reached_s + restart.TRUSTED_S)
+    if draft.now >= trusted_s:
         deployment.previous = None
         deployment.crashes = 0
     else:
-        draft.wake(stable_s)
+        draft.wake(trusted_s)
 
 
 def _prune(draft: Draft, app: Application) -> None:

@@ -22,6 +22,9 @@ FREE_CRASHES = 2
 #: A new version is trusted when all of its replicas have run for so long. One that dies of its
 #: first requests dies before that.
 STABLE_S = 10.0
+#: Or when they first ran together so long ago: where replicas come and go with demand, some may
+#: always be young.
+TRUSTED_S = 60.0
 
 
 def max_attempts(max_constructor_retry_count: int, target: int) -> int:

@@ -89,6 +89,8 @@ class Deployment(msgspec.Struct, kw_only=True):
     completed: bool = False
     #: Its version and configuration were: whatever fails now may pass, so nobody gives up.
     worked: bool = False
+    #: When that was so for the first time, as Unix time.
+    reached_unix_s: float = 0.0
     #: What the present target changed: `deploy`, `scale_up` or `scale_down`.
     change: str = "deploy"
     #: The application does not name it any more; it goes when the others are complete.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from tests.unit.control.rig import Rig, app, deployment, rig
 
@@ -192,6 +193,29 @@ def test_a_version_whose_replicas_do_not_stay_is_given_up() -> None:
             assert "killed by SIGSEGV" in status.failure
             await r.until_settled()
             assert versions(r) == ["1", "1"]
+
+    run(main())
+
+
+def test_what_has_run_for_a_minute_is_trusted_although_some_replicas_are_always_young() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            options: dict[str, Any] = {"rollback": "auto", "max_constructor_retry_count": 3}
+            await r.deploy(app("default", deployment(num_replicas=1, **options)))
+            await r.until_settled()
+            for number in range(1, 16):
+                new = deployment(version="2", num_replicas=1 + number % 2, **options)
+                await r.deploy(app("default", new))
+                await r.until_settled()
+                await asyncio.sleep(5.0)
+            for _ in range(4):
+                r.engine.crash(r.replicas.serving[0].process_id)
+                await asyncio.sleep(3.0)
+            await r.until_settled()
+            status = await r.status()
+            assert status is not None
+            assert not status.failure
+            assert versions(r) == ["2", "2"]
 
     run(main())
 
