@@ -10,6 +10,7 @@ import pytest
 import yaml
 from tests.e2e.instances import Command, Instance
 from tests.e2e.test_command_line import get, interrupt
+from tests.e2e.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -198,6 +199,42 @@ def test_an_import_path_is_deployed_without_a_file(operator: Operator) -> None:
     operator("deploy", "server:app", "--runtime-env-json", env, "--route-prefix", "/path")
     assert yaml.safe_load(operator("config"))["runtime_env"] == {"env_vars": {"A": "b"}}
     operator.deploy()
+
+
+SLOW = """
+import pathlib
+import time
+
+pathlib.Path("importing").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_of_two_deploys_at_once_the_later_wins_and_the_earlier_is_told(
+    operator: Operator, remora: Remora, shared: Instance, tmp_path: Path
+) -> None:
+    (tmp_path / "slow_server.py").write_text(SLOW + SERVER)
+    operator.write({**ONE, "import_path": "slow_server:app"})
+    earlier = remora("deploy", "serve.yaml", home=shared.home.root)
+    until((tmp_path / "importing").exists, "the slow import has begun", 20.0)
+    operator.deploy({**ONE, "name": "later"})
+    assert earlier.wait(20.0) == 1, earlier.output
+    assert "was deleted while release" in earlier.output
+    assert get(f"{operator.url}/one") == "hello"
+    operator.deploy()
+
+
+def test_a_shutdown_ends_a_deploy_that_is_under_way(remora: Remora, tmp_path: Path) -> None:
+    (tmp_path / "slow_server.py").write_text(SLOW + SERVER)
+    config = {"applications": [{**ONE, "import_path": "slow_server:app"}]}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    assert remora("start", "--http-port", "0", "--admin-port", "0").wait() == 0
+    deploy = remora("deploy", "serve.yaml")
+    until((tmp_path / "importing").exists, "the slow import has begun", 20.0)
+    assert remora("shutdown", "-y").wait() == 0
+    assert deploy.wait() == 1
+    assert "was deleted while" in deploy.output or "has ended" in deploy.output
 
 
 def test_no_wait_returns_when_it_is_accepted(operator: Operator) -> None:

@@ -50,7 +50,7 @@ def gone(draft: Draft, submission: Submission) -> list[str]:
     return [
         name
         for name, app in draft.state.applications.items()
-        if app.declared is not None and app.release < submission.release and name not in names
+        if app.declared is not None and name not in names
     ]
 
 

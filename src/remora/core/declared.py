@@ -21,6 +21,7 @@ def config_submitted(draft: Draft, event: ev.ConfigSubmitted) -> None:
     if state.submission is not None:
         draft.actions.append(CancelBuilds(state.release))
     state.submission = Submission(release=state.release, applications=event.applications)
+    _leave_out(draft, {declared.name for declared in event.applications})
     for declared in event.applications:
         if declared.name not in state.applications:
             # Without a route until there is something behind it.
@@ -39,6 +40,23 @@ def config_submitted(draft: Draft, event: ev.ConfigSubmitted) -> None:
         app.declared = declared
         app.build_error = app.failure = ""
     ask_for_builds(draft)
+
+
+def _leave_out(draft: Draft, names: set[str]) -> None:
+    """What was declared before and is not any more goes, once the rest of the config is imported.
+
+    It is this release that decides about it from here on: who waits for an earlier one is told.
+    """
+    for name, known in list(draft.state.applications.items()):
+        if known.declared is None or known.deleting or name in names:
+            continue
+        app = draft.application(name)
+        assert app is not None
+        if app.deployments:
+            app.release = draft.state.release
+        else:
+            # Nothing of it ever took effect.
+            delete(draft, app)
 
 
 def ask_for_builds(draft: Draft) -> None:

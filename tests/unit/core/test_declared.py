@@ -162,6 +162,21 @@ def test_a_later_config_replaces_one_that_is_being_imported() -> None:
     assert "b" not in world.state.applications
 
 
+def test_what_a_later_config_leaves_out_does_not_look_as_if_the_earlier_had_worked() -> None:
+    world = World()
+    world.submit(declared("a"))
+    world.end_builds()
+    world.submit(declared("a", "/elsewhere"), declared("new"))
+    world.builds.clear()
+    world.submit(declared("b"))
+    status = report(world.state, 100.0)
+    assert "new" not in status
+    assert status["a"].release == 3
+    assert world.routes() == {"a": "/a"}
+    world.end_builds()
+    assert set(world.routes()) == {"b"}
+
+
 def test_the_same_config_again_changes_no_replica() -> None:
     world = World()
     world.submit(declared("a"))
