@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.processes import MARK, kill, marked, marking
-from tests.e2e.waiting import until, until_async
+from tests.e2e.waiting import until, until_async, until_true
 
 from remora.build import build
 from remora.config import AdminOptions, HTTPOptions
@@ -172,6 +172,10 @@ class Instance:
             for each in files
             if not each.name.startswith("access-")
         )
+
+    async def logged(self, text: str) -> None:
+        """Wait until the log says something: it is written a moment later."""
+        await until_true(lambda: text in self.log(), f"the log has {text!r}")
 
     def end(self) -> None:
         """End it in good order, and fail when anything is left. The second time: nothing."""

@@ -208,7 +208,7 @@ async def test_a_damaged_database_is_put_aside(start_instance: StartInstance, da
     others = [path for path in instance.home.root.glob("state.db*") if path != database]
     kept = [path for path in others if path.read_bytes() == damaged]
     assert kept, others
-    assert kept[0].name in again.log()
+    await again.logged(kept[0].name)
     with contextlib.closing(sqlite3.connect(database)) as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
 
@@ -469,7 +469,8 @@ async def test_bad_manners_end_one_request(shared: Instance, bystander: Load, ap
         for how in ("sys.exit", "BaseException", "unjson"):
             before = await shared.pids("manners")
             assert await ask_for(how) == (500, b"Internal Server Error"), how
-            assert _TOLD[how] in shared.log(), "the client is told nothing, the log all"
+            # The client is told nothing, the log all.
+            await shared.logged(_TOLD[how])
             assert await shared.pids("manners") == before, how
         for how in ("descriptors", "print", "fork", "threads"):
             assert (await ask_for(how))[0] == 200, how

@@ -109,7 +109,7 @@ async def test_what_runs_is_known_again_when_its_database_is_lost(
     # What the killed replica worked on is a POST, which is not repeated.
     assert len(traffic.failures) <= 5
     assert (await get(url)).json["version"] == "v1"
-    assert "Put together from running replicas: kept/Echo" in instance.log()
+    await instance.logged("Put together from running replicas: kept/Echo")
     assert database.read_bytes().startswith(b"SQLite")
 
 

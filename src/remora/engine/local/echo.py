@@ -9,7 +9,6 @@ Rules: one thread, never blocks, standard library only.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import struct
@@ -63,6 +62,9 @@ class Echo:
             self._open(name, at_end=True)
 
     def _watch(self) -> int | None:
+        # Not before the template was forked: it costs time, and none of its children need it.
+        import ctypes
+
         libc = ctypes.CDLL(None, use_errno=True)
         fd = int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
         if fd < 0:

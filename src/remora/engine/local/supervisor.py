@@ -132,7 +132,7 @@ class Supervisor:
         self._shutdown: ShutdownOrder | None = None
         self._loop = Loop()
         #: Of an instance that nobody looks at, the files are enough.
-        self._echo = Echo(claim.home.logs, 2) if options.owner_fd is not None else None
+        self._echo: Echo | None = None
         self._wake_read, self._wake_write = socket.socketpair()
         calls = Calls(
             sessions=self._table.sessions,
@@ -177,9 +177,10 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         self._keeper.fork()
         self._commands.open()
-        if self._echo is not None and self._echo.fd is not None:
-            self._loop.watch(self._echo.fd, self._echo.copy)
         if self._options.owner_fd is not None:
+            self._echo = Echo(self._claim.home.logs, 2)
+            if self._echo.fd is not None:
+                self._loop.watch(self._echo.fd, self._echo.copy)
             self._loop.watch(self._options.owner_fd, self._on_owner)
         for request in system_requests(
             self._claim.home,
