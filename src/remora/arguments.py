@@ -2,6 +2,7 @@
 
 - A `DeploymentResponse` is waited for. Its bytes go on as they came, unopened; only a call in
   another format than pickle opens them.
+- An `ObjectRef` of Ray is waited for too, and its value is sent.
 - A generator, plain or asynchronous, and whatever else has `__aiter__` (a streaming response too)
   becomes a stream: the callee gets an asynchronous iterator and pulls it.
 
@@ -47,7 +48,14 @@ def is_composed(args: Iterable[Any]) -> bool:
             continue
         if kind is DeploymentResponse or kind is GeneratorType or hasattr(kind, "__aiter__"):
             return True
+        if _is_object_ref(kind):
+            return True
     return False
+
+
+def _is_object_ref(kind: type) -> bool:
+    """Tell a reference to an object of Ray, which need not be installed."""
+    return kind.__name__ == "ObjectRef" and kind.__module__ in ("ray", "ray._raylet")
 
 
 def values_among(
@@ -99,11 +107,14 @@ class Composed:
         self._envelope = envelope
         self._context = contextvars.copy_context()
         self._responses: dict[Place, DeploymentResponse[Any]] = {}
+        self._refs: dict[Place, Any] = {}
         self._streams: dict[Place, Any] = {}
         given: list[tuple[Place, Any]] = [*enumerate(args), *kwargs.items()]
         for place, value in given:
             if isinstance(value, DeploymentResponse):
                 self._responses[place] = value
+            elif _is_object_ref(type(value)):
+                self._refs[place] = value
             elif isinstance(value, GeneratorType) or hasattr(type(value), "__aiter__"):
                 self._streams[place] = value
                 self._put(place, None)
@@ -132,8 +143,9 @@ class Composed:
             r._unopened() if is_pickled else asyncio.shield(asyncio.ensure_future(r._wait()))
             for r in self._responses.values()
         ]
+        waits += [_value_of(ref) for ref in self._refs.values()]
         answers = [await waits[0]] if len(waits) == 1 else await asyncio.gather(*waits)
-        for place, answer in zip(self._responses, answers, strict=True):
+        for place, answer in zip((*self._responses, *self._refs), answers, strict=True):
             self._put(place, answer)
         envelope = self._envelope
         upload = None
@@ -143,6 +155,10 @@ class Composed:
             sources = [_source(value, is_pickled) for value in self._streams.values()]
             upload = Upload(sources, lambda item: pack_value(item, wanted), self._context)
         return Content(plain_body(tuple(self._args), self._kwargs, envelope), upload)
+
+
+async def _value_of(ref: Any) -> Any:
+    return await ref
 
 
 async def _ended(items: Any) -> AsyncGenerator[Any, None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from remora.instance import Instance
 from remora.logging_config import LoggingConfig
 from remora.resource_config import AS_FOUND, MachineOptions
 from remora.router.process import expect_news, forget_instance, instance_home, use_instance
+from remora.transport.membership import join_by_folder
 from remora.wire.grpc import GrpcSetup, digest
 
 _T = TypeVar("_T")
@@ -47,9 +49,19 @@ def current_instance() -> Instance | None:
         # A replica or proxy is inside an instance, whatever its environment says.
         home = instance_home() or Home.locate()
         _current = Instance.find(home)
+        if _current is None and "ray" in sys.modules:
+            _current = _find_in_cluster()
         if _current is not None:
-            _use(home)
+            _use(_current.home)
         return _current
+
+
+def _find_in_cluster() -> Instance | None:
+    """The instance of the Ray cluster that this program is in."""
+    from remora.engine.ray.near import find_home
+
+    home = find_home()
+    return None if home is None else Instance.find(home)
 
 
 def require_instance() -> Instance:
@@ -223,7 +235,10 @@ def wait_ready(instance: Instance) -> str:
         InstanceError: it cannot come up; says why and what to do.
     """
     try:
-        return instance.wait_ready()
+        url = instance.wait_ready()
+        # One that was launched has said only now which node this is.
+        join_by_folder(instance.home)
+        return url
     except InstanceError:
         with _lock:
             if _current is instance:

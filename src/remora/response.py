@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import sys
 from asyncio.events import _get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
@@ -55,10 +56,29 @@ def not_in_a_loop(what: str, instead: str) -> None:
         )
 
 
-def _no_object_refs() -> Any:
+def _object_ref(value: Any) -> Any:
+    from remora.engine.ray.near import put
+
+    return put(value)
+
+
+def _require_ray() -> None:
+    """See that this program uses Ray.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    if "ray" not in sys.modules:
+        raise RuntimeError(
+            "Object references belong to Ray, and this program runs without Ray. Pass the response "
+            "itself to the next call: its value goes on without being opened."
+        )
+
+
+def _no_object_refs() -> NoReturn:
+    _require_ray()
     raise RuntimeError(
-        "Object references belong to Ray, and only its engine has them; this instance runs without "
-        "Ray. Pass the response itself to the next call: its value goes on without being opened."
+        "A stream has no object references: iterate over it, and put its items with ray.put()."
     )
 
 
@@ -143,16 +163,33 @@ class DeploymentResponse(_Response, Generic[_T]):
         return self._wait_elsewhere(loop).__await__()
 
     async def _to_object_ref(self) -> Any:
-        """Refuse: there are no object references without Ray."""
-        _no_object_refs()
+        """Wait for the answer and keep it in Ray's object store; return the reference.
+
+        Raises:
+            RuntimeError: this program is in no Ray cluster.
+            Exception: what the method raised, or a `RequestError`.
+        """
+        _require_ray()
+        return _object_ref(await self)
 
     def _to_object_ref_sync(
         self,
         _timeout_s: float | None = None,
         _allow_running_in_asyncio_loop: bool = False,
     ) -> Any:
-        """Refuse: there are no object references without Ray."""
-        _no_object_refs()
+        """Do what `_to_object_ref` does, from code without an event loop.
+
+        Args:
+            _timeout_s: seconds to wait for the answer; None: as long as it takes.
+            _allow_running_in_asyncio_loop: accepted and without effect: waiting would block it.
+
+        Raises:
+            RuntimeError: this program is in no Ray cluster, or a loop runs in this thread.
+            TimeoutError: no answer in time.
+            Exception: what the method raised, or a `RequestError`.
+        """
+        _require_ray()
+        return _object_ref(self.result(timeout_s=_timeout_s))
 
     def as_argument(self) -> _T:
         """Return this very response, typed as its value: to pass it to another call.
@@ -250,7 +287,7 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         raise TypeError("A streaming response has no result(); use `for` or `async for`.")
 
     async def _to_object_ref_gen(self) -> Any:
-        """Refuse: there are no object references without Ray."""
+        """Refuse: a stream has no object references."""
         _no_object_refs()
 
     def _to_object_ref_gen_sync(
@@ -258,7 +295,7 @@ class DeploymentResponseGenerator(_Response, Generic[_T]):
         _timeout_s: float | None = None,
         _allow_running_in_asyncio_loop: bool = False,
     ) -> Any:
-        """Refuse: there are no object references without Ray."""
+        """Refuse: a stream has no object references."""
         _no_object_refs()
 
     def __aiter__(self) -> AsyncIterator[_T]:

@@ -15,7 +15,7 @@ from tests.e2e.processes import MARK, kill, marked, marking
 from tests.e2e.waiting import until, until_async, until_true
 
 from remora.build import build
-from remora.config import AdminOptions, HTTPOptions
+from remora.config import LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
 from remora.control.client import ControlClient
 from remora.deployment import Application
 from remora.engine.launch import Launch, launch
@@ -50,11 +50,18 @@ class Instance:
         grpc: GrpcSetup | None = None,
         machine: MachineOptions = AS_FOUND,
         admin: AdminOptions = NO_PORT,
+        engine: EngineOptions = LOCAL_ENGINE,
     ) -> None:
         self.home = Home(folder)
         with marking() as self.mark:
             self.launched: Launch = launch(
-                self.home, http, bound=False, grpc=grpc, machine=machine, admin=admin
+                self.home,
+                http,
+                bound=False,
+                grpc=grpc,
+                machine=machine,
+                admin=admin,
+                engine=engine,
             )
         self._ended = False
         ready = self.launched.wait_ready(SETTLE_S)

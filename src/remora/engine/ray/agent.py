@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,7 +27,8 @@ import uvloop
 
 from remora.engine import linux
 from remora.engine.base import ProcessContext
-from remora.engine.doors import address_of, http_url, listen_http
+from remora.engine.claim import Claim, Owner
+from remora.engine.doors import address_of, http_url, listen_http, listen_unix
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.end import SignalProcess
 from remora.engine.ray.setup import (
@@ -45,8 +48,10 @@ from remora.wire.codec import unpack
 _log = logging.getLogger("remora.agent")
 _CHUNK_BYTES = 256 * 1024
 _BETWEEN_TRIES_S = 0.03
-#: Proxies hand the front doors back within a tenth of that to an agent that restarts.
-_HAND_BACK_S = 5.0
+#: Proxies hand sockets back within a tenth of that to an agent that restarts.
+_HAND_BACK_S = 1.0
+#: A front door that somebody else holds is handed back, or free, after this long.
+_REOPEN_S = 5.0
 
 
 def main(context: ProcessContext) -> None:
@@ -64,13 +69,18 @@ async def _serve(context: ProcessContext) -> None:
     known = None if before is None else msgspec.msgpack.decode(before, type=NodeRecord)
     doors = Doors(setup, context.sockets, known)
     here.write(context.home)
+    if here.node_id != setup.node_id:
+        # Where the instance was started its host holds the folder.
+        claim = Claim.take(context.home)
+        claim.write_owner(Owner(os.getpid(), context.token, doors.http_url, engine="ray"))
+    threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
     relay = Relay(cluster)
+    listener = await asyncio.to_thread(doors.relay, context.home.controller_socket)
     servers = [
         await serve_control(context.sockets["control"], {"signal": _signal}),
         await serve_control(context.sockets["control_tcp"], {"signal": _signal}, context.token),
-        await asyncio.start_unix_server(relay.serve, sock=context.sockets["relay"]),
+        await asyncio.start_unix_server(relay.serve, sock=listener.dup()),
     ]
-    threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
     record = NodeRecord(here.node_id, context.address, doors.http_url, doors.grpc_address)
     cluster.put(key, msgspec.msgpack.encode(record))
     ended = asyncio.Event()
@@ -110,9 +120,10 @@ class Doors:
             known: what an agent before this one left; the proxies hand its sockets back.
         """
         # That for gRPC only keeps the port: the proxies open it themselves.
-        self._sockets = {name: sockets[name] for name in ("http",) if name in sockets}
+        self._sockets = {name: sockets[name] for name in ("http", "relay") if name in sockets}
         self._lock = threading.Lock()
-        self._open: Callable[[], dict[str, socket.socket]] = dict
+        self._given = threading.Event()
+        self._open: Callable[[], socket.socket] | None = None
         if known is None:
             self.http_url = http_url(sockets.get("http"), setup.http)
             self.grpc_address = address_of(sockets.get("grpc"))
@@ -120,7 +131,16 @@ class Doors:
         self.http_url, self.grpc_address = known.http_url, known.grpc_address
         host, port = setup.http.get("host"), urlsplit(known.http_url).port
         if host is not None and port is not None:
-            self._open = lambda: {"http": listen_http(str(host), port)}
+            self._open = lambda: listen_http(str(host), port)
+
+    def relay(self, path: Path) -> socket.socket:
+        """Return the socket at which processes of the node look for the controller."""
+        if "relay" not in self._sockets:
+            self._given.wait(_HAND_BACK_S)
+        with self._lock:
+            if "relay" not in self._sockets:
+                self._sockets["relay"] = listen_unix(path)
+            return self._sockets["relay"]
 
     def serve(self, listener: socket.socket) -> None:
         """Hand them to proxies, in a thread of its own."""
@@ -141,11 +161,14 @@ class Doors:
                 _log.warning("A proxy got no front door: %s", error)
 
     def _get(self, given: dict[str, socket.socket]) -> dict[str, socket.socket]:
-        deadline = time.monotonic() + _HAND_BACK_S
         with self._lock:
-            if given and not self._sockets:
-                self._sockets = given
-        while not self._sockets:
+            for name, sock in given.items():
+                if self._sockets.setdefault(name, sock) is not sock:
+                    sock.close()
+        if given:
+            self._given.set()
+        deadline = time.monotonic() + _REOPEN_S
+        while self._open is not None and "http" not in self._sockets:
             try:
                 opened = self._open()
             except InstanceError:
@@ -154,10 +177,8 @@ class Doors:
                     raise
                 time.sleep(_BETWEEN_TRIES_S)
                 continue
-            if not opened:
-                break
             with self._lock:
-                self._sockets = self._sockets or opened
+                self._sockets.setdefault("http", opened)
         return self._sockets
 
 

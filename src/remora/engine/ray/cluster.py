@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray._private.state import state as _state
 from ray.experimental import internal_kv
 
+import ray
 from remora.errors import EngineError, InstanceError
 from remora.resource_config import AS_FOUND, MachineOptions
 
@@ -127,6 +127,12 @@ def set_title(title: str) -> None:
 def this_node() -> str:
     """Id of the node that this process runs on."""
     return str(ray.get_runtime_context().get_node_id())
+
+
+def here() -> RayNode:
+    """The node that this process runs on."""
+    node_id = this_node()
+    return next(node for node in nodes() if node.node_id == node_id)
 
 
 def this_job() -> str:

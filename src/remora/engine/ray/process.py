@@ -22,9 +22,10 @@ from typing import Any
 
 import msgspec
 
+import ray
 from remora.engine.base import ProcessContext
 from remora.engine.ray import cluster as rays
-from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.setup import ENDING, ProcessRecord, failure_key, require_setup
 from remora.engine.ray.sockets import open_sockets
 from remora.errors import InstanceError
@@ -96,7 +97,7 @@ class ProcessActor:
                 f"{request.version}: install the same version on every node"
             )
         setup = require_setup(self._cluster)
-        here = _this_node()
+        here = rays.here()
         home = setup.home_on(here.node_id, here.session)
         _set_environment(request.env)
         os.environ["REMORA_HOME"] = str(home.root)
@@ -119,6 +120,8 @@ class ProcessActor:
         record = ProcessRecord(request.process_id, address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)
 
+    # An actor that restarts may hear of that after it has called itself, and Ray then drops the call.
+    @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]
     def run(self) -> None:
         """Run the entry point until it returns."""
         if self._end is None:
@@ -152,11 +155,6 @@ class ProcessActor:
         self.run()
         assert self._end is not None
         return self._end
-
-
-def _this_node() -> RayNode:
-    node_id = rays.this_node()
-    return next(node for node in rays.nodes() if node.node_id == node_id)
 
 
 def _set_environment(env: dict[str, str]) -> None:

@@ -2,8 +2,9 @@
 
 The agent of a node holds the listening sockets of the front doors and hands them to the proxies of
 its node over a Unix socket. A proxy that is gone leaves them open there: the kernel keeps new
-connections waiting until its successor accepts. An agent that is gone gets them back from the
-proxies, which hold on to it for that.
+connections waiting until its successor accepts. The successor of an agent that is gone gets them
+back from the proxies, which hold on to it for that, and with them the socket at which processes of
+the node look for the controller.
 """
 
 from __future__ import annotations
@@ -53,19 +54,21 @@ def open_sockets(
     if kind == "controller":
         cluster.put(CONTROLLER_ADDRESS, address.encode())
     if kind == "agent":
-        sockets["relay"] = listen_unix(home.controller_socket)
         sockets["doors"] = listen_unix(agent_socket(home))
-        sockets |= _open_doors(here, setup, cluster)
+        # An agent that was there before gets the rest back from the proxies.
+        if cluster.get(NodeRecord.key(here.node_id)) is None:
+            sockets["relay"] = listen_unix(home.controller_socket)
+            sockets |= _open_doors(here, setup)
     return sockets, address
 
 
-def _open_doors(here: RayNode, setup: InstanceSetup, cluster: Cluster) -> dict[str, socket.socket]:
-    """Open the front doors of a node, unless an agent was there before: proxies have them then.
+def _open_doors(here: RayNode, setup: InstanceSetup) -> dict[str, socket.socket]:
+    """Open the front doors of a node, where there are to be any.
 
     Raises:
         InstanceError: an address cannot be listened on; says why and what to do.
     """
-    if not setup.has_proxies(is_head=here.is_head) or cluster.get(NodeRecord.key(here.node_id)):
+    if not setup.has_proxies(is_head=here.is_head):
         return {}
     doors = {}
     if setup.http.get("host") is not None:
@@ -116,6 +119,7 @@ def _take_doors(home: Home) -> dict[str, socket.socket]:
     connection, doors = _ask_for_doors(home)
     keep = {name: sock.dup() for name, sock in doors.items()}
     threading.Thread(target=_hold, args=(home, connection, keep), daemon=True).start()
+    doors.pop("relay").close()
     return doors
 
 
