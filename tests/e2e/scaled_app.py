@@ -18,3 +18,12 @@ class Slow:
     async def __call__(self, request: Any) -> str:
         await asyncio.sleep(self.seconds)
         return "done"
+
+
+@serve.deployment(max_ongoing_requests=4)
+class Told:
+    """Is told with each request how long it takes."""
+
+    async def __call__(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "done"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from typing import Any
 
 import pytest
 from tests.e2e.instances import Instance
 from tests.e2e.load import ask, client, get, load
-from tests.e2e.scaled_app import Slow
+from tests.e2e.scaled_app import Slow, Told
 from tests.e2e.waiting import until_async
 
 import remora as serve
 from remora.control.client import ControlClient
+from remora.simulation import Requests, Service, Simulated, simulate
+from remora.simulation.load import Recorded
+from remora.simulation.result import quantile
 from remora.wire.control import ApplicationStatus
 from remora.wire.scaling import ScalingDetail
 
@@ -127,6 +131,44 @@ async def test_from_one_to_eight_replicas_in_a_second(shared: Instance) -> None:
             )
     crowd = os.getloadavg()[0] / len(os.sched_getaffinity(0))
     assert min(took) < max(1.0, crowd), took
+
+
+async def test_a_simulation_of_the_same_load_has_the_same_latencies(shared: Instance) -> None:
+    options = {
+        "max_replicas": 6,
+        "target_ongoing_requests": 2,
+        "look_back_period_s": 5,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 5,
+    }
+    rng = random.Random(5)
+    requests = tuple(
+        (at, rng.expovariate(1 / 0.2)) for at, _ in Requests.parse("4@4,10@40,4@4").arrivals(rng)
+    )
+    scaled = Told.options(autoscaling_config=options)
+    async with shared.running(scaled.bind(), "told"):
+        told = shared.handle("Told", "told")
+        await told.remote(0.01)
+        began = time.monotonic()
+
+        async def one(took: float) -> float:
+            asked = time.monotonic()
+            await told.remote(took)
+            return time.monotonic() - asked
+
+        tasks = []
+        for at, took in requests:
+            await asyncio.sleep(max(0.0, began + at - time.monotonic()))
+            tasks.append(asyncio.create_task(one(took)))
+        live = sorted(await asyncio.gather(*tasks))
+    (found,) = simulate(
+        [Simulated("Told", scaled.config, Recorded(requests), Service(start_s=0.3))],
+        # All of them end, as they did.
+        length_s=60,
+    )
+    assert found.peak > 3
+    assert found.latency_s(0.5) == pytest.approx(quantile(live, 0.5), rel=0.2)
+    assert found.latency_s(0.99) == pytest.approx(quantile(live, 0.99), rel=0.2)
 
 
 @serve.deployment

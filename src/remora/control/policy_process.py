@@ -199,12 +199,3 @@ async def _serve(context: ProcessContext) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     await terminated.wait()
     server.close()
-
-
-async def serve_in_shared_process(context: ProcessContext) -> None:
-    """Run a policy as a task, for instances in one process."""
-    server = await serve_control(context.sockets["wire"], PolicyRunner().handlers)
-    try:
-        await asyncio.get_running_loop().create_future()
-    finally:
-        server.close()
