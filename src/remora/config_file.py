@@ -23,7 +23,11 @@ _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class _Loader(yaml.SafeLoader):
+#: The one in C reads ten times as fast; it is not there in every build of PyYAML.
+_Base: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[valid-type, misc]
     """YAML as JSON can hold it: a date is the text that was written."""
 
 

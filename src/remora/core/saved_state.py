@@ -112,6 +112,9 @@ def deployment_key(where: DeploymentID) -> str:
 def header_piece(state: ControllerState, *, with_event_id: bool = True) -> bytes:
     """Write what concerns everything; the event id alone makes no new state worth saving. Pure."""
     header = _Header(**{name: getattr(state, name) for name in _HEADER_FIELDS})
+    if header.submission is not None:
+        # What was imported so far would be written again with every further import.
+        header.submission = header.submission.begun_again()
     if not with_event_id:
         header.last_event_id = 0
     return msgspec.msgpack.encode(header)

@@ -54,6 +54,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
             if app.name not in self.built and app.name not in self.failed
         )
 
+    def begun_again(self) -> Submission:
+        """The same with nothing imported yet: what a successor of the controller begins with. Pure."""
+        return msgspec.structs.replace(self, built={}, failed={})
+
     def without(self, names: frozenset[str]) -> Submission:
         """The same without applications that somebody has deployed or deleted meanwhile. Pure."""
         return msgspec.structs.replace(

@@ -196,7 +196,7 @@ def test_a_controller_that_restarts_asks_for_the_imports_again() -> None:
     world.builds.clear()
     world.state = decode(encode(world.state))
     world.feed(ev.ControllerStarted(unix_s=1.7e9, salt="s"))
-    assert [build.application.name for build in world.builds] == ["b"]
+    assert [build.application.name for build in world.builds] == ["a", "b"]
     world.end_builds()
     assert set(world.routes()) == {"a", "b"}
 
