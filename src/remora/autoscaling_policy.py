@@ -11,8 +11,21 @@ from typing import Any
 
 from remora.autoscaling_context import AutoscalingContext
 from remora.core.autoscale.formula import ceil
+from remora.prometheus_queries import (
+    PrometheusQueryMixin,
+    PrometheusSample,
+    PrometheusScalar,
+    PrometheusVector,
+)
 
-__all__ = ["default_autoscaling_policy", "replica_queue_length_autoscaling_policy"]
+__all__ = [
+    "PrometheusQueryMixin",
+    "PrometheusSample",
+    "PrometheusScalar",
+    "PrometheusVector",
+    "default_autoscaling_policy",
+    "replica_queue_length_autoscaling_policy",
+]
 
 
 def default_autoscaling_policy(
