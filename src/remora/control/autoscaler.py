@@ -143,8 +143,11 @@ class Autoscaler:
 
     def _set_wanted(self) -> None:
         """Tell routers what to report, when that has changed."""
-        num_sources = len(self._watches) + len(self._routers)
-        self._report_s = max(REPORT_S, num_sources / MAX_REPORTS_PER_S)
+        report_s = max(REPORT_S, len(self._watches) / MAX_REPORTS_PER_S)
+        if not self._report_s / 2 < report_s < self._report_s * 2:
+            self._report_s = report_s
+            for watch in self._watches.values():
+                watch.report_every(report_s)
         wanted = dict.fromkeys(self._scaled, REPORT_S)
         if wanted != self._wanted:
             self._wanted = wanted

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.config import AutoscalingConfig
+from remora.control import autoscaler
 from remora.core import events as ev
 from remora.errors import ConfigError, ExternalScalerDisabledError, UnknownTargetError
 from remora.resource_config import GangSchedulingConfig
@@ -207,6 +208,32 @@ def test_an_idle_deployment_costs_the_controller_nothing() -> None:
             assert looks == []
 
     run(main())
+
+
+def test_many_replicas_report_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if two thousand reports a second were too many by far.
+    monkeypatch.setattr(autoscaler, "MAX_REPORTS_PER_S", 2)
+
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            await r.deploy(scaled(initial_replicas=1, upscale_delay_s=0))
+            await r.until_settled()
+            assert set(paces(r)) == {0.5}
+            load.set(20.0)
+            await until_target(r, 10)
+            await r.until_settled()
+            assert set(paces(r)) == {5.0}
+            # All of them are heard at that pace, too.
+            load.set(4.0)
+            await asyncio.sleep(1.0)
+            assert (await detail_of(r)).metrics["total"] == pytest.approx(4.0)
+
+    run(main())
+
+
+def paces(r: Rig) -> list[float]:
+    return [watch._wanted.report_s for watch in r.controller.autoscaler._watches.values()]
 
 
 def test_the_decision_log_says_every_step() -> None:
