@@ -15,12 +15,14 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from ray.exceptions import ActorUnavailableError, RayError
 
 import ray
 from remora.engine.base import ProcessContext
@@ -34,6 +36,7 @@ from remora.transport.membership import Membership, join
 
 #: Signals that Ray handles in its workers, and that a process of ours handles by itself.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_BETWEEN_CALLS_S = 0.02
 
 
 def _version() -> str:
@@ -78,7 +81,7 @@ class ProcessActor:
             except (StartError, InstanceError) as error:
                 self._cluster.put(failure_key(self._request.process_id), str(error).encode())
                 raise
-            self._cluster.actor(self._request.process_id).run.remote()
+            threading.Thread(target=self._call_run, daemon=True).start()
 
     def __repr__(self) -> str:
         # What Ray writes in front of each line that this process prints.
@@ -120,8 +123,19 @@ class ProcessActor:
         record = ProcessRecord(request.process_id, address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)
 
-    # An actor that restarts may hear of that after it has called itself, and Ray then drops the call.
-    @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]
+    def _call_run(self) -> None:
+        """Call `run` as others would: on the main thread, after the constructor."""
+        myself = self._cluster.actor(self._request.process_id)
+        while True:
+            try:
+                ray.get(myself.run.remote())
+                return
+            except ActorUnavailableError:
+                # It restarts, and has heard of that only after it has called itself.
+                time.sleep(_BETWEEN_CALLS_S)
+            except RayError:
+                return
+
     def run(self) -> None:
         """Run the entry point until it returns."""
         if self._end is None:
