@@ -85,6 +85,8 @@ async def gone(command: Command) -> None:
 async def test_ctrl_c_in_a_blocking_script_ends_the_instance(script: Any, home: Path) -> None:
     run = script("serve.run(app, blocking=True)\n")
     url = await answering(run, home)
+    # It serves a moment before the script knows; a Ctrl-C in between is one during the deploy.
+    run.wait_output("is ready")
     os.killpg(run.process.pid, signal.SIGINT)
     assert run.wait() == 0, run.output
     assert "Traceback" not in run.output

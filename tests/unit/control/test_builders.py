@@ -144,6 +144,30 @@ def test_a_successor_imports_again_and_ends_what_its_predecessor_began() -> None
     run(main())
 
 
+@pytest.mark.parametrize("after_ms", range(0, 60, 3))
+def test_a_controller_that_is_killed_at_any_moment_brings_the_config_about(after_ms: int) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "old", "kept")
+            await r.until_settled("old")
+            await r.until_settled("kept")
+            kept = {key for key in r.engine.processes if key.startswith("kept/")}
+            await submit(r, "kept", "new")
+            await asyncio.sleep(after_ms / 1000)
+            await r.stop()
+            await r.start()
+            await r.until_settled("new")
+            await r.until_settled("kept")
+            await r.until(lambda now: now is None, "old")
+            # The same version: nothing of it was touched.
+            assert {key for key in r.engine.processes if key.startswith("kept/")} == kept
+            await _until(lambda: not builders(r))
+            assert r.controller.state.submission is None
+
+    run(main())
+
+
 def test_a_description_that_cannot_be_saved_is_a_failed_import() -> None:
     async def main() -> None:
         async with rig() as r:
