@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,11 @@ def test_tries_the_options_of_an_application(folder: str, tmp_path: Path) -> Non
 def test_says_what_is_wrong(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(CommandError, match=message):
         ran(*words)
+
+
+def test_the_picture_in_the_documentation_is_what_its_command_draws(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    page = (docs / "autoscaling.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^\$ remora simulate (.*) --plot docs/autoscaling\.svg$", page, re.M)
+    ran(*command.split(), "--plot", str(tmp_path / "new.svg"))
+    assert (tmp_path / "new.svg").read_text() == (docs / "autoscaling.svg").read_text()
