@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from tests.e2e.processes import kill
 from tests.e2e.waiting import until_async
 
 from remora.config import AdminOptions
+from remora.errors import ConfigFileError, RemoraError
 from remora.rest.main import token_file
+from remora.submission_client import ServeSubmissionClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -109,3 +112,36 @@ async def test_on_an_address_that_others_reach_it_needs_its_token(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         headers = {"authorization": f"Bearer {file.read_text().strip()}"}
         assert (await client.get(APPLICATIONS, headers=headers)).status_code == 200
+
+
+async def test_the_client_of_ray_serves_users(
+    start_instance: StartInstance, tmp_path: Path
+) -> None:
+    instance = start_instance(admin=AdminOptions(port=0))
+    client = ServeSubmissionClient((await instance.status()).admin_url)
+
+    def operate() -> None:
+        assert client.get_version()
+        client.deploy_applications(config(tmp_path))
+        with pytest.raises(ConfigFileError, match="Did you mean 'import_path'"):
+            client.deploy_applications({"applications": [{"imprt_path": "a:b"}]})
+        details = client.get_serve_details()
+        assert details["applications"]["rest"]["source"] == "declarative"
+        client.delete_applications()
+
+    await asyncio.to_thread(operate)
+
+    async def gone() -> bool:
+        return not (await instance.status()).applications
+
+    await until_async(gone, "it is gone", 20.0)
+    nobody = ServeSubmissionClient("http://127.0.0.1:9")
+    with pytest.raises(RemoraError, match="Nobody answers"):
+        await asyncio.to_thread(nobody.get_version)
+
+
+def test_the_client_refuses_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="must begin with http"):
+        ServeSubmissionClient("ray://host:1")
+    with pytest.raises(ValueError, match="no meaning"):
+        ServeSubmissionClient("http://host:1", create_cluster_if_needed=True)
