@@ -51,6 +51,8 @@ _log = logging.getLogger("remora.controller")
 
 #: Backs up the wake-ups that events and `Step.wake_at` give; nothing should depend on it.
 BACKUP_S: Seconds = 5.0
+#: An engine begins with its nodes; one that has none yet says nothing.
+FIRST_EVENT_S: Seconds = 1.0
 #: How often code that nobody needs is looked for: that takes a look at every deployment.
 SWEEP_S: Seconds = 1.0
 
@@ -121,6 +123,8 @@ class Controller:
         self._swept_s: Seconds = 0.0
         self._watchers: set[asyncio.Event] = set()
         self.ready = asyncio.Event()
+        #: The engine has said something.
+        self._heard = asyncio.Event()
 
     # ---------------------------------------------------------------------------------- inbox
 
@@ -185,6 +189,7 @@ class Controller:
         pump = asyncio.create_task(self._pump(), name="engine events")
         inventory = asyncio.create_task(self._take_inventory(), name="inventory")
         try:
+            await self._hear_of_nodes()
             while not pump.done():
                 await self.tick()
                 await self._pause(pump)
@@ -224,8 +229,19 @@ class Controller:
         processes = await self.engine.system_processes()
         return any(p.name == "controller" and p.restarts == 0 for p in processes)
 
+    async def _hear_of_nodes(self) -> None:
+        """Wait for what an engine says first: requests are weighed against what there is."""
+        try:
+            async with asyncio.timeout(FIRST_EVENT_S):
+                await self._heard.wait()
+        except TimeoutError:
+            _log.warning("The engine names no node; whatever is deployed waits for one.")
+        # Nothing is decided yet, so that facts can come before what was asked meanwhile.
+        self._inbox.sort(key=lambda item: item.answer is not None)
+
     async def _pump(self) -> None:
         async for event in self.engine.events():
+            self._heard.set()
             self._policies.note(event)
             known = None if self.builders.on_engine(event) else _from_engine(event)
             if known is not None:

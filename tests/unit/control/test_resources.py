@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.config import AutoscalingConfig, GangSchedulingConfig
+from remora.core import events as ev
 from remora.core.replica_state import Replica, ReplicaState
 from remora.engine.base import Node, ProcessPreparing
 from remora.errors import PlacementError
@@ -327,5 +329,39 @@ def test_a_gang_that_lost_a_member_while_no_controller_ran_is_replaced() -> None
             await r.until_settled()
             assert {each.replica_id for each in living(r)} > set(whole)
             assert len(living(r)) == 4
+
+    run(main())
+
+
+def test_a_deploy_that_comes_before_the_engine_has_said_anything_is_weighed_too() -> None:
+    async def main() -> None:
+        made = Rig(machine(CPU=1.0))
+        starting = asyncio.create_task(made.start())
+        try:
+            while not hasattr(made, "admin"):
+                await asyncio.sleep(0)
+            config = deployment(resources={"CPU": 2.0}).config
+            one = ev.DeploymentRequest(name="d", code_key="k", code_version="1", config=config)
+            wanted = ev.ApplicationRequest(
+                name="a", route_prefix="/", ingress="d", deployments=(one,)
+            )
+            with pytest.raises(PlacementError, match="CPU: 2 needed"):
+                await made.controller.request(ev.DeployRequested(applications=(wanted,)))
+            await starting
+        finally:
+            await made.stop()
+
+    run(main())
+
+
+def test_an_engine_without_nodes_holds_up_nobody() -> None:
+    async def main() -> None:
+        engine = machine(CPU=1.0)
+        engine.nodes.clear()
+        async with rig(engine) as r:
+            await r.deploy(app("default", deployment()))
+            await r.until(lambda now: now is not None and "offers no node" in now.message)
+            r.engine.join_node(Node(LOCAL_NODE, {}))
+            await r.until_running()
 
     run(main())
