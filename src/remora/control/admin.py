@@ -22,11 +22,12 @@ from remora.core.replica_state import story
 from remora.core.status import report
 from remora.errors import EngineError, ReleaseError
 from remora.transport.control import ControlHandler
-from remora.types import ReplicaID
+from remora.types import ReplicaID, Seconds
 from remora.wire.codec import pack, unpack
 from remora.wire.control import (
     Accepted,
     Ack,
+    ApplicationStatus,
     ConfigRequest,
     Configs,
     DeleteRequest,
@@ -44,6 +45,8 @@ from remora.wire.releases import Releases, RollbackRequest
 
 #: Of the controller's time, at most so much goes to each one who watches.
 WATCHING_SHARE = 0.1
+#: A report that takes no longer, of processor time, delays nobody.
+QUICK_REPORT_S: Seconds = 0.005
 
 
 class Admin:
@@ -75,6 +78,8 @@ class Admin:
         self._home = home
         self._http_url = http_url
         self._grpc_address = grpc_address
+        #: Processor time that it took to work the last status out.
+        self._report_s: Seconds = 0.0
 
     @property
     def handlers(self) -> Mapping[str, ControlHandler]:
@@ -126,14 +131,19 @@ class Admin:
                 for each in processes
                 if each.name.startswith("proxy")
             ),
-            applications=with_policy_errors(
-                report(controller.state, controller.now()), controller.autoscaler
-            ),
+            applications=self._report(),
             grpc_address=self._grpc_address,
             release=controller.state.release,
             admin_url=self._admin_url,
             target_capacity=controller.state.target_capacity,
         )
+
+    def _report(self) -> dict[str, ApplicationStatus]:
+        controller = self._controller
+        began = time.thread_time()
+        found = report(controller.state, controller.now())
+        self._report_s = time.thread_time() - began
+        return with_policy_errors(found, controller.autoscaler)
 
     async def _deploy(self, body: bytes) -> bytes:
         request = unpack(body, DeployRequest)
@@ -211,16 +221,15 @@ class Admin:
         try:
             while True:
                 changed.clear()
-                began = time.monotonic()
                 status = await self.status()
-                took_s = time.monotonic() - began
                 if status != told:
                     told = status
                     yield pack(status)
                 await changed.wait()
                 # With thousands of replicas it takes long to tell: who watches must not be what
                 # the controller does all day.
-                await asyncio.sleep(took_s / WATCHING_SHARE)
+                if self._report_s > QUICK_REPORT_S:
+                    await asyncio.sleep(self._report_s / WATCHING_SHARE)
         finally:
             controller.unwatch(changed)
 
