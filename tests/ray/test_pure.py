@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from remora.engine.base import ProcessSpec
-from remora.engine.ray.cluster import _sizes
+from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.demand import actor_options, amounts
 from remora.engine.ray.engine import reason_of
 from remora.engine.ray.setup import InstanceSetup
-from remora.errors import EngineError
+from remora.errors import EngineError, InstanceError
 from remora.resource_config import MachineOptions, RuntimeEnv
 
 
@@ -42,6 +43,16 @@ def test_what_a_machine_has_becomes_options_of_ray() -> None:
         "resources": {"t": 3.0},
         "labels": {"a": "b"},
     }
+
+
+def test_an_address_that_cannot_be_is_told_at_once() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(InstanceError, match=f"No Ray cluster answers at {address}"):
+            connect(address)
+    with pytest.raises(InstanceError, match="Ray Client"):
+        connect("ray://head:10001")
 
 
 def test_a_death_is_told_in_one_line() -> None:

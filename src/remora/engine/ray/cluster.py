@@ -7,6 +7,7 @@ one round trip to Ray's head; code on an event loop calls it in a thread.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from remora.resource_config import AS_FOUND, MachineOptions
 NAMESPACE = "remora"
 #: Resources that Ray counts for itself.
 _INTERNAL = ("node:", "object_store_memory")
+#: A head that is there takes a connection at once, wherever it is.
+_ANSWER_LIMIT_S = 5.0
 _HEAD = "node:__internal_head__"
 
 
@@ -71,6 +74,7 @@ def connect(address: str, machine: MachineOptions = AS_FOUND) -> None:
     Raises:
         InstanceError: nobody answers there, or it runs another version of Ray or Python.
     """
+    _require_answer(address)
     # Ray tells people at length where its dashboard is; here they read what Remora tells them.
     options: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR}
     new = {"include_dashboard": False, **_sizes(machine)}
@@ -96,6 +100,29 @@ def connect(address: str, machine: MachineOptions = AS_FOUND) -> None:
             "--num-cpus … --resources … --labels …`): leave the options for it out here, or start a "
             "new cluster with `--address local`."
         )
+
+
+def _require_answer(address: str) -> None:
+    """See that somebody listens at an address: Ray itself would try for a minute and more.
+
+    Raises:
+        InstanceError: nobody does, or it is an address of Ray Client.
+    """
+    if "://" in address:
+        raise InstanceError(
+            f"{address} is an address of Ray Client, over which no instance is started: run this on "
+            "a machine of the cluster, with the address of its head (host:port) or `auto`."
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_LIMIT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InstanceError(
+            f"No Ray cluster answers at {address}: {error}. Is that the address of its head, and may "
+            "this machine reach it? `ray status --address` asks the same."
+        ) from None
 
 
 def _sizes(machine: MachineOptions) -> dict[str, Any]:

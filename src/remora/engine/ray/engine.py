@@ -26,32 +26,25 @@ import ray
 from remora.engine.base import (
     Engine,
     EngineEvent,
-    Node,
-    NodeDraining,
-    NodeJoined,
-    NodeLost,
     ProcessExited,
     ProcessPreparing,
     ProcessSpec,
     ProcessStarted,
     SystemProcess,
 )
-from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
-from remora.engine.ray.cluster import NAMESPACE, Cluster, RayNode
+from remora.engine.ray.cluster import NAMESPACE, Cluster
 from remora.engine.ray.demand import actor_options, give_back
 from remora.engine.ray.end import end_processes, send_signal
+from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessRequest, StartError
-from remora.engine.ray.setup import NodeRecord, ProcessRecord, require_setup
-from remora.errors import EngineError, RemoraError
+from remora.engine.ray.setup import ProcessRecord, require_setup
+from remora.errors import EngineError
 from remora.types import NodeID, Seconds
 
 _log = logging.getLogger("remora.engine")
 T = TypeVar("T")
 
-_LOOK_EVERY_S: Seconds = 0.5
-#: A node whose agent could not be started is tried again after this long.
-_TRY_NODE_AGAIN_S: Seconds = 5.0
 #: What proxies have to finish what they have, when the instance ends.
 _PROXY_GRACE_S: Seconds = 5.0
 _BETWEEN_TRIES_S: Seconds = 0.1
@@ -83,11 +76,6 @@ class RayEngine(Engine):
         self._thread = ThreadPoolExecutor(1, "remora-ray")
         self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
         self._processes: dict[str, _Process] = {}
-        #: Told as joined.
-        self._nodes: dict[str, RayNode] = {}
-        self._draining: set[str] = set()
-        #: Nodes whose agent is being started, or could not be.
-        self._joining: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
 
@@ -110,13 +98,17 @@ class RayEngine(Engine):
     async def connect(self) -> None:
         """Find what runs, and begin to watch the nodes."""
         self._setup = await self._ask(require_setup, self._cluster)
-        ready = {key.partition("/")[2] for key in await self._ask(self._cluster.keys, "node/")}
-        for node in await self._ask(rays.nodes):
-            if node.node_id in ready:
-                self._join(node)
-                self._spawn(self._complete_node(node), f"proxies of {node.node_id[:12]}")
+        self._nodes = NodeWatch(
+            self._cluster, self._setup, tell=self._tell, ask=self._ask, spawn=self._spawn
+        )
+        await self._nodes.begin()
         await self._adopt()
-        self._spawn(self._watch_nodes(), "nodes")
+        self._spawn(self._watch(), "nodes")
+
+    async def _watch(self) -> None:
+        await self._nodes.watch()
+        _log.info("The program that this instance belongs to has ended.")
+        await self.shutdown()
 
     async def _adopt(self) -> None:
         """Follow the processes of an earlier controller; kill what it had no record of."""
@@ -153,71 +145,6 @@ class RayEngine(Engine):
             ProcessStarted(record.process_id, record.address, record.pid, NodeID(record.node_id))
         )
 
-    # ----------------------------------------------------------------------------------- nodes
-
-    async def _watch_nodes(self) -> None:
-        while not self._is_ending:
-            try:
-                nodes = {node.node_id: node for node in await self._ask(rays.nodes)}
-                job = self._setup.bound_job
-                is_over = bool(job) and await self._ask(rays.is_over, job)
-            # Border: Ray's client raises what it likes when its head is away.
-            except Exception as error:  # noqa: BLE001
-                _log.warning("Ray's head does not say which nodes there are: %r", error)
-                await asyncio.sleep(_TRY_NODE_AGAIN_S)
-                continue
-            if is_over:
-                _log.info("The program that this instance belongs to has ended.")
-                await self.shutdown()
-                return
-            self._compare(nodes)
-            await asyncio.sleep(_LOOK_EVERY_S)
-
-    def _compare(self, nodes: dict[str, RayNode]) -> None:
-        for node_id in self._nodes.keys() - nodes.keys():
-            del self._nodes[node_id]
-            self._draining.discard(node_id)
-            self._tell(NodeLost(NodeID(node_id)))
-            self._spawn(self._forget_node(node_id), f"the end of {node_id[:12]}")
-        for node in nodes.values():
-            if node.draining:
-                if node.node_id in self._nodes and node.node_id not in self._draining:
-                    self._draining.add(node.node_id)
-                    self._tell(NodeDraining(NodeID(node.node_id)))
-            elif node.node_id not in self._nodes and node.node_id not in self._joining:
-                self._joining.add(node.node_id)
-                self._spawn(self._complete_node(node), f"agent of {node.node_id[:12]}")
-
-    def _join(self, node: RayNode) -> None:
-        self._nodes[node.node_id] = node
-        node_id = NodeID(node.node_id)
-        self._tell(NodeJoined(Node(node_id, dict(node.resources), labels=dict(node.labels))))
-        if node.draining:
-            self._draining.add(node.node_id)
-            self._tell(NodeDraining(NodeID(node.node_id)))
-
-    async def _complete_node(self, node: RayNode) -> None:
-        """See that a node has its agent and its proxies, then tell that it takes processes."""
-        try:
-            # Not in the one thread: a node that is slow to start must not hold up the others.
-            door = await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
-            if node.node_id not in self._nodes:
-                self._join(node)
-            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node, door)
-        except (RemoraError, RayError) as error:
-            _log.warning("Node %s takes no processes yet: %s", node.node_id[:12], error)
-            await self._ask(self._cluster.delete, f"failure/{fleet.agent_name(node.node_id)}")
-            await asyncio.sleep(_TRY_NODE_AGAIN_S)
-        finally:
-            self._joining.discard(node.node_id)
-
-    async def _forget_node(self, node_id: str) -> None:
-        await self._ask(self._cluster.delete, NodeRecord.key(node_id))
-        mark = f"@{node_id[:12]}"
-        for name in await self._ask(self._cluster.names):
-            if name.endswith(mark):
-                await self._ask(self._cluster.kill, name)
-
     # ------------------------------------------------------------------------------- processes
 
     async def start_process(self, spec: ProcessSpec) -> None:
@@ -235,7 +162,7 @@ class RayEngine(Engine):
             args=dict(spec.args),
             env=dict(spec.env),
         )
-        node_id = spec.node_id if spec.node_id in self._nodes else ""
+        node_id = spec.node_id if spec.node_id in self._nodes.nodes else ""
         try:
             options = actor_options(spec)
             actor = await self._ask(

@@ -1,0 +1,143 @@
+"""The nodes of a cluster, looked at twice a second: who came, who drains, who is gone.
+
+A node takes processes once its agent is up; it is told of then. Its proxies follow by themselves.
+
+Concurrency: one event loop; what blocks on Ray's head is handed to `ask`, or runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from ray.exceptions import RayError
+
+from remora.engine.base import EngineEvent, Node, NodeDraining, NodeJoined, NodeLost
+from remora.engine.ray import cluster as rays
+from remora.engine.ray import fleet
+from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key
+from remora.errors import RemoraError
+from remora.types import NodeID, Seconds
+
+_log = logging.getLogger("remora.engine")
+T = TypeVar("T")
+
+_LOOK_EVERY_S: Seconds = 0.5
+#: A node whose agent could not be started is tried again after this long.
+_TRY_NODE_AGAIN_S: Seconds = 5.0
+
+
+class Ask(Protocol):
+    """Does what blocks on Ray's head, one after the other."""
+
+    def __call__(self, call: Callable[..., T], /, *args: Any) -> Awaitable[T]:
+        """Do it in another thread."""
+
+
+class NodeWatch:
+    """The nodes as one controller knows them.
+
+    Attributes:
+        nodes: told as joined, by id.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        setup: InstanceSetup,
+        *,
+        tell: Callable[[EngineEvent], None],
+        ask: Ask,
+        spawn: Callable[[Coroutine[Any, Any, None], str], None],
+    ) -> None:
+        """Make it; `begin` tells of the nodes that are ready, `watch` of what changes.
+
+        Args:
+            cluster: of the instance.
+            setup: of the instance.
+            tell: takes the events.
+            ask: for what blocks.
+            spawn: begins a task with a name.
+        """
+        self.nodes: dict[str, RayNode] = {}
+        self._cluster = cluster
+        self._setup = setup
+        self._tell = tell
+        self._ask = ask
+        self._spawn = spawn
+        self._draining: set[str] = set()
+        #: Nodes whose agent is being started, or could not be.
+        self._joining: set[str] = set()
+
+    async def begin(self) -> None:
+        """Tell of the nodes whose agents are there."""
+        ready = {key.partition("/")[2] for key in await self._ask(self._cluster.keys, "node/")}
+        for node in await self._ask(rays.nodes):
+            if node.node_id in ready:
+                self._join(node)
+                self._spawn(self._complete_node(node), f"proxies of {node.node_id[:12]}")
+
+    async def watch(self) -> None:
+        """Look for ever; return when the program has ended that the instance belongs to."""
+        job = self._setup.bound_job
+        while True:
+            try:
+                nodes = {node.node_id: node for node in await self._ask(rays.nodes)}
+                is_over = bool(job) and await self._ask(rays.is_over, job)
+            # Border: Ray's client raises what it likes when its head is away.
+            except Exception as error:  # noqa: BLE001
+                _log.warning("Ray's head does not say which nodes there are: %r", error)
+                await asyncio.sleep(_TRY_NODE_AGAIN_S)
+                continue
+            if is_over:
+                return
+            self._compare(nodes)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _compare(self, nodes: dict[str, RayNode]) -> None:
+        for node_id in self.nodes.keys() - nodes.keys():
+            del self.nodes[node_id]
+            self._draining.discard(node_id)
+            self._tell(NodeLost(NodeID(node_id)))
+            self._spawn(self._forget_node(node_id), f"the end of {node_id[:12]}")
+        for node in nodes.values():
+            if node.draining:
+                if node.node_id in self.nodes and node.node_id not in self._draining:
+                    self._draining.add(node.node_id)
+                    self._tell(NodeDraining(NodeID(node.node_id)))
+            elif node.node_id not in self.nodes and node.node_id not in self._joining:
+                self._joining.add(node.node_id)
+                self._spawn(self._complete_node(node), f"agent of {node.node_id[:12]}")
+
+    def _join(self, node: RayNode) -> None:
+        self.nodes[node.node_id] = node
+        node_id = NodeID(node.node_id)
+        self._tell(NodeJoined(Node(node_id, dict(node.resources), labels=dict(node.labels))))
+        if node.draining:
+            self._draining.add(node.node_id)
+            self._tell(NodeDraining(NodeID(node.node_id)))
+
+    async def _complete_node(self, node: RayNode) -> None:
+        """See that a node has its agent and its proxies, then tell that it takes processes."""
+        try:
+            # Not in the one thread: a node that is slow to start must not hold up the others.
+            door = await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
+            if node.node_id not in self.nodes:
+                self._join(node)
+            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node, door)
+        except (RemoraError, RayError) as error:
+            _log.warning("Node %s takes no processes yet: %s", node.node_id[:12], error)
+            await self._ask(self._cluster.delete, failure_key(fleet.agent_name(node.node_id)))
+            await asyncio.sleep(_TRY_NODE_AGAIN_S)
+        finally:
+            self._joining.discard(node.node_id)
+
+    async def _forget_node(self, node_id: str) -> None:
+        await self._ask(self._cluster.delete, NodeRecord.key(node_id))
+        mark = f"@{node_id[:12]}"
+        for name in await self._ask(self._cluster.names):
+            if name.endswith(mark):
+                await self._ask(self._cluster.kill, name)
