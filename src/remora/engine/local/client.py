@@ -127,7 +127,8 @@ class LocalEngine(Engine):
         try:
             prepared = await self._environments.prepare(spec.runtime_env, tell)
             await self._start(spec, prepared)
-        except EngineError as error:
+        # OSError: no builder can be started. Nobody else waits for this task.
+        except (EngineError, OSError) as error:
             self._events.put_nowait(
                 ProcessExited(process_id, f"could not start: {error}", expected=False)
             )
