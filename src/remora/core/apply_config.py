@@ -7,8 +7,8 @@ another belongs to one of them at any time.
 from __future__ import annotations
 
 from remora.core.declared import delete
+from remora.core.deploy import deploy_application
 from remora.core.draft import Draft
-from remora.core.event_handlers import deploy_application
 from remora.core.submission import ApplicationRequest, Submission
 
 

@@ -11,20 +11,18 @@ from typing import Any
 
 import msgspec
 
-from remora.core import declared, health, rebuild, rollback
+from remora.core import declared, health, rebuild
 from remora.core import events as ev
 from remora.core.actions import KillProcess
+from remora.core.deploy import deploy_application
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
 from remora.core.replica_state import STAYING, Cause, ReplicaState
-from remora.core.scale import count_of, scale_after_deploy, set_scale, take_capacity
+from remora.core.scale import set_scale, take_capacity
 from remora.core.setbacks import count_failure, note_crash, note_failure, note_loss
 from remora.core.state import (
     Activity,
-    Application,
     Deployment,
     NodeView,
-    Target,
-    make_target,
 )
 from remora.types import DeploymentID, ReplicaID, Seconds
 
@@ -100,80 +98,6 @@ def _deploy_requested(draft: Draft, event: ev.DeployRequested) -> None:
         app = deploy_application(draft, request)
         app.release = draft.state.release
         app.declared = None
-
-
-def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Application:
-    """Make an application look like `request` says."""
-    app = draft.application(request.name)
-    if app is None:
-        draft.state.applications[request.name] = Application(
-            name=request.name,
-            route_prefix=request.route_prefix,
-            ingress=request.ingress,
-            revision=0,
-            last_deployed_unix_s=draft.unix_s,
-        )
-        app = draft.application(request.name)
-        assert app is not None
-    rollback.begin(app, request)
-    app.route_prefix = request.route_prefix
-    app.ingress = request.ingress
-    app.external_scaler = request.external_scaler
-    app.scaling_policy = request.scaling_policy
-    app.revision += 1
-    app.last_deployed_unix_s = draft.unix_s
-    app.deleting = False
-    app.build_error = ""
-    wanted_names = {wanted.name for wanted in request.deployments}
-    for name in app.deployments:
-        if (known := draft.deployment(DeploymentID(name, app.name))) is not None:
-            known.removed = name not in wanted_names
-    for wanted in request.deployments:
-        target = make_target(
-            code_key=wanted.code_key,
-            code_version=wanted.code_version,
-            config=wanted.config,
-            surroundings=request.surroundings,
-            route_prefix=request.route_prefix or "",
-            ingress=wanted.name == request.ingress,
-            revision=app.revision,
-        )
-        found = draft.deployment(DeploymentID(wanted.name, app.name))
-        if found is None:
-            new = app.deployments[wanted.name] = Deployment(name=wanted.name, target=target)
-            take_capacity(draft.state, new)
-        else:
-            _retarget(found, target)
-            # Whoever deploys again wants to see a try now.
-            draft.pace(app.name, found, retry_at_s=draft.now, crashes_s=())
-    draft.mark_app(app)
-    return app
-
-
-def _retarget(deployment: Deployment, target: Target) -> None:
-    old = deployment.target
-    before = count_of(deployment)
-    deployment.scale = scale_after_deploy(deployment, target.config)
-    deployment.target = target
-    deployment.failures = deployment.crashes = 0
-    deployment.last_failure = ""
-    same = (old.version, old.config_key) == (target.version, target.config_key)
-    grows_by = count_of(deployment) - before
-    if same and not grows_by:
-        return
-    if same:
-        deployment.change = "scale_up" if grows_by > 0 else "scale_down"
-    else:
-        runs = any(
-            replica.version == old.version for replica in deployment.in_state(ReplicaState.RUNNING)
-        )
-        # A target of which nothing ever ran is nothing to fall back on.
-        if deployment.worked or runs:
-            deployment.previous = old
-        deployment.change = "deploy"
-        deployment.worked = False
-        deployment.reached_unix_s = 0.0
-    deployment.completed = False
 
 
 def _delete_requested(draft: Draft, event: ev.DeleteRequested) -> None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from remora.core import gangs, losses, owned, rebuild, restart, rollback, rollout, starting
 from remora.core.actions import Action, EndInstance, Reconfigure
 from remora.core.apply_config import apply_config
+from remora.core.deploy import deploy_application
 from remora.core.draft import Draft
-from remora.core.event_handlers import apply_event, complete_inventory, deploy_application
+from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
 from remora.core.goal import Goal, goal_of, is_current, is_reached
 from remora.core.lifecycle import advance
