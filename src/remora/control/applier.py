@@ -24,6 +24,7 @@ from remora.control.replica_spec import described, spec_of
 from remora.control.stacks import SavedStacks
 from remora.core import actions as act
 from remora.core import events as ev
+from remora.core.starting import is_pinned
 from remora.engine.base import Engine, Hold, ProcessSpec, Shared
 from remora.errors import ConnectionLostError, RemoraError
 from remora.types import DeploymentID, ReplicaID, Seconds
@@ -200,6 +201,7 @@ class Applier:
             preload=action.surroundings.preload,
             holds=tuple(Hold(each.node_id, each.resources, each.gpus) for each in action.holds),
             strategy=action.config.placement_group_strategy,
+            pinned=is_pinned(action.config),
             runtime_env=action.config.runtime_env,
             shared=_shared(action),
         )

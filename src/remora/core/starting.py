@@ -74,6 +74,16 @@ def _asks_for_anything(config: DeploymentConfig) -> bool:
     )
 
 
+def is_pinned(config: DeploymentConfig) -> bool:
+    """Say whether a replica must be where it was placed: elsewhere may break what was asked. Pure."""
+    return bool(
+        config.max_replicas_per_node
+        or config.gang_scheduling_config
+        or config.label_selector
+        or any(config.placement_group_bundle_label_selector)
+    )
+
+
 def _empty(node_id: NodeID, state: ControllerState) -> Capacity:
     node = state.nodes[node_id]
     return Capacity(node_id, dict(node.resources), draining=node.draining, labels=node.labels)

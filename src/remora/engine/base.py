@@ -90,6 +90,8 @@ class ProcessSpec:
             is on `node_id`; further ones are the other bundles of its placement group. An engine
             that restricts a process to its GPUs does so by these, unless `env` does already.
         strategy: how the bundles of that group were to lie, as `resource_config.STRATEGIES`.
+        pinned: its place follows from what was asked for (labels, a limit for each node, a gang):
+            an engine that finds it taken waits there, and does not start the process elsewhere.
         runtime_env: packages and folders of its own. An engine that has to build them first says
             so (`ProcessPreparing`), keeps what it built, and starts the process with the
             interpreter of that environment.
@@ -106,6 +108,7 @@ class ProcessSpec:
     preload: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = ()
     strategy: str = "PACK"
+    pinned: bool = False
     runtime_env: RuntimeEnv = field(default_factory=RuntimeEnv)
     shared: Shared | None = None
 

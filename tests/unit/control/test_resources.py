@@ -82,6 +82,25 @@ def test_applications_of_one_deploy_must_fit_together() -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("options", "is_pinned"),
+    [
+        ({"resources": {"CPU": 1.0}}, False),
+        ({"label_selector": {"zone": "eu"}}, True),
+        ({"max_replicas_per_node": 1}, True),
+        ({"gang_scheduling_config": GangSchedulingConfig(gang_size=1)}, True),
+    ],
+)
+def test_a_place_that_was_asked_for_is_kept_to(options: dict[str, Any], *, is_pinned: bool) -> None:
+    async def main() -> None:
+        async with rig(machine(CPU=2.0)) as r:
+            await r.deploy(app("default", deployment(**options)))
+            await r.until(lambda now: now is not None and now.status == "RUNNING")
+            assert [each.spec.pinned for each in r.engine.processes.values()] == [is_pinned]
+
+    run(main())
+
+
 def test_where_nodes_may_join_nothing_is_refused() -> None:
     async def main() -> None:
         async with rig(machine(fixed=False, CPU=1.0)) as r:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ray import PlacementGroupID
 from remora.engine.base import ProcessSpec
+from remora.engine.ray.cluster import NAMESPACE
 from remora.errors import EngineError
 
+#: The label in which Ray itself says which node it is.
+_NODE_LABEL = "ray.io/node-id"
 
-def actor_options(spec: ProcessSpec) -> dict[str, Any]:
+
+def actor_options(spec: ProcessSpec, namespace: str = NAMESPACE) -> dict[str, Any]:
     """Turn what is held for a process into options of its actor.
 
     Several bundles become a placement group of Ray, in which tasks and actors of the process find
@@ -33,8 +44,11 @@ def actor_options(spec: ProcessSpec) -> dict[str, Any]:
         group = placement_group(
             [dict(hold.resources) for hold in spec.holds],
             strategy=spec.strategy,
-            name=spec.process_id,
+            name=_group_name(namespace, spec.process_id),
             lifetime="detached",
+            bundle_label_selector=[{_NODE_LABEL: hold.node_id} for hold in spec.holds]
+            if spec.pinned
+            else None,
         )
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
             group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
@@ -55,6 +69,22 @@ def amounts(resources: dict[str, float]) -> dict[str, Any]:
     return options
 
 
-def give_back(process_id: str) -> None:
-    """Remove the placement group of a process that is gone."""
-    remove_placement_group(get_placement_group(process_id))
+def remove_group(namespace: str, process_id: str) -> None:
+    """Remove the placement group of a process that is gone; none is no error."""
+    _remove(lambda name: name == _group_name(namespace, process_id))
+
+
+def remove_groups(namespace: str) -> None:
+    """Remove the placement groups of all processes: they outlive them."""
+    _remove(lambda name: name.startswith(_group_name(namespace, "")))
+
+
+def _group_name(namespace: str, process_id: str) -> str:
+    return f"{namespace}:{process_id}"
+
+
+def _remove(is_meant: Callable[[str], bool]) -> None:
+    for group in placement_group_table().values():
+        if is_meant(group["name"]) and group["state"] != "REMOVED":
+            group_id = PlacementGroupID(bytes.fromhex(group["placement_group_id"]))
+            remove_placement_group(PlacementGroup(group_id))

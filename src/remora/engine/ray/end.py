@@ -10,6 +10,7 @@ import msgspec
 
 import ray
 from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.demand import remove_groups
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, forget
 from remora.errors import ConnectionLostError
 from remora.transport.channel import connect
@@ -72,6 +73,7 @@ def end_processes(
     for name in cluster.names():
         if name != spare:
             cluster.kill(name)
+    remove_groups(cluster.namespace)
     forget(cluster)
     if spare:
         cluster.put(ENDING, b"1")

@@ -26,6 +26,7 @@ import ray
 from remora.engine.base import (
     Engine,
     EngineEvent,
+    NodeLost,
     ProcessExited,
     ProcessPreparing,
     ProcessSpec,
@@ -34,7 +35,7 @@ from remora.engine.base import (
 )
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import NAMESPACE, Cluster
-from remora.engine.ray.demand import actor_options, give_back
+from remora.engine.ray.demand import actor_options, remove_group
 from remora.engine.ray.end import end_processes, send_signal
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessRequest, StartError
@@ -62,8 +63,10 @@ class _Process:
     is_ending: bool = False
     record: ProcessRecord | None = None
     killer: asyncio.TimerHandle | None = None
-    #: It holds several bundles.
+    #: It holds several bundles, or may do so.
     has_group: bool = False
+    #: The nodes that these must lie on; empty: any will do.
+    group_nodes: frozenset[str] = frozenset()
 
 
 class RayEngine(Engine):
@@ -122,8 +125,9 @@ class RayEngine(Engine):
             actor = await self._ask(self._cluster.actor, name)
             if record is None or actor is None:
                 await self._ask(self._cluster.kill, name)
+                await self._remove_group(name)
                 continue
-            process = self._processes[name] = _Process(name, actor, record=record)
+            process = self._processes[name] = _Process(name, actor, record=record, has_group=True)
             self._tell_started(record)
             self._spawn(self._follow(process, None, actor.ended.remote()), name)
         for gone in records:
@@ -137,8 +141,16 @@ class RayEngine(Engine):
         self._events.put_nowait(None)
 
     def _tell(self, event: EngineEvent) -> None:
+        if isinstance(event, NodeLost):
+            self._end_waiting_for(event.node_id)
         if not self._is_ending:
             self._events.put_nowait(event)
+
+    def _end_waiting_for(self, node_id: str) -> None:
+        """End what waits for room on a node that is gone: Ray would let its group wait for ever."""
+        for process in self._processes.values():
+            if process.record is None and node_id in process.group_nodes:
+                self._spawn(self._kill(process), f"end of {process.process_id}")
 
     def _tell_started(self, record: ProcessRecord) -> None:
         self._tell(
@@ -164,15 +176,19 @@ class RayEngine(Engine):
         )
         node_id = spec.node_id if spec.node_id in self._nodes.nodes else ""
         try:
-            options = actor_options(spec)
+            options = actor_options(spec, self._cluster.namespace)
             actor = await self._ask(
-                lambda: fleet.create(request, node_id=node_id, soft=True, options=options)
+                lambda: fleet.create(
+                    request, node_id=node_id, soft=not spec.pinned, options=options
+                )
             )
         except (ValueError, RayError) as error:
             raise EngineError(f"Ray takes no actor for {spec.process_id}: {error}") from error
         process = self._processes[spec.process_id] = _Process(
             spec.process_id, actor, has_group=len(spec.holds) > 1
         )
+        if process.has_group and spec.pinned:
+            process.group_nodes = frozenset(hold.node_id for hold in spec.holds)
         self._spawn(self._tell_slow(process, spec), f"wait for {spec.process_id}")
         begun, _, ended = actor.begin.remote(), actor.run.remote(), actor.ended.remote()
         self._spawn(self._follow(process, begun, ended), spec.process_id)
@@ -214,8 +230,11 @@ class RayEngine(Engine):
         await self._ask(self._cluster.kill, process_id)
         await self._ask(self._cluster.delete, ProcessRecord.key(process_id))
         if process.has_group:
-            await self._ask(give_back, process_id)
+            await self._remove_group(process_id)
         self._tell(ProcessExited(process_id, reason, expected or process.is_ending))
+
+    async def _remove_group(self, process_id: str) -> None:
+        await self._ask(remove_group, self._cluster.namespace, process_id)
 
     async def _end_of(self, process: _Process, ended: Any) -> tuple[str, bool]:
         while True:

@@ -36,6 +36,7 @@ from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.demand import remove_groups
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
 from remora.errors import EngineError, InstanceError
@@ -118,6 +119,7 @@ class Host:
     def _start_over(self, here: RayNode) -> None:
         for name in self._cluster.names():
             self._cluster.kill(name)
+        remove_groups(self._cluster.namespace)
         forget(self._cluster)
         remove_sockets(self._claim.home)
         options = self._options
