@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import ray
+
 import remora as serve
 
 

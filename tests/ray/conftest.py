@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster as RayCluster
 from tests.e2e.instances import Instance
 
-import ray
 from remora.config import EngineOptions, HTTPOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,14 +8,13 @@ import signal
 import sys
 from typing import Any
 
+import ray
 from ray.cluster_utils import Cluster as RayCluster
 from tests.e2e.conftest import StartCommand, command, home, remora
 from tests.e2e.instances import Instance
 from tests.e2e.load import get, load
 from tests.e2e.processes import kill
 from tests.ray.apps import Echo, UsesRay, asks, squared
-
-import ray
 
 __all__ = ["command", "home", "remora"]
 

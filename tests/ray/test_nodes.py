@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import ray
 from ray.cluster_utils import Cluster as RayCluster
 from ray.core.generated import autoscaler_pb2
 from tests.e2e.instances import Instance
@@ -13,7 +14,6 @@ from tests.e2e.waiting import until_async
 from tests.ray.apps import Echo
 from tests.ray.conftest import STORE_BYTES
 
-import ray
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.setup import NodeRecord
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray._private.state import state as _state
 from ray.experimental import internal_kv
 
-import ray
 from remora.errors import EngineError, InstanceError
 from remora.resource_config import AS_FOUND, MachineOptions
 

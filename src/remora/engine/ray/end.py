@@ -7,8 +7,8 @@ import logging
 import signal
 
 import msgspec
-
 import ray
+
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.demand import remove_groups
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, forget

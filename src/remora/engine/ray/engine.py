@@ -20,9 +20,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
+import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-import ray
 from remora.engine.base import (
     Engine,
     EngineEvent,

@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 import msgspec
+import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import ray
 from remora.engine.doors import default_num_proxies
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.process import ProcessActor, ProcessRequest

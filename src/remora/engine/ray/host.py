@@ -26,10 +26,10 @@ from typing import Any
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import msgspec
+import ray
 import setproctitle
 from ray.exceptions import ActorUnavailableError, RayError
 
-import ray
 from remora.engine import linux
 from remora.engine.boot import answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.setup import find_setup

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
-import ray
 from remora.engine.base import ProcessContext
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster
