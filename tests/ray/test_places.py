@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster as RayCluster
 from ray.util.placement_group import placement_group_table
 from tests.e2e.instances import Instance
@@ -15,7 +16,6 @@ from tests.e2e.processes import kill
 from tests.ray.conftest import STORE_BYTES
 from tests.ray.test_nodes import record_of
 
-import ray
 import remora as serve
 from remora.build import build
 from remora.control.client import ControlClient

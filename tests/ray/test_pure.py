@@ -6,14 +6,15 @@ import socket
 from pathlib import Path
 
 import pytest
+from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
-from remora.engine.base import ProcessSpec
+from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.cluster import _sizes, connect
-from remora.engine.ray.demand import actor_options, amounts
 from remora.engine.ray.engine import reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.errors import EngineError, InstanceError
 from remora.resource_config import MachineOptions, RuntimeEnv
+from remora.runtime_env import pinned
 
 
 def test_resources_become_options_of_an_actor() -> None:
@@ -27,12 +28,25 @@ def test_resources_become_options_of_an_actor() -> None:
     assert amounts({}) == {"num_cpus": 0.0, "num_gpus": 0.0}
 
 
-def test_packages_are_installed_by_ray_and_folders_are_refused() -> None:
-    spec = ProcessSpec("a/d#1", "m:f", "t", runtime_env=RuntimeEnv(packages=("six",)))
-    assert actor_options(spec)["runtime_env"] == {"pip": ["six"]}
-    folder = ProcessSpec("a/d#1", "m:f", "t", runtime_env=RuntimeEnv(working_dir="/app"))
+def test_packages_are_installed_by_ray_as_its_user_says() -> None:
+    assert environment(RuntimeEnv(packages=("six",))) == {"pip": {"packages": ["six"]}}
+    options = ("--index-url", "https://packages.example/simple")
+    for installer, name in (("pip", "pip_install_options"), ("uv", "uv_pip_install_options")):
+        env = RuntimeEnv(packages=("six",), installer=installer, install_options=options)
+        found = environment(env)
+        assert found == {installer: {"packages": ["six"], name: list(options)}}
+        # Ray itself takes it so.
+        assert RayRuntimeEnv(**found)[installer][name] == list(options)
+    assert environment(RuntimeEnv()) == {}
+
+
+def test_folders_and_files_of_this_node_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="working_dir"):
-        actor_options(folder)
+        environment(RuntimeEnv(working_dir="/app"))
+    wheel = tmp_path / "own-1.0-py3-none-any.whl"
+    wheel.touch()
+    with pytest.raises(EngineError, match=r"own-1\.0.*whl, a file of the node .* every node"):
+        environment(pinned(RuntimeEnv(packages=(str(wheel),), installer="uv")))
 
 
 def test_what_a_machine_has_becomes_options_of_ray() -> None:

@@ -9,8 +9,8 @@ import signal
 import msgspec
 import ray
 
+from remora.engine.ray.actor_options import remove_groups
 from remora.engine.ray.cluster import Cluster
-from remora.engine.ray.demand import remove_groups
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, forget
 from remora.errors import ConnectionLostError
 from remora.transport.channel import connect

@@ -34,8 +34,8 @@ from remora.engine.base import (
     SystemProcess,
 )
 from remora.engine.ray import fleet
+from remora.engine.ray.actor_options import actor_options, remove_group
 from remora.engine.ray.cluster import NAMESPACE, Cluster
-from remora.engine.ray.demand import actor_options, remove_group
 from remora.engine.ray.end import end_processes, send_signal
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessRequest, StartError

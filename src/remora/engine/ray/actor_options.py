@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ray import PlacementGroupID
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -13,10 +14,10 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ray import PlacementGroupID
 from remora.engine.base import ProcessSpec
 from remora.engine.ray.cluster import NAMESPACE
 from remora.errors import EngineError
+from remora.resource_config import RuntimeEnv
 
 #: The label in which Ray itself says which node it is.
 _NODE_LABEL = "ray.io/node-id"
@@ -29,17 +30,11 @@ def actor_options(spec: ProcessSpec, namespace: str = NAMESPACE) -> dict[str, An
     their place.
 
     Raises:
-        EngineError: it needs folders of its own, which this engine does not carry yet.
+        EngineError: it needs folders or files of this node, which this engine does not carry yet.
     """
-    runtime_env = spec.runtime_env
-    if runtime_env.working_dir or runtime_env.py_modules:
-        raise EngineError(
-            "runtime_env with working_dir or py_modules does not work on the engine 'ray' yet: put "
-            "the code on every node, or give it to the Ray job (`ray job submit --working-dir`)."
-        )
     options: dict[str, Any] = amounts(dict(spec.holds[0].resources)) if spec.holds else {}
-    if runtime_env.packages:
-        options["runtime_env"] = {runtime_env.installer: list(runtime_env.packages)}
+    if runtime_env := environment(spec.runtime_env):
+        options["runtime_env"] = runtime_env
     if len(spec.holds) > 1:
         group = placement_group(
             [dict(hold.resources) for hold in spec.holds],
@@ -54,6 +49,34 @@ def actor_options(spec: ProcessSpec, namespace: str = NAMESPACE) -> dict[str, An
             group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
         )
     return options
+
+
+def environment(env: RuntimeEnv) -> dict[str, Any]:
+    """Turn what a process finds of its own into a `runtime_env` of Ray. Pure.
+
+    Raises:
+        EngineError: it needs folders or files of this node, which this engine does not carry yet.
+    """
+    if env.working_dir or env.py_modules:
+        raise EngineError(
+            "runtime_env with working_dir or py_modules does not work on the engine 'ray' yet: put "
+            "the code on every node, or give it to the Ray job (`ray job submit --working-dir`)."
+        )
+    for package in env.packages:
+        if "file:" in package:
+            raise EngineError(
+                f"runtime_env[{env.installer!r}] names {package.partition('#')[0]}, a file of the "
+                "node where it was deployed, which the engine 'ray' does not carry to others yet: "
+                "install it on every node, or name an index or a URL that has it."
+            )
+    if not env.packages:
+        return {}
+    wanted: dict[str, Any] = {"packages": list(env.packages)}
+    # Without options Ray has some of its own, which an empty list would take away.
+    if env.install_options:
+        name = "pip_install_options" if env.installer == "pip" else "uv_pip_install_options"
+        wanted[name] = list(env.install_options)
+    return {env.installer: wanted}
 
 
 def amounts(resources: dict[str, float]) -> dict[str, Any]:
