@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.e2e.waiting import until_true
 
 from remora.config import HTTPOptions
 from remora.engine.base import (
@@ -206,6 +207,20 @@ async def test_stopping_twice_gives_one_exit(engine: Engine) -> None:
     await watch.exited()
     await engine.start_process(spec("app/d#2"))
     assert (await watch.started()).process_id == "app/d#2"
+
+
+@of_processes
+async def test_of_two_stops_the_earlier_deadline_holds(engine: Engine, remora_home: Path) -> None:
+    watch = await connected(engine)
+    await engine.start_process(ProcessSpec("app/d#1", "entrypoints:stubborn", "remora: replica"))
+    await watch.started()
+    if isinstance(engine, FakeEngine):
+        engine.processes["app/d#1"].is_stubborn = True
+    else:
+        await until_true((remora_home / "stubborn").exists, "SIGTERM is ignored")
+    for timeout_s in (60.0, 0.1, 60.0):
+        await engine.stop_process("app/d#1", timeout_s)
+    assert (await watch.exited()).expected
 
 
 @of_processes

@@ -249,7 +249,7 @@ class Engine(ABC):
     async def stop_process(self, process_id: str, timeout_s: Seconds) -> None:
         """Ask a process to end (SIGTERM) and kill it and what it spawned after `timeout_s`.
 
-        `ProcessExited` follows. An unknown id is no error.
+        `ProcessExited` follows. Asked twice, the earlier deadline holds. An unknown id is no error.
         """
 
     @abstractmethod

@@ -247,14 +247,20 @@ class RayEngine(Engine):
                 ended = process.actor.ended.remote()
 
     async def stop_process(self, process_id: str, timeout_s: Seconds) -> None:
-        """Send SIGTERM, and kill after `timeout_s`."""
+        """Send SIGTERM, and kill after `timeout_s`; an earlier deadline stays."""
         process = self._processes.get(process_id)
-        if process is None or process.killer is not None:
+        if process is None:
             return
         process.is_ending = True
         loop = asyncio.get_running_loop()
-        process.killer = loop.call_later(min(timeout_s, 1e6), self._kill_late, process)
-        if process.record is not None:
+        kill_at = loop.time() + min(timeout_s, 1e6)
+        is_first = process.killer is None
+        if process.killer is not None:
+            if process.killer.when() <= kill_at:
+                return
+            process.killer.cancel()
+        process.killer = loop.call_at(kill_at, self._kill_late, process)
+        if is_first and process.record is not None:
             await self._signal(process)
 
     def _kill_late(self, process: _Process) -> None:
