@@ -51,7 +51,10 @@ def wanted(draft: Draft, app: Application, deployment: Deployment) -> Applicatio
         if other.name != app.name and not other.deleting
     }
     prefix = app.route_prefix if app.good.route_prefix in owners else app.good.route_prefix
-    return msgspec.structs.replace(app.good, route_prefix=prefix)
+    back = msgspec.structs.replace(app.good, route_prefix=prefix)
+    # What went back and cannot start now either is not helped by going back again: that would be
+    # another try at once, without end.
+    return back if back != app.request else None
 
 
 def told(app: Application, deployment: Deployment) -> str:

@@ -62,6 +62,30 @@ def test_a_failed_roll_out_is_rolled_back_and_told() -> None:
     run(main())
 
 
+def test_what_was_gone_back_to_and_cannot_start_either_is_tried_with_pauses() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(app("default", deployment(rollback="auto")))
+            await r.until_settled()
+            # What both versions depend on is gone.
+            r.replicas.fail_construct = lambda _spec: "OSError: no database"
+            await r.deploy(app("default", deployment(version="2", rollback="auto")))
+            r.engine.crash(r.replicas.serving[0].process_id)
+            told = await r.until(lambda now: now is not None and bool(now.failure))
+            assert told is not None
+            started = r.engine.num_started
+            await asyncio.sleep(300)
+            assert r.engine.num_started - started < 30
+            after = await r.status()
+            assert after is not None
+            assert (after.revision, after.failure) == (told.revision, told.failure)
+            r.replicas.fail_construct = lambda _spec: ""
+            await r.until_settled()
+            assert versions(r) == ["1"]
+
+    run(main())
+
+
 def test_the_whole_application_goes_back_together() -> None:
     async def main() -> None:
         async with rig() as r:
