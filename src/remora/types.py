@@ -42,3 +42,12 @@ class DeploymentID(NamedTuple):
 def replica_id(deployment: DeploymentID, suffix: str) -> ReplicaID:
     """Name a replica of `deployment`; `suffix` must be new for that deployment."""
     return ReplicaID(f"{deployment}#{suffix}")
+
+
+def is_replica(process_id: str) -> bool:
+    """Tell a replica from all other processes by its id: only those have a `#`.
+
+    Pure. To be asked before anything else is read from an id: applications choose how the ids of
+    their replicas begin.
+    """
+    return "#" in process_id

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
+from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.engine import reason_of
@@ -26,6 +27,16 @@ def test_resources_become_options_of_an_actor() -> None:
         "resources": {"tokenizer": 2.0},
     }
     assert amounts({}) == {"num_cpus": 0.0, "num_gpus": 0.0}
+
+
+def test_no_replica_is_taken_for_a_permanent_process() -> None:
+    names = [fleet.CONTROLLER, fleet.agent_name("a" * 20)]
+    names += [fleet.proxy_name("a" * 20, 1, home=home) for home in (True, False)]
+    assert all(map(fleet.is_permanent, names))
+    # Applications are named as their authors like.
+    for name in names:
+        assert not fleet.is_permanent(f"{name}/Model#s-1")
+        assert not fleet.is_proxy(f"{name}/Model#s-1")
 
 
 def test_packages_are_installed_by_ray_as_its_user_says() -> None:

@@ -22,7 +22,7 @@ from remora.core.actions import Action, BuildApplication, CancelBuilds
 from remora.core.submission import ApplicationRequest, DeploymentRequest
 from remora.engine import base
 from remora.errors import ConnectionLostError, EngineError, RemoraError
-from remora.types import Seconds
+from remora.types import Seconds, is_replica
 from remora.wire.control import (
     ApplicationSpec,
     BuildRequest,
@@ -33,7 +33,7 @@ from remora.wire.control import (
 _log = logging.getLogger("remora.controller")
 
 BUILDER_ENTRYPOINT = "remora.builder:main"
-#: How the id of a builder begins; no replica's does.
+#: How the id of a builder begins; that of a replica may, too.
 PREFIX = "builder-"
 #: Imports at a time: each may need as much memory as a replica.
 AT_A_TIME = 4
@@ -96,7 +96,7 @@ class Builders:
     def on_engine(self, event: base.EngineEvent) -> bool:
         """Take what the engine said of a builder; False: it was said of something else."""
         process_id = getattr(event, "process_id", "")
-        if not process_id.startswith(PREFIX):
+        if is_replica(process_id) or not process_id.startswith(PREFIX):
             return False
         waiting = self._up.get(process_id)
         if isinstance(event, base.ProcessStarted):

@@ -44,7 +44,7 @@ from remora.engine import base
 from remora.errors import EngineError, InstanceError, RemoraError
 from remora.home import Home
 from remora.observe.status_metrics import status_families
-from remora.types import ReplicaID, Seconds
+from remora.types import ReplicaID, Seconds, is_replica
 from remora.wire.metrics import Family
 
 _log = logging.getLogger("remora.controller")
@@ -398,7 +398,7 @@ def _from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
     """Say in the controller's words what the engine said; None: it concerns no replica."""
     match event:
         case base.ProcessStarted(process_id=process_id):
-            if "#" not in process_id:
+            if not is_replica(process_id):
                 return None
             return ev.ProcessStarted(
                 replica_id=ReplicaID(process_id),
@@ -407,11 +407,11 @@ def _from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
                 node_id=event.node_id,
             )
         case base.ProcessPreparing(process_id=process_id):
-            if "#" not in process_id:
+            if not is_replica(process_id):
                 return None
             return ev.ProcessPreparing(replica_id=ReplicaID(process_id), what=event.what)
         case base.ProcessExited(process_id=process_id):
-            if "#" not in process_id:
+            if not is_replica(process_id):
                 return None
             return ev.ProcessExited(
                 replica_id=ReplicaID(process_id), reason=event.reason, expected=event.expected

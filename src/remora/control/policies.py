@@ -22,7 +22,7 @@ from remora.core.autoscale.decide import Asked
 from remora.core.state import Application
 from remora.engine.base import Engine, EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.errors import ConnectionLostError, PolicyError, RemoraError
-from remora.types import DeploymentID, Seconds
+from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Surroundings
 from remora.wire.scaling import PolicyAnswer, PolicyQuestion, PolicySpec
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("remora.controller")
 
 ENTRYPOINT = "remora.control.policy_process:main"
-#: In front of the ids of policies' processes; no replica's id is without a `#`.
+#: In front of the ids of policies' processes; an application may be named so, too.
 _PREFIX = "policy:"
 ASK_EVERY_S: Seconds = 1.0
 #: A policy that reads a metric somewhere needs milliseconds; who waits longer does it in a task.
@@ -162,7 +162,7 @@ class Policies:
         if not isinstance(event, (ProcessStarted, ProcessExited)):
             return
         process_id = event.process_id
-        if not process_id.startswith(_PREFIX):
+        if is_replica(process_id) or not process_id.startswith(_PREFIX):
             return
         owner = next(
             (each for each in self._owners.values() if each.process_id == process_id), None

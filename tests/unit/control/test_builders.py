@@ -47,6 +47,17 @@ def test_an_application_is_imported_in_a_process_that_ends() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("name", ["builder-shop", "policy:shop", "proxy-1", "controller"])
+def test_an_application_may_be_named_like_a_process(name: str) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(app(name))
+            await r.until_running(name)
+            assert r.num_routable(app_name=name) == 1
+
+    run(main())
+
+
 def test_an_import_that_fails_is_told_and_harms_no_other() -> None:
     async def main() -> None:
         async with rig() as r:

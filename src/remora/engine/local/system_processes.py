@@ -13,6 +13,7 @@ from remora.engine.doors import default_num_proxies
 from remora.engine.local.processes import Process, crashes_in_row, restart_delay_s
 from remora.engine.local.protocol import Message
 from remora.home import Home
+from remora.types import is_replica
 
 CONTROLLER = "controller"
 ADMIN = "admin"
@@ -68,7 +69,7 @@ def admin_request(
 
 def is_proxy(process_id: str) -> bool:
     """Tell a proxy by its id. Pure."""
-    return process_id.startswith(_PROXY) and "/" not in process_id
+    return process_id.startswith(_PROXY) and not is_replica(process_id)
 
 
 def system_requests(

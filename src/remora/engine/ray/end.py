@@ -9,6 +9,7 @@ import signal
 import msgspec
 import ray
 
+from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import remove_groups
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, forget
@@ -83,7 +84,7 @@ def _end_proxies(cluster: Cluster, setup: InstanceSetup, grace_s: Seconds) -> No
     node_ids = [key.partition("/")[2] for key in cluster.keys("node/")]
     ends = []
     for name, proxy in cluster.actors().items():
-        actor = cluster.actor(name) if name.startswith("proxy-") and proxy.pid else None
+        actor = cluster.actor(name) if fleet.is_proxy(name) and proxy.pid else None
         if actor is None:
             continue
         node_id = next((each for each in node_ids if name.endswith(f"@{each[:12]}")), setup.node_id)

@@ -119,7 +119,7 @@ class RayEngine(Engine):
             record.process_id: record for record in await self._ask(_read_records, self._cluster)
         }
         for name in await self._ask(self._cluster.names):
-            if _is_permanent(name):
+            if fleet.is_permanent(name):
                 continue
             record = records.pop(name, None)
             actor = await self._ask(self._cluster.actor, name)
@@ -291,7 +291,7 @@ class RayEngine(Engine):
         found = [
             SystemProcess(actor.name, actor.pid, actor.restarts)
             for actor in actors.values()
-            if _is_permanent(actor.name)
+            if fleet.is_permanent(actor.name)
         ]
         agent = actors.get(fleet.agent_name(self._setup.node_id))
         found.append(SystemProcess("supervisor", agent.pid if agent else 0, 0))
@@ -343,10 +343,6 @@ class RayEngine(Engine):
             await asyncio.wait(self._tasks)
         self._events.put_nowait(None)
         self._thread.shutdown(wait=False)
-
-
-def _is_permanent(name: str) -> bool:
-    return name == fleet.CONTROLLER or name.startswith(("agent@", "proxy-"))
 
 
 def _read_records(cluster: Cluster) -> list[ProcessRecord]:

@@ -18,7 +18,7 @@ from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key
 from remora.errors import EngineError, InstanceError
-from remora.types import Seconds
+from remora.types import Seconds, is_replica
 
 _log = logging.getLogger("remora.engine")
 
@@ -36,6 +36,18 @@ def agent_name(node_id: str) -> str:
 def proxy_name(node_id: str, number: int, *, home: bool) -> str:
     """Name of a proxy; on the node where the instance was started without the node. Pure."""
     return f"proxy-{number}" if home else f"proxy-{number}@{node_id[:12]}"
+
+
+def is_proxy(name: str) -> bool:
+    """Tell a proxy by the name of its actor. Pure."""
+    return name.startswith("proxy-") and not is_replica(name)
+
+
+def is_permanent(name: str) -> bool:
+    """Tell controller, proxies and agents by the names of their actors. Pure."""
+    return (
+        name == CONTROLLER or is_proxy(name) or (name.startswith("agent@") and not is_replica(name))
+    )
 
 
 def create(
