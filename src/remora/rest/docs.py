@@ -28,6 +28,9 @@ def _operation(
     summary: str, *statuses: int, kind: str = "application/json", **more: Any
 ) -> dict[str, Any]:
     schema = {"type": "object"} if kind == "application/json" else {"type": "string"}
+    if 413 in statuses:
+        # Who takes a body takes it as JSON.
+        statuses = (*statuses, 415)
     done = {"description": "Done.", "content": {kind: {"schema": schema}}}
     return {
         "summary": summary,

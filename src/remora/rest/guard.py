@@ -8,6 +8,7 @@ else has told what to ask: its `Host` and `Origin` give that away. Everybody els
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -17,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from remora.declaration import MAX_CONFIG_BYTES
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+#: Methods that change something.
+_CHANGES = ("DELETE", "POST", "PUT")
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,26 @@ class Rules:
     Attributes:
         host: where the API listens.
         token: what has to be shown; empty: nothing, because only this machine reaches it.
+
+    Raises:
+        ValueError: others reach it, and there is no token.
     """
 
     host: str = "127.0.0.1"
     token: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.token and not is_loopback(self.host):
+            raise ValueError(f"Others reach {self.host!r}, and the token for it is empty.")
+
 
 def is_loopback(host: str) -> bool:
     """Tell an address that only this machine reaches. Pure."""
-    return host in _LOOPBACK or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Other names lead wherever their owner says, also here.
+        return host == "localhost"
 
 
 class Guard:
@@ -62,6 +75,10 @@ class Guard:
             return self._check_token(request)
         if over_tcp and (wrong := self._foreign(request)):
             return _answer(403, wrong)
+        if over_tcp and _is_unasked(request):
+            return _answer(
+                415, "The body must be JSON and say so: `Content-Type: application/json`."
+            )
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > MAX_CONFIG_BYTES:
             return too_large(int(length))
@@ -83,13 +100,33 @@ class Guard:
 
     def _foreign(self, request: Request) -> str:
         """Recognise requests that a page of somebody else makes in a browser here."""
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        if host and host != self._rules.host and not is_loopback(host):
-            return f"This API answers requests to this machine only, not to Host {host!r}."
+        shown = request.headers.get("host", "")
+        host = _hostname(shown)
+        if shown and host != self._rules.host and not is_loopback(host):
+            return f"This API answers requests to this machine only, not to Host {shown!r}."
         origin = request.headers.get("origin")
-        if origin is not None and (urlsplit(origin).hostname or "") != host:
+        # Other ports of this machine have pages of others, too.
+        if origin is not None and origin.lower() != f"{request.scope['scheme']}://{shown.lower()}":
             return f"This API takes no requests from pages of {origin!r}."
         return ""
+
+
+def _hostname(shown: str) -> str:
+    try:
+        return urlsplit(f"//{shown}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_unasked(request: Request) -> bool:
+    """Recognise a body that a browser sends to others without asking them first."""
+    if request.method not in _CHANGES:
+        return False
+    has_body = (
+        request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    )
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return has_body and kind != "application/json"
 
 
 def too_large(size: int) -> JSONResponse:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 import uvicorn
@@ -12,6 +14,7 @@ import uvicorn
 from remora import __version__
 from remora.control.client import ControlClient
 from remora.engine.base import ProcessContext
+from remora.errors import InstanceError
 from remora.home import Home
 from remora.observe.logs import log_of_system_process
 from remora.rest.app import make_app
@@ -50,16 +53,35 @@ async def _serve(context: ProcessContext) -> None:
 
 
 def token_of(home: Home) -> str:
-    """Return the token of an instance; it is made when it is first needed."""
+    """Return the token of an instance; it is made when it is first needed.
+
+    Raises:
+        InstanceError: its file is empty.
+        OSError: it can be neither read nor made.
+    """
     path = token_file(home)
+    if not path.exists():
+        _make_token(path)
+    token = path.read_text(encoding="utf-8").strip()
+    if not token:
+        raise InstanceError(
+            f"{path} is empty: write a token into it, or remove it to get a new one."
+        )
+    return token
+
+
+def _make_token(path: Path) -> None:
+    """Put a file there that has all of a token, unless another process was quicker."""
+    fd, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text(encoding="utf-8").strip()
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        made = secrets.token_urlsafe(32)
-        file.write(f"{made}\n")
-    return made
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(f"{secrets.token_urlsafe(32)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        Path(made).unlink()
 
 
 def token_file(home: Home) -> Path:

@@ -35,6 +35,7 @@ from remora.wire.releases import Release
 from remora.wire.scaling import ScalingDetail
 
 APPLICATIONS = "/api/serve/applications/"
+JSON = {"content-type": "application/json"}
 CONFIG = {"applications": [{"name": "a", "import_path": "server:app"}]}
 
 
@@ -238,7 +239,7 @@ async def test_a_wrong_config_is_refused_with_all_that_is_wrong(
     body: bytes, said: str, client: httpx2.AsyncClient, control: FakeControl
 ) -> None:
     for method, path in (("PUT", APPLICATIONS), ("POST", "/api/remora/plan")):
-        answer = await client.request(method, path, content=body)
+        answer = await client.request(method, path, content=body, headers=JSON)
         assert answer.status_code == 400
         assert said in answer.json()["error"]
         assert answer.json()["problems"]
@@ -256,13 +257,14 @@ async def test_a_body_that_is_too_large_is_not_read(
             taken += 100_000
             yield b" " * 100_000
 
-    answer = await client.put(APPLICATIONS, content=endless())
+    answer = await client.put(APPLICATIONS, content=endless(), headers=JSON)
     assert answer.status_code == 413
     assert str(MAX_CONFIG_BYTES) in answer.json()["error"]
-    said = {"content-length": "100000000"}
+    said = {**JSON, "content-length": "100000000"}
     assert (await client.put(APPLICATIONS, headers=said, content=b"")).status_code == 413
     scale = "/api/v1/applications/a/deployments/D/scale"
-    assert (await client.post(scale, content=b" " * (MAX_CONFIG_BYTES + 1))).status_code == 413
+    large = await client.post(scale, content=b" " * (MAX_CONFIG_BYTES + 1), headers=JSON)
+    assert large.status_code == 413
     assert control.submitted == []
 
 
@@ -282,7 +284,7 @@ async def test_scaling_from_outside(client: httpx2.AsyncClient, control: FakeCon
     wrongs: list[Any] = [{}, {"target_num_replicas": -1}, {"target_num_replicas": True}, [], 3]
     for wrong in wrongs:
         assert (await client.post(path, json=wrong)).status_code == 400
-    assert (await client.post(path, content=b"{")).status_code == 400
+    assert (await client.post(path, content=b"{", headers=JSON)).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -363,6 +365,16 @@ async def test_over_the_unix_socket_nobody_shows_anything(control: FakeControl) 
     [
         {"host": "evil.example"},
         {"host": "evil.example:8265"},
+        # Somebody's name that leads to this machine.
+        {"host": "127.evil.example:8265"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "["},
+        # Other pages of this machine.
+        {"origin": "http://127.0.0.1:8000"},
+        {"origin": "http://127.0.0.1"},
+        {"origin": "https://127.0.0.1:8265"},
+        {"origin": "http://localhost:8265"},
+        {"origin": "http://["},
         {"origin": "https://evil.example"},
         {"origin": "null"},
     ],
@@ -381,9 +393,39 @@ async def test_a_page_of_its_own_may(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/docs", headers={"host": "localhost:8265"})).status_code == 200
 
 
+@pytest.mark.parametrize("kind", [None, "text/plain", "text/plain; application/json", "text/json"])
+async def test_what_a_browser_sends_without_asking_is_no_body(
+    kind: str | None, client: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    async def streamed() -> AsyncIterator[bytes]:
+        yield json.dumps({"target_num_replicas": 3}).encode()
+
+    headers = {"content-type": kind} if kind is not None else {}
+    path = "/api/v1/applications/a/deployments/D/scale"
+    for body in (json.dumps({"target_num_replicas": 3}).encode(), streamed()):
+        answer = await client.post(path, content=body, headers=headers)
+        assert answer.status_code == 415
+        assert "application/json" in answer.json()["error"]
+    assert control.scaled == []
+
+
+async def test_over_the_unix_socket_a_body_may_say_nothing_of_itself(control: FakeControl) -> None:
+    async with client_of(control, client=None) as client:
+        body = json.dumps(CONFIG).encode()
+        assert (await client.put(APPLICATIONS, content=body)).status_code == 200
+
+
+def test_an_address_that_others_reach_without_a_token_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0.*token"):
+        Rules("0.0.0.0", "")
+
+
 def test_addresses_that_only_this_machine_reaches() -> None:
     assert is_loopback("127.0.0.1")
     assert is_loopback("127.8.8.8")
     assert is_loopback("::1")
+    assert is_loopback("localhost")
     assert not is_loopback("0.0.0.0")
+    assert not is_loopback("127.evil.example")
+    assert not is_loopback("")
     assert not is_loopback("192.168.0.1")
