@@ -26,6 +26,7 @@ from remora.router.router import Router
 from remora.router.shares import ShareKeeper
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
+from remora.transport.membership import join_by_folder
 from remora.types import DeploymentID, Seconds
 from remora.wire.control import Ack, SnapshotVersion, Subscription
 from remora.wire.metrics import Family
@@ -185,9 +186,14 @@ class RoutingClient:
                     asyncio.create_task(self._demand.follow(channel)),
                     asyncio.create_task(self.metrics.follow(channel)),
                 ]
+                is_first = True
                 async for change in stream_control(
                     channel, "subscribe", self._subscription, SnapshotDiff, unpickle=True
                 ):
+                    if is_first:
+                        # This may be another instance in the same folder, with another token.
+                        join_by_folder(self.home)
+                        is_first = False
                     wait_s = waits()
                     self._apply(change)
                     await self._acknowledge(channel, change.version)

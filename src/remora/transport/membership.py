@@ -9,6 +9,7 @@ Rules: the only state of a process in this package. It is set before the first c
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 
 from remora.errors import InstanceError
@@ -30,8 +31,11 @@ class Membership:
     def write(self, home: Home) -> None:
         """Leave it in a state folder, for programs of this user on this node."""
         path = home.membership_file
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        # Whoever reads meanwhile finds all of the old one or all of the new one.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        draft.replace(path)
 
 
 _mine = Membership()

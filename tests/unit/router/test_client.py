@@ -17,6 +17,7 @@ from remora.core.snapshot import DeploymentRoute, Snapshot, diff
 from remora.home import Home
 from remora.router.client import RoutingClient
 from remora.transport.control import serve_control
+from remora.transport.membership import Membership, join, mine
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import Ack
@@ -110,6 +111,21 @@ async def test_a_bug_in_following_is_logged_and_the_controller_asked_again(
             await controller.publish(One=route(3))
         assert client.router(ONE).max_ongoing == 3
         assert "trying again" in caplog.text
+
+
+async def test_who_outlives_an_instance_presents_the_token_of_the_next_one(
+    remora_home: object,
+) -> None:
+    home = Home.locate()
+    home.make()
+    try:
+        join(Membership("a-node", "of the one before"))
+        Membership("this-node", "of this one").write(home)
+        async with following(home) as (controller, _):
+            await controller.publish(One=route())
+            assert mine() == Membership("this-node", "of this one")
+    finally:
+        join(Membership())
 
 
 async def test_the_router_of_a_deleted_deployment_goes_with_its_last_user(

@@ -83,6 +83,8 @@ class Host:
         self._controller: Any = None
         #: Somebody else started the instance: it stays when this process ends.
         self.joined = False
+        #: It does so in another state folder.
+        self._is_link = False
         self._over = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         for end in (self._wake_read, self._wake_write):
@@ -143,6 +145,7 @@ class Host:
         ours = self._claim.home
         if theirs == ours:
             return
+        self._is_link = True
         try:
             ours.controller_socket.unlink(missing_ok=True)
             ours.controller_socket.symlink_to(theirs.controller_socket)
@@ -196,8 +199,10 @@ class Host:
                 except EngineError as error:
                     log(str(error))
             remove_sockets(self._claim.home)
-        self._claim.home.controller_socket.unlink(missing_ok=True)
-        self._claim.home.membership_file.unlink(missing_ok=True)
+        if self._is_link or not self.joined:
+            # Those of an instance that goes on here are its agent's.
+            self._claim.home.controller_socket.unlink(missing_ok=True)
+            self._claim.home.membership_file.unlink(missing_ok=True)
 
 
 def log(text: str) -> None:
