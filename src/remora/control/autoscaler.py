@@ -127,6 +127,9 @@ class Autoscaler:
         for new in running.keys() - scaled.running.keys():
             self._watch(scaled, new, running[new])
         scaled.expect(running, now)
+        if before[0].metrics_interval_s != scaled.config.metrics_interval_s:
+            # Who has been silent for too long is told by the interval that is in effect.
+            self._set_pace(scaled)
         # Most of what happens to a deployment, a health check say, is nothing to this.
         if before != (scaled.config, scaled.bounds, scaled.target, scaled.running):
             self._decide_soon(scaled)
@@ -146,17 +149,25 @@ class Autoscaler:
         report_s = max(REPORT_S, len(self._watches) / MAX_REPORTS_PER_S)
         if not self._report_s / 2 < report_s < self._report_s * 2:
             self._report_s = report_s
-            for watch in self._watches.values():
-                watch.report_every(report_s)
+            for scaled in self._scaled.values():
+                self._set_pace(scaled)
         wanted = dict.fromkeys(self._scaled, REPORT_S)
         if wanted != self._wanted:
             self._wanted = wanted
             for router in self._routers.values():
                 router.wanted.set()
 
-    def _watch(self, scaled: Scaled, replica_id: ReplicaID, address: str) -> None:
-        wanted = LoadWanted(self._report_s, scaled.config.metrics_interval_s)
+    def _set_pace(self, scaled: Scaled) -> None:
+        """Tell its replicas how often to report, where that has changed."""
+        wanted = self._wanted_of(scaled)
+        for replica_id in scaled.running:
+            if (watch := self._watches.get(replica_id)) is not None:
+                watch.want(wanted)
 
+    def _wanted_of(self, scaled: Scaled) -> LoadWanted:
+        return LoadWanted(self._report_s, scaled.config.metrics_interval_s)
+
+    def _watch(self, scaled: Scaled, replica_id: ReplicaID, address: str) -> None:
         def on_load(load: ReplicaLoad) -> None:
             now = self._now()
             if load.ongoing is not None:
@@ -166,7 +177,9 @@ class Autoscaler:
             self._decide_soon(scaled)
 
         self._unwatch(replica_id)
-        self._watches[replica_id] = LoadWatch(self._connect, address, wanted, on_load)
+        self._watches[replica_id] = LoadWatch(
+            self._connect, address, self._wanted_of(scaled), on_load
+        )
 
     def _unwatch(self, replica_id: ReplicaID) -> None:
         watch = self._watches.pop(replica_id, None)

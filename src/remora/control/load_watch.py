@@ -45,10 +45,10 @@ class LoadWatch:
         self._on_load = on_load
         self._task = asyncio.get_running_loop().create_task(self._follow())
 
-    def report_every(self, report_s: Seconds) -> None:
-        """Have it report at another pace from now on."""
-        if report_s != self._wanted.report_s:
-            self._wanted = LoadWanted(report_s, self._wanted.interval_s)
+    def want(self, wanted: LoadWanted) -> None:
+        """Have it report at this pace from now on."""
+        if wanted != self._wanted:
+            self._wanted = wanted
             self._task.cancel()
             self._task = asyncio.get_running_loop().create_task(self._follow())
 

@@ -194,6 +194,27 @@ def test_a_silent_replica_keeps_the_others() -> None:
     run(main())
 
 
+def test_replicas_report_at_a_new_interval_once_it_is_deployed() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            await r.deploy(scaled(initial_replicas=4, metrics_interval_s=1000))
+            await r.until_settled()
+            load.set(4.0)
+            await asyncio.sleep(10.0)
+            pids = {replica.pid for replica in r.replicas.serving}
+            await r.deploy(scaled(metrics_interval_s=5, downscale_delay_s=60))
+            await r.until_settled()
+            assert {replica.pid for replica in r.replicas.serving} == pids
+            # Nobody is taken for silent who was told to report less often before.
+            await asyncio.sleep(100.0)
+            assert (await detail_of(r)).metrics_health == "healthy"
+            load.set(0.0)
+            assert await until_target(r, 1) <= 60.0 + 30.0 + 5.0
+
+    run(main())
+
+
 def test_an_idle_deployment_costs_the_controller_nothing() -> None:
     async def main() -> None:
         async with rig() as r:
