@@ -352,9 +352,10 @@ class Controller:
             self._unsaved = False
         except EngineError as error:
             if accepted and asked is not None and asked.answer is not None:
-                asked.answer.set_exception(
-                    EngineError(f"Refused, because it could not be saved; nothing changed. {error}")
-                )
+                # Who asked may have gone while it was being saved.
+                if not asked.answer.done():
+                    text = f"Refused, because it could not be saved; nothing changed. {error}"
+                    asked.answer.set_exception(EngineError(text))
                 accepted = False
                 decided = step(self.state, tuple(facts), now)
                 self._file.note(decided)

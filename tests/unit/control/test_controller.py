@@ -9,6 +9,7 @@ import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.control.releases import KEPT_WITH_CODE
+from remora.core import events as ev
 from remora.core.reconcile import story_of
 from remora.core.saved_state import encode
 from remora.core.snapshot import Snapshot
@@ -394,6 +395,32 @@ def test_a_full_disk_refuses_a_deploy_and_everything_keeps_serving() -> None:
             r.engine.fail_puts = False
             await r.deploy(app("default", deployment(version="2")))
             await r.until_running()
+
+    run(main())
+
+
+def test_who_leaves_while_a_save_fails_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(app("default"))
+            await r.until_running()
+            is_saving = asyncio.Event()
+
+            async def fail_slowly(key: str, value: bytes) -> None:
+                is_saving.set()
+                await asyncio.sleep(1)
+                raise EngineError("the disk is full")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(r.engine, "put", fail_slowly)
+                asked = ev.DeleteRequested(names=("default",))
+                client = asyncio.ensure_future(r.controller.request(asked))
+                await is_saving.wait()
+                client.cancel()
+                await asyncio.sleep(2)
+            await r.deploy(app("default", deployment(version="2")))
+            await r.until_settled()
+            assert r.num_routable() == 1
 
     run(main())
 
