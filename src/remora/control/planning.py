@@ -18,10 +18,10 @@ from remora.core.replica_state import ReplicaState
 from remora.core.state import ControllerState
 from remora.core.submission import ApplicationRequest
 from remora.errors import RemoraError
-from remora.types import DeploymentID
+from remora.types import DeploymentID, NodeID
 from remora.wire.plan import Plan
 
-#: Tells the memory of a process by its pid; 0: it is not known.
+#: Tells the memory of a process by its pid, in a thread; 0: it is not known.
 Measure = Callable[[int], int]
 #: Replicas of one deployment that are measured: they are much alike.
 _MEASURED = 2
@@ -56,23 +56,40 @@ async def planned(controller: Controller, submitted: ev.ConfigSubmitted, measure
             failed[declared.name] = str(error)
 
     await asyncio.gather(*(build(index) for index in range(len(submitted.applications))))
-    measured = await replica_bytes(controller.state, measure)
+    measured = await replica_bytes(controller.state, controller.engine.node_id, measure)
     return plan(controller.state, submitted, built, failed, measured)
 
 
-async def replica_bytes(state: ControllerState, measure: Measure) -> dict[DeploymentID, int]:
-    """Measure the memory of some of the replicas that run, on average by deployment."""
-    found: dict[DeploymentID, list[int]] = {}
+async def replica_bytes(
+    state: ControllerState, node_id: NodeID, measure: Measure
+) -> dict[DeploymentID, int]:
+    """Measure the memory of some of the replicas that run, on average by deployment.
+
+    Args:
+        state: of the controller.
+        node_id: the node that this process runs on; elsewhere a pid is somebody else's here.
+        measure: may take long.
+    """
+    pids: dict[DeploymentID, list[int]] = {}
     for app in state.applications.values():
         for deployment in app.deployments.values():
-            running = deployment.in_state(ReplicaState.RUNNING)
-            for replica in running[:_MEASURED]:
-                size = measure(replica.pid) if replica.pid is not None else 0
-                if size:
-                    found.setdefault(DeploymentID(deployment.name, app.name), []).append(size)
-                # There may be thousands, and requests of the control plane wait meanwhile.
-                await asyncio.sleep(0)
-    return {where: sum(sizes) // len(sizes) for where, sizes in found.items()}
+            here = [
+                replica.pid
+                for replica in deployment.in_state(ReplicaState.RUNNING)
+                if replica.node_id == node_id and replica.pid is not None
+            ]
+            pids[DeploymentID(deployment.name, app.name)] = here[:_MEASURED]
+    # The kernel goes through all pages of a process for it: a tenth of a second for a large one.
+    return await asyncio.to_thread(_measured, pids, measure)
+
+
+def _measured(pids: dict[DeploymentID, list[int]], measure: Measure) -> dict[DeploymentID, int]:
+    found: dict[DeploymentID, int] = {}
+    for where, those in pids.items():
+        sizes = [size for pid in those if (size := measure(pid))]
+        if sizes:
+            found[where] = sum(sizes) // len(sizes)
+    return found
 
 
 def process_bytes(pid: int) -> int:

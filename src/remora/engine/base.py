@@ -20,7 +20,7 @@ from typing import Any
 
 from remora.home import Home
 from remora.resource_config import RuntimeEnv
-from remora.types import NodeID, Seconds
+from remora.types import LOCAL_NODE, NodeID, Seconds
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,12 @@ class Engine(ABC):
     Attributes:
         has_fixed_nodes: no node will ever join: what the nodes of now cannot hold is refused.
         default_resources: what a replica takes whose deployment does not say.
+        node_id: the node that the caller runs on, once it is connected.
     """
 
     has_fixed_nodes: bool = False
     default_resources: Mapping[str, float] = MappingProxyType({})
+    node_id: NodeID = LOCAL_NODE
 
     @abstractmethod
     async def connect(self) -> None:

@@ -35,7 +35,7 @@ from remora.engine.base import (
 )
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import actor_options, remove_group
-from remora.engine.ray.cluster import NAMESPACE, Cluster
+from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
 from remora.engine.ray.end import end_processes, send_signal
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessRequest, StartError
@@ -101,6 +101,7 @@ class RayEngine(Engine):
     async def connect(self) -> None:
         """Find what runs, and begin to watch the nodes."""
         self._setup = await self._ask(require_setup, self._cluster)
+        self.node_id = NodeID(await self._ask(this_node))
         self._nodes = NodeWatch(
             self._cluster, self._setup, tell=self._tell, ask=self._ask, spawn=self._spawn
         )
