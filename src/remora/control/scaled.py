@@ -51,8 +51,6 @@ class Scaled:
         self.timer: asyncio.TimerHandle | None = None
         self.decided_s: Seconds | None = None
         self._memory = Memory()
-        #: The message of the last failure of its policy, to say each once.
-        self.last_error = ""
 
     @property
     def keep_s(self) -> Seconds:

@@ -94,11 +94,6 @@ class Demand:
             replica_id for replica_id, heard_s in self._heard.items() if now - heard_s >= limit_s
         )
 
-    def silence_begins_s(self, interval_s: Seconds) -> Seconds | None:
-        """When the next replica counts as silent if nothing comes. Pure."""
-        limit_s = max(2 * interval_s, SILENT_AFTER_S)
-        return min(self._heard.values()) + limit_s if self._heard else None
-
     @property
     def num_unheard(self) -> int:
         """Replicas that have said nothing yet. Pure."""
