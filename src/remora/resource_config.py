@@ -146,14 +146,12 @@ class RuntimeEnv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     #: Digest of the contents of `working_dir` and of each of `py_modules`, as they were when the
     #: application was deployed; empty: not looked at yet.
     digests: tuple[str, ...] = ()
+    #: The `excludes` that each digest was taken with: folders of an application and of its
+    #: deployment meet here, each with those that were given for it.
+    excluded: tuple[tuple[str, ...], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.working_dir or self.py_modules or self.packages or self.requirements_file)
-
-    @property
-    def needs_interpreter(self) -> bool:
-        """Its packages are installed beside those of the instance, so another Python runs it."""
-        return bool(self.packages)
 
 
 class DeploymentActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -166,6 +166,7 @@ def pinned(env: RuntimeEnv, field: str = "runtime_env") -> RuntimeEnv:
         packages=tuple(_pinned_package(each) for each in packages),
         requirements_file="",
         digests=tuple(digests),
+        excluded=(env.excludes,) * len(digests),
     )
 
 
@@ -177,12 +178,12 @@ def beside(own: RuntimeEnv, others: RuntimeEnv) -> RuntimeEnv:
     if not others or not own:
         return own or others
 
-    def parts(env: RuntimeEnv) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        count = 1 if env.working_dir else 0
-        return env.digests[:count], env.digests[count:]
-
-    (own_dir, own_modules), (their_dir, their_modules) = parts(own), parts(others)
     packages = own if own.packages else others
+    own_count, their_count = (1 if env.working_dir else 0 for env in (own, others))
+    folder = (own, slice(own_count)) if own.working_dir else (others, slice(their_count))
+    modules = (
+        (own, slice(own_count, None)) if own.py_modules else (others, slice(their_count, None))
+    )
     return RuntimeEnv(
         working_dir=own.working_dir or others.working_dir,
         py_modules=own.py_modules or others.py_modules,
@@ -190,8 +191,15 @@ def beside(own: RuntimeEnv, others: RuntimeEnv) -> RuntimeEnv:
         installer=packages.installer,
         install_options=packages.install_options,
         excludes=own.excludes or others.excludes,
-        digests=((own_dir or their_dir) + (own_modules or their_modules)),
+        digests=tuple(each for env, part in (folder, modules) for each in env.digests[part]),
+        excluded=tuple(each for env, part in (folder, modules) for each in excludes_of(env)[part]),
     )
+
+
+def excludes_of(env: RuntimeEnv) -> tuple[tuple[str, ...], ...]:
+    """Say what is left out of each folder of a pinned environment. Pure."""
+    # One that an older version saved has the same for all.
+    return env.excluded or (env.excludes,) * len(env.digests)
 
 
 def _absolute(path: str) -> str:

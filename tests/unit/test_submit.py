@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from remora.declaration import parse
@@ -60,7 +61,14 @@ def test_what_a_deployment_has_of_its_own_goes_first_and_the_rest_is_filled_in()
         working_dir="/theirs", py_modules=("/m",), packages=("b",), digests=("2", "3")
     )
     assert beside(own, others) == RuntimeEnv(
-        working_dir="/own", py_modules=("/m",), packages=("a",), digests=("1", "3")
+        working_dir="/own",
+        py_modules=("/m",),
+        packages=("a",),
+        digests=("1", "3"),
+        excluded=((), ()),
     )
+    # What each leaves out stays with what it names.
+    own = msgspec.structs.replace(own, excludes=("*.bin",), excluded=(("*.bin",),))
+    assert beside(own, others).excluded == (("*.bin",), ())
     assert beside(RuntimeEnv(), others) == others
     assert beside(own, RuntimeEnv()) == own

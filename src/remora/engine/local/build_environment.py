@@ -2,8 +2,9 @@
 
 Theory of operation: a piece has a name that says what is in it, so equal ones are built once and
 never changed. Whoever builds holds a lock on the name; the others wait for it and find the piece
-built. A piece counts only once the file `complete` is in it, which is written last: what a builder
-that was killed left behind is removed by the next one.
+built. A piece counts only once there is a file `….complete` beside it, which is made last: what a
+builder that was killed left behind is removed by the next one. What a copy holds is compared with its
+name, because its source may have changed since.
 
 Rules: blocks as long as it likes; nobody else's process does any of this.
 """
@@ -22,11 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from remora.engine import linux
-from remora.errors import EngineError
-from remora.runtime_env import files_of
+from remora.errors import ConfigError, EngineError
+from remora.runtime_env import digest_of, files_of
 
-#: Written last into a piece: it is whole.
-COMPLETE = "complete"
 _VENV = "venv"
 
 
@@ -37,7 +36,13 @@ def python_of(piece: Path) -> Path:
 
 def is_complete(piece: Path) -> bool:
     """Say whether a piece can be used."""
-    return (piece / COMPLETE).is_file()
+    return _beside(piece, "complete").is_file()
+
+
+def _beside(piece: Path, kind: str) -> Path:
+    # Names of modules have dots, so the whole name stays: each version has files of its own. And
+    # nothing of ours lies among what is the user's.
+    return piece.with_name(f"{piece.name}.{kind}")
 
 
 def build(piece: Path, order: dict[str, Any], log: Path) -> None:
@@ -46,14 +51,14 @@ def build(piece: Path, order: dict[str, Any], log: Path) -> None:
     Args:
         piece: folder to make.
         order: `{"packages": […], "installer": …, "options": […]}`, or
-            `{"folder": path, "excludes": […], "keeps_name": bool}`.
+            `{"folder": path, "excludes": […], "keeps_name": bool, "digest": of its content}`.
         log: gets the output of what runs.
 
     Raises:
         EngineError: it cannot be built; says why, and where the output is.
     """
     piece.parent.mkdir(parents=True, exist_ok=True)
-    with piece.with_suffix(".lock").open("w") as lock:
+    with _beside(piece, "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_complete(piece):
             return
@@ -64,7 +69,7 @@ def build(piece: Path, order: dict[str, Any], log: Path) -> None:
                 _copy(Path(order["folder"]), piece, order)
             else:
                 _install(piece, order, log)
-            (piece / COMPLETE).touch()
+            _beside(piece, "complete").touch()
         except OSError as error:
             shutil.rmtree(piece, ignore_errors=True)
             raise EngineError(f"{piece} cannot be made: {error}") from None
@@ -140,6 +145,7 @@ def _copy(source: Path, piece: Path, order: dict[str, Any]) -> None:
                 packed.extractall(piece)
         except zipfile.BadZipFile as error:
             raise EngineError(f"{source} is no zip file: {error}") from None
+        _require_unchanged(source, source, order)
         if not order["keeps_name"]:
             _unwrap(piece)
         return
@@ -148,6 +154,18 @@ def _copy(source: Path, piece: Path, order: dict[str, Any]) -> None:
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, place)
+    _require_unchanged(source, target if source.is_dir() else target / source.name, order)
+
+
+def _require_unchanged(source: Path, content: Path, order: dict[str, Any]) -> None:
+    """Refuse a piece whose name says something else than what is in it."""
+    try:
+        found = digest_of(str(content), tuple(order["excludes"]))
+    except ConfigError:
+        # Too large: it was not when it was deployed.
+        found = ""
+    if found != order["digest"]:
+        raise EngineError(f"{source} has changed since it was deployed: deploy again")
 
 
 def _unwrap(piece: Path) -> None:

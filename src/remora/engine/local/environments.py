@@ -20,6 +20,7 @@ from remora.engine.local.build_environment import is_complete, python_of
 from remora.errors import EngineError
 from remora.home import Home
 from remora.resource_config import RuntimeEnv
+from remora.runtime_env import excludes_of
 
 #: What a builder runs: it must find the same package as this process.
 _BOOT = (
@@ -61,8 +62,14 @@ def pieces_of(env: RuntimeEnv) -> list[Piece]:
         pieces.append(Piece(_packages_name(env), _packages_order(env), f"installs {count}"))
     sources = [(env.working_dir, False)] if env.working_dir else []
     sources += [(each, True) for each in env.py_modules]
-    for (path, keeps_name), digest in zip(sources, env.digests, strict=True):
-        order = {"folder": path, "excludes": list(env.excludes), "keeps_name": keeps_name}
+    known = zip(sources, env.digests, excludes_of(env), strict=True)
+    for (path, keeps_name), digest, excludes in known:
+        order = {
+            "folder": path,
+            "excludes": list(excludes),
+            "keeps_name": keeps_name,
+            "digest": digest,
+        }
         kind = f"module-{Path(path).name}" if keeps_name else "folder"
         pieces.append(Piece(f"{kind}-{digest}", order, f"copies {path}"))
     return pieces

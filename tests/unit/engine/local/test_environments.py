@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from tests.wheels import make_wheel
 
+from remora import runtime_env
 from remora.engine.local import build_environment
 from remora.engine.local.build_environment import build, is_complete, python_of
 from remora.engine.local.environments import Environments, Piece, pieces_of
@@ -76,7 +78,76 @@ def test_half_of_a_piece_is_never_used(tmp_path: Path) -> None:
     (half / "junk.py").write_text("half")
     assert not is_complete(half)
     built(source, half)
-    assert sorted(each.name for each in half.iterdir()) == ["a.py", "complete"]
+    assert [each.name for each in half.iterdir()] == ["a.py"]
+    assert is_complete(half)
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_a_user_calls_complete_is_content(is_folder: bool, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    inside = source / "complete" / "a.py" if is_folder else source / "complete"
+    inside.parent.mkdir(exist_ok=True)
+    inside.write_text("1")
+    half = tmp_path / "half"
+    shutil.copytree(source, half)
+    assert not is_complete(half)
+    place = built(source, tmp_path / "piece")
+    assert is_complete(place)
+    assert (place / inside.relative_to(source)).read_text() == "1"
+
+
+def test_versions_of_a_module_are_complete_each_for_itself(tmp_path: Path) -> None:
+    source = tmp_path / "model.py"
+    places = []
+    for content in "12":
+        source.write_text(content)
+        (piece,) = pieces_of(pinned(RuntimeEnv(py_modules=(str(source),))))
+        places.append(tmp_path / "environments" / piece.name)
+        assert not is_complete(places[-1])
+        build(places[-1], piece.order, tmp_path / "log")
+    assert [(place / "model.py").read_text() for place in places] == ["1", "2"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "module", "file", "zip", "zipped module"])
+def test_what_has_changed_since_it_was_deployed_is_not_taken(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / ("source.zip" if "zip" in kind else "source.py")
+    if kind in ("folder", "module"):
+        source.mkdir()
+
+    def write(content: str) -> None:
+        if "zip" in kind:
+            with zipfile.ZipFile(source, "w") as packed:
+                packed.writestr("a.py", content)
+        else:
+            (source if kind == "file" else source / "a.py").write_text(content)
+
+    write("1")
+    is_folder = kind in ("folder", "zip")
+    wanted = {"working_dir": str(source)} if is_folder else {"py_modules": (str(source),)}
+    (piece,) = pieces_of(pinned(RuntimeEnv(**wanted)))
+    write("2")
+    place = tmp_path / "piece"
+    with pytest.raises(EngineError, match="has changed since it was deployed: deploy again"):
+        build(place, piece.order, tmp_path / "log")
+    assert not place.exists()
+    assert not is_complete(place)
+    write("1")
+    build(place, piece.order, tmp_path / "log")
+    assert is_complete(place)
+
+
+def test_what_has_grown_too_large_since_then_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    piece = folder_piece(source)
+    (source / "a.py").write_text("12")
+    monkeypatch.setattr(runtime_env, "MAX_FOLDER_BYTES", 1)
+    with pytest.raises(EngineError, match="has changed since it was deployed"):
+        build(tmp_path / "piece", piece.order, tmp_path / "log")
+    assert not (tmp_path / "piece").exists()
 
 
 def _build_slowly(source: str, place: str, counter: str) -> None:
