@@ -196,7 +196,9 @@ class ProcessTable:
         process.ending = True
         kill_at = now + max(0.0, timeout_s)
         process.kill_at = kill_at if process.kill_at is None else min(process.kill_at, kill_at)
-        if process.stage is Stage.WANTED:
+        # What is shared may load for minutes, or for ever, before anything is forked.
+        is_loading = process.stage is Stage.ASKED and bool(process.request.get("shared"))
+        if process.stage is Stage.WANTED or is_loading:
             return self._remove(process, "stopped before it was started")
         return [Terminate(process.pid)] if first and process.pid else []
 
@@ -249,12 +251,7 @@ class ProcessTable:
         return [
             order
             for process in waiting
-            for order in self._remove(
-                process,
-                "stopped before it was started"
-                if process.ending
-                else f"could not start: {process.failure or reason}",
-            )
+            for order in self._remove(process, f"could not start: {process.failure or reason}")
         ]
 
     def give_up_unforked(self, reason: str) -> list[Order]:

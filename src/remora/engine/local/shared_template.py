@@ -3,7 +3,8 @@
 Theory of operation: such a template is forked from the supervisor when the first process asks for
 what it holds, loads it at its first order, and forks like any other template. One that cannot load
 says why to everybody who waits for it, and ends; the next that asks gets a new one. It is ended when
-nobody has used it for a while.
+nobody has used it for a while, and at once while it loads: it may hang, and whoever asks next would
+wait behind that.
 
 Rules: what a template does inside is `template.py`; which processes there are is the table's.
 """
@@ -157,7 +158,7 @@ class SharedTemplates:
                 continue
             if holder.unused_since is None:
                 holder.unused_since = now
-            if now >= holder.unused_since + IDLE_S:
+            if not holder.is_loaded or now >= holder.unused_since + IDLE_S:
                 self._close(holder)
             else:
                 again.append(holder.unused_since + IDLE_S)
