@@ -49,3 +49,12 @@ def test_a_clock_goes_forward_only() -> None:
     assert clock.unix() == 102.5
     with pytest.raises(ValueError, match="forward"):
         clock.advance(-1)
+
+
+def test_what_is_meant_for_a_thread_is_done_at_once() -> None:
+    async def main() -> None:
+        assert await asyncio.to_thread(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(divmod, 7, 0)
+
+    run(main())
