@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -47,6 +47,8 @@ class _Lane:
     """What is under way with one replica."""
 
     link: ReplicaControl | None = None
+    #: Held while the link is opened, or two calls would open one each.
+    opens_link: asyncio.Lock = field(default_factory=asyncio.Lock)
     call: asyncio.Task[None] | None = None
     command: asyncio.Task[None] | None = None
 
@@ -159,9 +161,14 @@ class Applier:
 
     async def _link(self, replica_id: ReplicaID, address: str) -> ReplicaControl:
         lane = self._lane(replica_id)
-        if lane.link is None or not lane.link.is_open:
-            lane.link = await self._connect(address)
-        return lane.link
+        async with lane.opens_link:
+            if lane.link is None or not lane.link.is_open:
+                link = await self._connect(address)
+                if self._lanes.get(replica_id) is not lane:
+                    link.close()
+                    raise ConnectionLostError(f"Replica {replica_id} is gone")
+                lane.link = link
+            return lane.link
 
     async def metrics(self, replica_id: ReplicaID, address: str) -> MetricsReport:
         """Ask a replica what it counts, beside whatever else is under way with it.
