@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 #: Bytes of the model.
 SIZE = 100 * 1024 * 1024
@@ -22,6 +24,13 @@ def load() -> Model:
 
 def fail() -> None:
     raise OSError("no such model")
+
+
+def hang_once() -> None:
+    mark = Path(os.environ["HANG_ONCE"])
+    if not mark.exists():
+        mark.touch()
+        threading.Event().wait()
 
 
 def die() -> None:

@@ -11,8 +11,11 @@ import pytest
 from tests.e2e import preload_model
 from tests.e2e.instances import Instance
 from tests.e2e.load import get
+from tests.e2e.waiting import until_true
 
 import remora as serve
+from remora.build import build
+from remora.control.client import ControlClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -39,6 +42,12 @@ class Shares:
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "parent": os.getppid(),
         }
+
+
+@serve.deployment(preload=[preload_model.hang_once])
+class Hangs:
+    def __call__(self) -> str:
+        return "well"
 
 
 async def test_replicas_share_the_memory_of_what_was_loaded_once(shared: Instance) -> None:
@@ -82,6 +91,21 @@ async def test_what_dies_while_it_loads_fails_the_deploy(shared: Instance) -> No
         app = await shared.deploy(bad.bind(), "dies", route=None)
         assert app.status == "DEPLOY_FAILED"
         assert "that loads what it shares with others has ended" in app.message
+
+
+async def test_what_hangs_while_it_loads_goes_with_its_application(
+    shared: Instance, tmp_path: Path
+) -> None:
+    mark = tmp_path / "hangs"
+    env = {"env_vars": {"HANG_ONCE": str(mark)}}
+    app = Hangs.options(ray_actor_options={"runtime_env": env}).bind()
+    async with ControlClient(shared.home) as client:
+        await client.deploy([build(app, "hangs", "/hangs")])
+    await until_true(mark.exists, "it loads")
+    await shared.delete("hangs")
+    # The same again does not wait for what hangs.
+    async with shared.running(app, "hangs") as url:
+        assert (await get(url)).body == b"well"
 
 
 def test_a_process_that_could_not_share_loads_itself_once() -> None:

@@ -76,6 +76,20 @@ def test_a_stop_between_order_and_fork_terminates_the_fork() -> None:
     assert table.forked("a", 7) == [Terminate(7)]
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_stop_of_what_waits_for_a_template_that_loads_is_its_end(at_once: bool) -> None:
+    table = ProcessTable()
+    (order,) = table.add({**request(), "shared": {"names": ["m:load"]}})
+    assert isinstance(order, Fork)
+    table.asked(order.process, -1)
+    orders = table.kill("a", 0.0) if at_once else table.stop("a", 5.0, 0.0)
+    assert orders == [Gone(order.process, "stopped before it was started")]
+    # Nobody waits for it, should it be forked after all.
+    assert table.forked("a", 7) == [Kill(7)]
+    assert table.up("a", 7, "unix:/a", 0.0) == [Kill(7)]
+    assert table.exited(7, 9) == []
+
+
 def test_a_report_of_its_coming_up_can_overtake_that_of_its_fork() -> None:
     table = ProcessTable()
     (order,) = table.add(request())
@@ -170,7 +184,8 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(name=names)
     def add(self, name: str) -> None:
-        self.take(self.table.add(request(name)))
+        shared = {"shared": {"names": ["m:load"]}} if name == "c" else {}
+        self.take(self.table.add({**request(name), **shared}))
 
     @rule(name=names)
     def fork(self, name: str) -> None:

@@ -131,6 +131,7 @@ def test_one_that_dies_is_told_by_its_pid(rig: Rig) -> None:
 def test_one_that_nobody_uses_is_ended_after_a_while(rig: Rig) -> None:
     rig.templates.tell(request(1))
     rig.templates.tell(request(2, names=("other",)))
+    rig.report(0, state="forked", id="a/d#1", pid=7)
     used = [request(9, names=("other",))]
     assert rig.templates.end_unused([request(1), *used], 100.0) is None
     assert rig.templates.end_unused(used, 100.0) == 100.0 + IDLE_S
@@ -143,17 +144,27 @@ def test_one_that_nobody_uses_is_ended_after_a_while(rig: Rig) -> None:
     assert rig.templates.tell(request(4))[1]
 
 
+def test_one_that_loads_for_nobody_is_ended_at_once(rig: Rig) -> None:
+    hung, _ = rig.templates.tell(request(1))
+    assert rig.templates.end_unused([request(1)], 100.0) is None
+    assert rig.killed == []
+    assert rig.templates.end_unused([], 101.0) is None
+    assert rig.killed == [1001]
+    # The next does not wait behind it.
+    assert rig.templates.tell(request(2))[0] != hung
+    assert rig.orders(1) == ["a/d#2"]
+
+
 def test_what_a_lost_template_was_told_to_fork_has_failed() -> None:
     table = ProcessTable()
     for number in (1, 2, 3):
         (order,) = table.add(request(number))
         assert isinstance(order, Fork)
         table.asked(order.process, -1 if number < 3 else 1)
-    table.stop("a/d#2", 1.0, 0.0)
     gone = table.failed_to_load(-1, "no such model")
     assert [each.reason for each in gone if isinstance(each, Gone)] == [
         "could not start: no such model",
-        "stopped before it was started",
+        "could not start: no such model",
     ]
     assert [each.process_id for each in table.all()] == ["a/d#3"]
 
