@@ -14,6 +14,7 @@ from tests.contract.test_engine_contract import *  # noqa: F403
 from remora.config import HTTPOptions
 from remora.engine.base import Engine
 from remora.engine.ray import cluster as rays
+from remora.engine.ray import engine as engine_module
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.engine import RayEngine
@@ -36,8 +37,12 @@ def many() -> int:
 
 
 @pytest.fixture
-async def engine(cluster: RayCluster, remora_home: Path) -> AsyncIterator[Engine]:
+async def engine(
+    cluster: RayCluster, remora_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Engine]:
     """An engine in this process, on the cluster that all tests share."""
+    # On a busy machine a worker of Ray takes long, which is nobody's subject here.
+    monkeypatch.setattr(engine_module, "_SLOW_S", 60.0)
     ours = Cluster(NAMESPACE)
     InstanceSetup(
         home=str(remora_home),

@@ -11,7 +11,7 @@ from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.cluster import _sizes, connect
-from remora.engine.ray.engine import reason_of
+from remora.engine.ray.replicas import reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.errors import EngineError, InstanceError
 from remora.resource_config import MachineOptions, RuntimeEnv

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray._private.state import state as _state
@@ -18,6 +18,8 @@ from ray.experimental import internal_kv
 
 from remora.errors import EngineError, InstanceError
 from remora.resource_config import AS_FOUND, MachineOptions
+
+T = TypeVar("T")
 
 #: Ray actors and stored values of the instance of a cluster. There is one.
 NAMESPACE = "remora"
@@ -239,20 +241,17 @@ class Cluster:
         return sorted(key.decode() for key in found)
 
     def _ask(self, verb: str, key: str, call: Any, *args: Any) -> Any:
-        try:
-            return call(key.encode(), *args, namespace=self._space)
-        except Exception as error:
-            # A border: whatever Ray's client raises, the head has not done it.
-            raise EngineError(
-                f"Ray could not {verb} {key!r}: {_first_line(error)}. Is its head alive? "
-                "`ray status` shows it."
-            ) from error
+        return _asked(f"{verb} {key!r}", lambda: call(key.encode(), *args, namespace=self._space))
 
     # ------------------------------------------------------------------------------- actors
 
     def names(self) -> list[str]:
-        """Names of the actors that live or come up."""
-        found = ray.util.list_named_actors(all_namespaces=True)
+        """Names of the actors that live or come up.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        found = _asked("list actors", lambda: ray.util.list_named_actors(all_namespaces=True))
         return [each["name"] for each in found if each["namespace"] == self.namespace]
 
     def actors(self) -> dict[str, RayActor]:
@@ -265,13 +264,39 @@ class Cluster:
         }
 
     def actor(self, name: str) -> Any:
-        """The handle of an actor; None: there is none of that name."""
+        """The handle of an actor; None: there is none of that name.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        return _asked(f"find actor {name!r}", lambda: self._find(name))
+
+    def _find(self, name: str) -> Any:
         try:
             return ray.get_actor(name, namespace=self.namespace)
         except ValueError:
             return None
 
     def kill(self, name: str) -> None:
-        """End an actor at once and for good; an unknown one is no error."""
+        """End an actor at once and for good; an unknown one is no error.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
         if (actor := self.actor(name)) is not None:
-            ray.kill(actor, no_restart=True)
+            _asked(f"kill actor {name!r}", lambda: ray.kill(actor, no_restart=True))
+
+
+def _asked(what: str, call: Callable[[], T]) -> T:
+    """Ask Ray's head.
+
+    Raises:
+        EngineError: it does not answer.
+    """
+    try:
+        return call()
+    except Exception as error:
+        # A border: whatever Ray's client raises, the head has not done it.
+        raise EngineError(
+            f"Ray could not {what}: {_first_line(error)}. Is its head alive? `ray status` shows it."
+        ) from error

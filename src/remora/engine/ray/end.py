@@ -1,10 +1,12 @@
-"""How processes of an instance on Ray are told to end, and how all of it ends. Blocks."""
+"""How processes of an instance on Ray are told to end, and how all of it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 import ray
@@ -12,7 +14,7 @@ import ray
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import remove_groups
 from remora.engine.ray.cluster import Cluster
-from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, forget
+from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_node, forget
 from remora.errors import ConnectionLostError
 from remora.transport.channel import connect
 from remora.transport.control import call_control
@@ -31,33 +33,23 @@ class SignalProcess(msgspec.Struct, frozen=True):
     number: int
 
 
-def send_signal(
-    cluster: Cluster, setup: InstanceSetup, node_id: str, pid: int, number: int
-) -> None:
-    """Have the agent of a node send a signal. A node that is gone needs none."""
-    data = cluster.get(NodeRecord.key(node_id))
-    if data is None:
-        return
-    address = msgspec.msgpack.decode(data, type=NodeRecord).address
+async def send_signal(node: NodeRecord, token: str, pid: int, number: int) -> None:
+    """Have the agent of a node send a signal; that it cannot be reached is only logged."""
     try:
-        asyncio.run(_signal(address, setup.token, SignalProcess(pid, number)))
+        async with asyncio.timeout(_SIGNAL_LIMIT_S):
+            channel = await connect(node.address, name="engine", token=token)
+            try:
+                await call_control(channel, "signal", SignalProcess(pid, number))
+            finally:
+                channel.close()
     except (ConnectionLostError, TimeoutError) as error:
-        _log.warning("Node %s does not pass signals on: %s", node_id[:12], error)
-
-
-async def _signal(address: str, token: str, order: SignalProcess) -> None:
-    async with asyncio.timeout(_SIGNAL_LIMIT_S):
-        channel = await connect(address, name="engine", token=token)
-        try:
-            await call_control(channel, "signal", order)
-        finally:
-            channel.close()
+        _log.warning("Node %s does not pass signals on: %s", node.node_id[:12], error)
 
 
 def end_processes(
     cluster: Cluster, setup: InstanceSetup, grace_s: Seconds, *, spare: str = ""
 ) -> None:
-    """End everything: the proxies first, which finish what they have; then the rest at once.
+    """End everything: the proxies first, which finish what they have; then the rest at once. Blocks.
 
     Args:
         cluster: of the instance.
@@ -82,13 +74,19 @@ def end_processes(
 
 def _end_proxies(cluster: Cluster, setup: InstanceSetup, grace_s: Seconds) -> None:
     node_ids = [key.partition("/")[2] for key in cluster.keys("node/")]
-    ends = []
+    ends, signals = [], []
     for name, proxy in cluster.actors().items():
         actor = cluster.actor(name) if fleet.is_proxy(name) and proxy.pid else None
         if actor is None:
             continue
         node_id = next((each for each in node_ids if name.endswith(f"@{each[:12]}")), setup.node_id)
         ends.append(actor.ended.remote())
-        send_signal(cluster, setup, node_id, proxy.pid, signal.SIGTERM)
+        if (node := find_node(cluster, node_id)) is not None:
+            signals.append(send_signal(node, setup.token, proxy.pid, signal.SIGTERM))
+    asyncio.run(_all(signals))
     if ends:
         ray.wait(ends, num_returns=len(ends), timeout=grace_s)
+
+
+async def _all(work: list[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*work)

@@ -5,7 +5,8 @@ controller. `ended` of an actor is awaited from the moment it is made, or found 
 or its failure, is the exit. What came up leaves a record in Ray's store, which tells a restarted
 controller pid and address. Nodes are looked at twice a second.
 
-Concurrency: one event loop; what blocks on Ray's head runs in one thread, in order.
+Concurrency: one event loop; what blocks on Ray's head runs in one thread, in order. Signals go to
+the agents of the nodes over connections, each in a task of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import ray
@@ -34,17 +34,18 @@ from remora.engine.base import (
     SystemProcess,
 )
 from remora.engine.ray import fleet
-from remora.engine.ray.actor_options import actor_options, remove_group
+from remora.engine.ray.actor_options import remove_group
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
 from remora.engine.ray.end import end_processes, send_signal
+from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
-from remora.engine.ray.process import ProcessRequest, StartError
-from remora.engine.ray.setup import ProcessRecord, require_setup
+from remora.engine.ray.process import StartError
+from remora.engine.ray.replicas import create_replica, reason_of, waits_for
+from remora.engine.ray.setup import ProcessRecord, find_node, read_records, require_setup
 from remora.errors import EngineError
 from remora.types import NodeID, Seconds
 
 _log = logging.getLogger("remora.engine")
-T = TypeVar("T")
 
 #: What proxies have to finish what they have, when the instance ends.
 _PROXY_GRACE_S: Seconds = 5.0
@@ -76,15 +77,12 @@ class RayEngine(Engine):
 
     def __init__(self, namespace: str = NAMESPACE) -> None:
         self._cluster = Cluster(namespace)
-        self._thread = ThreadPoolExecutor(1, "remora-ray")
+        self._head = Head(self._spawn)
+        self._ask = self._head.ask
         self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
         self._processes: dict[str, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
-
-    async def _ask(self, call: Callable[..., T], *args: Any) -> T:
-        """Do what blocks on Ray's head."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -117,7 +115,7 @@ class RayEngine(Engine):
     async def _adopt(self) -> None:
         """Follow the processes of an earlier controller; kill what it had no record of."""
         records = {
-            record.process_id: record for record in await self._ask(_read_records, self._cluster)
+            record.process_id: record for record in await self._ask(read_records, self._cluster)
         }
         for name in await self._ask(self._cluster.names):
             if fleet.is_permanent(name):
@@ -166,23 +164,9 @@ class RayEngine(Engine):
         Raises:
             EngineError: Ray takes no such actor.
         """
-        request = ProcessRequest(
-            process_id=spec.process_id,
-            kind="replica",
-            entrypoint=spec.entrypoint,
-            title=spec.title,
-            namespace=self._cluster.namespace,
-            args=dict(spec.args),
-            env=dict(spec.env),
-        )
         node_id = spec.node_id if spec.node_id in self._nodes.nodes else ""
         try:
-            options = actor_options(spec, self._cluster.namespace)
-            actor = await self._ask(
-                lambda: fleet.create(
-                    request, node_id=node_id, soft=not spec.pinned, options=options
-                )
-            )
+            actor = await self._ask(create_replica, spec, self._cluster.namespace, node_id)
         except (ValueError, RayError) as error:
             raise EngineError(f"Ray takes no actor for {spec.process_id}: {error}") from error
         process = self._processes[spec.process_id] = _Process(
@@ -198,41 +182,46 @@ class RayEngine(Engine):
         """Say that a process waits for Ray, before somebody takes it for lost."""
         await asyncio.sleep(_SLOW_S)
         if process.process_id in self._processes and process.record is None:
-            wanted = ", ".join(
-                f"{name}={amount:g}"
-                for hold in spec.holds
-                for name, amount in hold.resources.items()
-            )
-            what = f"waits for Ray to find {wanted or 'a worker'} free; `ray status` shows what is"
-            self._tell(ProcessPreparing(process.process_id, what))
+            self._tell(ProcessPreparing(process.process_id, waits_for(spec)))
 
     async def _follow(self, process: _Process, begun: Any, ended: Any) -> None:
-        """Tell what becomes of a process."""
+        """Tell what becomes of a process: once it is gone that is told, whatever else fails."""
         process_id = process.process_id
         try:
             if begun is not None:
-                record = msgspec.msgpack.decode(await begun, type=ProcessRecord)
-                process.record = record
-                key = ProcessRecord.key(process_id)
-                await self._ask(self._cluster.put, key, msgspec.msgpack.encode(record))
-                self._tell_started(record)
-                if process.killer is not None:
-                    # It was asked to end before it was there.
-                    await self._signal(process)
+                await self._take_up(process, await begun)
             reason, expected = await self._end_of(process, ended)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, StartError) else error
             reason, expected = f"could not start: {cause}", False
         except RayError as error:
             reason, expected = reason_of(error), False
+        # Border: somebody waits for the exit of what is not followed any more.
+        except Exception as error:  # noqa: BLE001
+            _log.exception("%s cannot be followed and is ended", process_id)
+            reason, expected = f"it could not be followed: {error!r}", False
         if process.killer is not None:
             process.killer.cancel()
         self._processes.pop(process_id, None)
-        await self._ask(self._cluster.kill, process_id)
-        await self._ask(self._cluster.delete, ProcessRecord.key(process_id))
-        if process.has_group:
-            await self._remove_group(process_id)
+        await self._head.see_to(f"The clean-up after {process_id}", self._clean_up, process)
         self._tell(ProcessExited(process_id, reason, expected or process.is_ending))
+
+    async def _take_up(self, process: _Process, begun: bytes) -> None:
+        """Tell that a process is up, and leave that to a later controller."""
+        record = process.record = msgspec.msgpack.decode(begun, type=ProcessRecord)
+        key = ProcessRecord.key(process.process_id)
+        await self._head.see_to(f"Saving {key}", self._cluster.put, key, begun)
+        self._tell_started(record)
+        if process.killer is not None:
+            # It was asked to end before it was there.
+            self._signal(process, record)
+
+    def _clean_up(self, process: _Process) -> None:
+        """Leave nothing of a process in Ray. Blocks; may be called again."""
+        self._cluster.kill(process.process_id)
+        self._cluster.delete(ProcessRecord.key(process.process_id))
+        if process.has_group:
+            remove_group(self._cluster.namespace, process.process_id)
 
     async def _remove_group(self, process_id: str) -> None:
         await self._ask(remove_group, self._cluster.namespace, process_id)
@@ -262,7 +251,7 @@ class RayEngine(Engine):
             process.killer.cancel()
         process.killer = loop.call_at(kill_at, self._kill_late, process)
         if is_first and process.record is not None:
-            await self._signal(process)
+            self._signal(process, process.record)
 
     def _kill_late(self, process: _Process) -> None:
         self._spawn(self._kill(process), f"end of {process.process_id}")
@@ -275,14 +264,25 @@ class RayEngine(Engine):
             await self._kill(process)
 
     async def _kill(self, process: _Process) -> None:
-        await self._ask(lambda: ray.kill(process.actor, no_restart=True))
+        def kill() -> None:
+            if process.process_id in self._processes:
+                ray.kill(process.actor, no_restart=True)
 
-    async def _signal(self, process: _Process) -> None:
-        assert process.record is not None
-        record = process.record
-        await self._ask(
-            send_signal, self._cluster, self._setup, record.node_id, record.pid, signal.SIGTERM
-        )
+        await self._head.see_to(f"Killing {process.process_id}", kill)
+
+    def _signal(self, process: _Process, record: ProcessRecord) -> None:
+        self._spawn(self._pass_signal(record), f"signal to {process.process_id}")
+
+    async def _pass_signal(self, record: ProcessRecord) -> None:
+        """Have a process end itself; if that does not reach it, its killer will."""
+        try:
+            node = await self._ask(find_node, self._cluster, record.node_id)
+        except EngineError as error:
+            _log.warning("%s gets no SIGTERM: %s", record.process_id, error)
+            return
+        # A node that is gone needs none.
+        if node is not None:
+            await send_signal(node, self._setup.token, record.pid, signal.SIGTERM)
 
     async def system_processes(self) -> list[SystemProcess]:
         """Controller, proxies and agents, as Ray knows them."""
@@ -343,16 +343,4 @@ class RayEngine(Engine):
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._events.put_nowait(None)
-        self._thread.shutdown(wait=False)
-
-
-def _read_records(cluster: Cluster) -> list[ProcessRecord]:
-    found = [cluster.get(key) for key in cluster.keys("process/")]
-    return [msgspec.msgpack.decode(data, type=ProcessRecord) for data in found if data is not None]
-
-
-def reason_of(error: BaseException) -> str:
-    """Say in one line why an actor is gone. Pure."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if line.startswith("The actor is dead because")), "")
-    return told.removeprefix("The actor is dead because ").rstrip(".") or " ".join(lines[:1])
+        self._head.close()

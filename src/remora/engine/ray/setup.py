@@ -124,3 +124,15 @@ class NodeRecord(msgspec.Struct, frozen=True):
     def key(node_id: str) -> str:
         """Where it is stored. Pure."""
         return f"node/{node_id}"
+
+
+def read_records(cluster: Cluster) -> list[ProcessRecord]:
+    """Read what processes came up. Blocks."""
+    found = [cluster.get(key) for key in cluster.keys("process/")]
+    return [msgspec.msgpack.decode(data, type=ProcessRecord) for data in found if data is not None]
+
+
+def find_node(cluster: Cluster, node_id: str) -> NodeRecord | None:
+    """Read what the agent of a node says; None: it takes no processes, or not any more. Blocks."""
+    data = cluster.get(NodeRecord.key(node_id))
+    return None if data is None else msgspec.msgpack.decode(data, type=NodeRecord)

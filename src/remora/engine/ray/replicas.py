@@ -1,0 +1,50 @@
+"""The actors of replicas: how they are made, what they wait for, and why they are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remora.engine.base import ProcessSpec
+from remora.engine.ray import fleet
+from remora.engine.ray.actor_options import actor_options
+from remora.engine.ray.process import ProcessRequest
+
+
+def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
+    """Make the actor of a replica; returns its handle. Blocks.
+
+    Args:
+        spec: what was asked for.
+        namespace: of the instance.
+        node_id: where; empty: the node that was chosen is not there any more.
+
+    Raises:
+        EngineError: it asks for what this engine cannot do.
+        ValueError: Ray does not take it.
+        RayError: Ray's head does not.
+    """
+    request = ProcessRequest(
+        process_id=spec.process_id,
+        kind="replica",
+        entrypoint=spec.entrypoint,
+        title=spec.title,
+        namespace=namespace,
+        args=dict(spec.args),
+        env=dict(spec.env),
+    )
+    options = actor_options(spec, namespace)
+    return fleet.create(request, node_id=node_id, soft=not spec.pinned, options=options)
+
+
+def waits_for(spec: ProcessSpec) -> str:
+    """Say what a replica waits for that Ray has not started. Pure."""
+    amounts = (each for hold in spec.holds for each in hold.resources.items())
+    wanted = ", ".join(f"{name}={amount:g}" for name, amount in amounts)
+    return f"waits for Ray to find {wanted or 'a worker'} free; `ray status` shows what is"
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why an actor is gone. Pure."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("The actor is dead because")), "")
+    return told.removeprefix("The actor is dead because ").rstrip(".") or " ".join(lines[:1])
