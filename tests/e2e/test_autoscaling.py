@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +203,27 @@ async def test_a_policy_of_ones_own_by_metrics_of_ones_own(shared: Instance) -> 
     async with shared.running(scaled.bind(), "mine"):
         found = await until_detail(shared, "mine", lambda d: d.running == 3, "Worker")
         assert found.decisions[-1].formula.endswith("by_waiting asked for 3")
+
+
+def by_its_folder(ctx: Any) -> Any:
+    import os
+
+    from ours_for_policies import base  # type: ignore[import-not-found]
+
+    return base + int(os.environ["MORE"]), {}
+
+
+async def test_a_policy_has_the_folders_and_variables_of_its_deployment(
+    shared: Instance, tmp_path: Path
+) -> None:
+    (tmp_path / "ours_for_policies.py").write_text("base = 1")
+    runtime_env = {"working_dir": str(tmp_path), "env_vars": {"MORE": "2"}}
+    scaled = Worker.options(
+        autoscaling_config=policy_options(by_its_folder),
+        ray_actor_options={"runtime_env": runtime_env},
+    )
+    async with shared.running(scaled.bind(), "folders"):
+        await until_detail(shared, "folders", lambda d: d.running == 3, "Worker")
 
 
 def loops(ctx: Any) -> Any:

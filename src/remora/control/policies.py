@@ -22,6 +22,7 @@ from remora.core.autoscale.decide import Asked
 from remora.core.state import Application
 from remora.engine.base import Engine, EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.errors import ConnectionLostError, PolicyError, RemoraError
+from remora.resource_config import RuntimeEnv
 from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Surroundings
 from remora.wire.scaling import PolicyAnswer, PolicyQuestion, PolicySpec
@@ -53,6 +54,9 @@ class _Owner:
     setup: ScalingPolicySetup
     scope: str
     surroundings: Surroundings
+    #: Environment variables, packages and folders of its own.
+    env: dict[str, str]
+    runtime_env: RuntimeEnv
     scaled: list[Scaled]
     unix_offset_s: float
     task: asyncio.Task[None] | None = None
@@ -113,7 +117,9 @@ class Policies:
         unix_offset_s: float,
     ) -> None:
         owner = self._owners.get(key)
-        if owner is not None and owner.setup == setup:
+        env, runtime_env = _environment(app, key[1])
+        told = (setup, env, runtime_env)
+        if owner is not None and told == (owner.setup, owner.env, owner.runtime_env):
             owner.scaled = scaled
             owner.unix_offset_s = unix_offset_s
             for each in scaled:
@@ -131,6 +137,8 @@ class Policies:
             setup=setup,
             scope="deployment" if key[1] else "application",
             surroundings=surroundings,
+            env=env,
+            runtime_env=runtime_env,
             scaled=scaled,
             unix_offset_s=unix_offset_s,
         )
@@ -226,6 +234,8 @@ class Policies:
             entrypoint=ENTRYPOINT,
             title=f"remora: policy of {place}",
             preload=("cloudpickle",),
+            env=owner.env,
+            runtime_env=owner.runtime_env,
         )
         async with asyncio.timeout(LOAD_LIMIT_S):
             await self._engine.start_process(spec)
@@ -279,3 +289,13 @@ class Policies:
         for each in owner.scaled:
             each.asked = Asked(None, error=message, policy=owner.setup.path)
             self.on_answer(each)
+
+
+def _environment(app: Application, deployment: str) -> tuple[dict[str, str], RuntimeEnv]:
+    """Say what the policy of a deployment finds, or of the whole application (empty). Pure."""
+    if deployment:
+        config = app.deployments[deployment].target.config
+        return config.env_vars, config.runtime_env
+    # Each deployment has this and may have more.
+    declared = app.declared
+    return (declared.env, declared.runtime_env) if declared is not None else ({}, RuntimeEnv())

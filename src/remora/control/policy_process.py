@@ -15,6 +15,7 @@ import functools
 import inspect
 import logging
 import math
+import os
 import pickle
 import signal
 import sys
@@ -40,7 +41,13 @@ _log = logging.getLogger("remora.policy")
 class PolicyRunner:
     """One policy, and what it returned last."""
 
-    def __init__(self) -> None:
+    def __init__(self, sys_path: tuple[str, ...] = ()) -> None:
+        """Make it.
+
+        Args:
+            sys_path: of its `runtime_env`; comes before the folders of its application.
+        """
+        self._sys_path = sys_path
         self._policy: Callable[..., Any] | None = None
         self._spec: PolicySpec | None = None
         self._states: dict[DeploymentID, dict[str, Any]] = {}
@@ -52,7 +59,7 @@ class PolicyRunner:
 
     async def _load(self, body: bytes) -> bytes:
         spec = unpack(body, PolicySpec)
-        for path in reversed(spec.surroundings.sys_path):
+        for path in reversed((*self._sys_path, *spec.surroundings.sys_path)):
             if path not in sys.path:
                 sys.path.insert(0, path)
         self._spec = spec
@@ -194,7 +201,10 @@ def main(context: ProcessContext) -> None:
 
 
 async def _serve(context: ProcessContext) -> None:
-    server = await serve_control(context.sockets["wire"], PolicyRunner().handlers)
+    if context.cwd:
+        os.chdir(context.cwd)
+    runner = PolicyRunner(context.sys_path)
+    server = await serve_control(context.sockets["wire"], runner.handlers)
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     await terminated.wait()

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from tests.unit.control.rig import Rig, deployment
+from tests.unit.control.rig import Rig, app, deployment
 from tests.unit.control.test_autoscaler import Load, detail_of, now, target_of, until_target
 
+from remora.autoscaling_config import ScalingPolicySetup
 from remora.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from remora.control.policies import ANSWER_LIMIT_S, ASK_EVERY_S
 from remora.control.policy_process import PolicyRunner
+from remora.engine.base import ProcessSpec
 from remora.errors import ConnectionLostError
+from remora.resource_config import RuntimeEnv
 from remora.scaling_setup import scaling_policy_setup
 from remora.testing import FakeEngine
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
-from remora.wire.control import ApplicationSpec, DeploymentSpec
+from remora.wire.control import (
+    ApplicationSpec,
+    BuildResult,
+    ConfigRequest,
+    DeclaredApplication,
+    DeploymentSpec,
+    Surroundings,
+)
+from remora.wire.scaling import PolicySpec
 
 T = TypeVar("T")
 
@@ -402,3 +415,79 @@ def test_from_zero_a_request_needs_no_policy() -> None:
             assert now() - before < 0.1
 
     run(main())
+
+
+def test_a_policy_has_the_environment_of_its_deployment() -> None:
+    async def main() -> None:
+        async with rig() as r:
+
+            async def environment(env: RuntimeEnv, **env_vars: str) -> ProcessSpec:
+                spec = model(three)
+                config = msgspec.structs.replace(spec.config, env_vars=env_vars, runtime_env=env)
+                await r.deploy(app("default", msgspec.structs.replace(spec, config=config)))
+                await r.until_settled()
+                await asyncio.sleep(2 * ASK_EVERY_S)
+                (policy,) = r.policies
+                return r.engine.processes[policy].spec
+
+            packages = RuntimeEnv(packages=("a",))
+            first = await environment(packages, WHERE="here")
+            assert (first.env, first.runtime_env) == ({"WHERE": "here"}, packages)
+            again = await environment(packages, WHERE="here")
+            assert again.process_id == first.process_id
+            other = await environment(packages, WHERE="there")
+            assert other.process_id != first.process_id
+            assert other.env == {"WHERE": "there"}
+
+    run(main())
+
+
+def test_the_policy_of_an_application_has_what_its_config_says_for_all() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            folder = RuntimeEnv(working_dir="/code", digests=("1",), excluded=((),))
+            r.replicas.describe = lambda _: BuildResult(
+                application=an_application(by_names, "Four")
+            )
+            declared = DeclaredApplication(
+                name="default",
+                route_prefix="/",
+                given=b"{}",
+                env={"WHERE": "here"},
+                runtime_env=folder,
+            )
+            request = ConfigRequest(applications=(declared,), source="test")
+            await r.call("submit", pack(request))
+            await r.until_settled()
+            (only,) = r.policies
+            spec = r.engine.processes[only].spec
+            assert (spec.env, spec.runtime_env) == ({"WHERE": "here"}, folder)
+
+    run(main())
+
+
+async def test_it_imports_from_its_own_folders_first(tmp_path: Path) -> None:
+    folders = []
+    for name in ("own", "shared"):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        (folders[-1] / "policy_of_a_folder.py").write_text(
+            f"def policy(ctx): return {name!r}, {{}}"
+        )
+    code = b"cpolicy_of_a_folder\npolicy\n."
+    spec = PolicySpec(
+        setup=ScalingPolicySetup(path="policy", code=code),
+        surroundings=Surroundings(sys_path=(str(folders[1]),)),
+        scope="deployment",
+        name="The policy",
+    )
+    before = list(sys.path)
+    try:
+        runner = PolicyRunner((str(folders[0]),))
+        await runner.handlers["load"](pack(spec))  # type: ignore[misc]
+        assert sys.modules["policy_of_a_folder"].__file__ == str(
+            folders[0] / "policy_of_a_folder.py"
+        )
+    finally:
+        sys.path[:] = before
+        sys.modules.pop("policy_of_a_folder", None)
