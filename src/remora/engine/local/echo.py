@@ -18,7 +18,7 @@ from pathlib import Path
 
 from remora.types import Seconds
 
-_IN_MODIFY, _IN_CREATE, _IN_MOVED_TO = 0x2, 0x100, 0x80
+_IN_MODIFY, _IN_CREATE, _IN_MOVED_TO, _IN_DELETE = 0x2, 0x100, 0x80, 0x200
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _HEAD = struct.Struct("iIII")
 #: Not the requests, and not what the supervisor itself says.
@@ -69,7 +69,8 @@ class Echo:
         fd = int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
         if fd < 0:
             return None
-        mask = _IN_MODIFY | _IN_CREATE | _IN_MOVED_TO
+        # Deleted ones too: what is open here keeps its place on the disk.
+        mask = _IN_MODIFY | _IN_CREATE | _IN_MOVED_TO | _IN_DELETE
         if libc.inotify_add_watch(fd, os.fsencode(self._folder), mask) < 0:
             os.close(fd)
             return None
@@ -108,9 +109,13 @@ class Echo:
         if self.fd is not None:
             os.close(self.fd)
 
+    def _all(self) -> set[str]:
+        """What there is, and what was there."""
+        return {*self._names(), *self._files}
+
     def _grown(self) -> set[str]:
         if self.fd is None:
-            return set(self._names())
+            return self._all()
         found: set[str] = set()
         try:
             data = os.read(self.fd, 65536)
@@ -121,7 +126,7 @@ class Echo:
             watch, _, _, length = _HEAD.unpack_from(data, at)
             at += _HEAD.size
             if watch < 0:
-                return set(self._names())  # More happened than the kernel keeps.
+                return self._all()  # More happened than the kernel keeps.
             name = os.fsdecode(data[at : at + length].rstrip(b"\0"))
             at += length
             if _is_shown(name):
@@ -149,14 +154,15 @@ class Echo:
             return
         self._behind.discard(name)
         try:
-            turned_over = (self._folder / name).stat().st_ino != followed.inode
+            inode = (self._folder / name).stat().st_ino
         except OSError:
-            turned_over = True
-        if turned_over:
+            inode = None
+        if inode != followed.inode:
             os.close(followed.fd)
             del self._files[name]
-            # What is in the new one by now.
-            self._behind.add(name)
+            if inode is not None:
+                # What is in the new one by now.
+                self._behind.add(name)
 
     def _copy_part(self, name: str, followed: _Followed) -> bool:
         """Show one part of what is new of a file; True: there is no more."""

@@ -90,6 +90,31 @@ def test_a_file_that_is_turned_over_is_shown_to_its_end(
     assert screen.seen() == b"last of the old\nfirst of the new\n"
 
 
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_file_that_was_deleted_is_let_go_of(
+    tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    if not tells:
+        monkeypatch.setattr(Echo, "_watch", lambda _: None)
+    echo = Echo(tmp_path, screen.fd)
+    before = open_files()
+    for number in range(20):
+        path = tmp_path / f"replica_app+A+{number}.log"
+        append(path, b"one\n")
+        echo.copy()
+        append(path, b"last words\n")
+        path.unlink()
+        echo.copy()
+    assert open_files() == before
+    assert screen.seen() == b"one\nlast words\n" * 20
+    assert echo._behind == set()
+    echo.close_in_fork()
+
+
 def test_who_does_not_look_is_not_waited_for(tmp_path: Path, echo: Echo, screen: Screen) -> None:
     path = tmp_path / "controller.log"
     lines = b"".join(b"%05d %s\n" % (number, b"x" * 100) for number in range(2000))
