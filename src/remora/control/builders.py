@@ -37,6 +37,11 @@ BUILDER_ENTRYPOINT = "remora.builder:main"
 PREFIX = "builder-"
 #: Imports at a time: each may need as much memory as a replica.
 AT_A_TIME = 4
+#: Besides, for plans: one that hangs keeps no deploy waiting.
+PLANNED_AT_A_TIME = 2
+#: For an import that only a plan waits for. What is deployed may take as long as it likes: status
+#: shows it, and the next config ends it.
+PLAN_LIMIT_S: Seconds = 120.0
 #: What a builder gets for its end; whatever it holds, nobody needs it.
 _EXIT_S: Seconds = 1.0
 
@@ -74,6 +79,7 @@ class Builders:
         self._up: dict[str, asyncio.Future[str]] = {}
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._room = asyncio.Semaphore(AT_A_TIME)
+        self._plan_room = asyncio.Semaphore(PLANNED_AT_A_TIME)
 
     def apply(self, actions: Iterable[Action]) -> None:
         """Begin the imports among the actions, end those that nobody waits for any more."""
@@ -136,28 +142,48 @@ class Builders:
             EngineError: no process can be started for it.
         """
         async with self._room:
-            # Also an earlier controller's are never met again.
-            process_id = f"{PREFIX}{uuid.uuid4().hex[:16]}"
-            up = self._up[process_id] = asyncio.get_running_loop().create_future()
+            return await self._imported(application)
+
+    async def build_for_plan(self, application: DeclaredApplication) -> ApplicationSpec:
+        """Import an application only to say what it is.
+
+        Raises:
+            BuildError: as `build`, or it takes longer than `PLAN_LIMIT_S`.
+            EngineError: no process can be started for it.
+        """
+        async with self._plan_room:
             try:
-                await self._engine.start_process(
-                    base.ProcessSpec(
-                        process_id=process_id,
-                        entrypoint=BUILDER_ENTRYPOINT,
-                        title=f"remora: builder {application.name}",
-                        env=application.env,
-                        runtime_env=application.runtime_env,
-                    )
-                )
-                return await self._ask(await up, application)
-            except ConnectionLostError as error:
+                async with asyncio.timeout(PLAN_LIMIT_S):
+                    return await self._imported(application)
+            except TimeoutError:
                 raise BuildError(
-                    f"The process that imported {application.name!r} ended before it was done: "
-                    f"{error}. What it printed is in the logs of the instance."
+                    f"{application.name!r} was not imported within {PLAN_LIMIT_S:g} s, the limit "
+                    "of a plan; deploy it to have it take longer."
                 ) from None
-            finally:
-                del self._up[process_id]
-                self._end(process_id)
+
+    async def _imported(self, application: DeclaredApplication) -> ApplicationSpec:
+        # Also an earlier controller's are never met again.
+        process_id = f"{PREFIX}{uuid.uuid4().hex[:16]}"
+        up = self._up[process_id] = asyncio.get_running_loop().create_future()
+        try:
+            await self._engine.start_process(
+                base.ProcessSpec(
+                    process_id=process_id,
+                    entrypoint=BUILDER_ENTRYPOINT,
+                    title=f"remora: builder {application.name}",
+                    env=application.env,
+                    runtime_env=application.runtime_env,
+                )
+            )
+            return await self._ask(await up, application)
+        except ConnectionLostError as error:
+            raise BuildError(
+                f"The process that imported {application.name!r} ended before it was done: "
+                f"{error}. What it printed is in the logs of the instance."
+            ) from None
+        finally:
+            del self._up[process_id]
+            self._end(process_id)
 
     async def _ask(self, address: str, application: DeclaredApplication) -> ApplicationSpec:
         link = await self._connect(address)

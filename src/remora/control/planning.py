@@ -42,7 +42,7 @@ async def planned(controller: Controller, submitted: ev.ConfigSubmitted, measure
     async def build(index: int) -> None:
         declared = submitted.applications[index]
         try:
-            spec = await controller.builders.build(declared)
+            spec = await controller.builders.build_for_plan(declared)
             request = as_request(
                 spec, ["" for _ in spec.deployments], controller.engine.default_resources
             )

@@ -6,9 +6,9 @@ Rules: runs no user code, keeps nothing. Every error of ours becomes an answer h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -35,6 +35,8 @@ from remora.wire.control import ConfigRequest, InstanceStatus, Surroundings
 from remora.wire.plan import Plan
 from remora.wire.releases import Release
 from remora.wire.scaling import ScalingDetail
+
+T = TypeVar("T")
 
 _JSON = "application/json"
 #: How errors are answered; the first that fits. Everything else is a 500.
@@ -178,7 +180,10 @@ class _Routes:
         body = await body_of(request)
         if body is None:
             return too_large(declaration.MAX_CONFIG_BYTES)
-        plan = await control.plan(await _config(body))
+        plan = await _while_connected(request, control.plan(await _config(body)))
+        if plan is None:
+            # Nobody reads it.
+            return Response(status_code=499)
         return Response(msgspec.json.encode(plan), media_type=_JSON)
 
     async def delete(self, _request: Request, control: Control) -> Response:
@@ -232,6 +237,23 @@ def _whole(given: Any, key: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         return None
     return int(value) if value == int(value) else None
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """Do what takes long, and give up when the client leaves: None. The body is read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait((working, leaving))
 
 
 async def _json(request: Request) -> Any:

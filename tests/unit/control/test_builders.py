@@ -7,10 +7,17 @@ import asyncio
 import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
-from remora.control.builders import AT_A_TIME, PREFIX, BuildError
+from remora.control.builders import (
+    AT_A_TIME,
+    PLAN_LIMIT_S,
+    PLANNED_AT_A_TIME,
+    PREFIX,
+    BuildError,
+)
 from remora.testing.virtual_time import run
-from remora.wire.codec import pack
+from remora.wire.codec import pack, unpack
 from remora.wire.control import BuildResult, ConfigRequest, DeclaredApplication
+from remora.wire.plan import Plan
 
 
 def declared(name: str) -> DeclaredApplication:
@@ -190,6 +197,54 @@ def test_a_description_that_cannot_be_saved_is_a_failed_import() -> None:
             )
             assert status is not None
             assert "no space left on device" in status.message
+
+    run(main())
+
+
+async def plan(r: Rig, *names: str) -> Plan:
+    request = ConfigRequest(applications=tuple(map(declared, names)), source="test")
+    made = r.admin.handlers["plan"](pack(request))
+    assert not hasattr(made, "__aiter__")
+    return unpack(await made, Plan)
+
+
+def errors_of(found: Plan) -> dict[str, str]:
+    return {each.name: each.error for each in found.applications}
+
+
+def test_plans_that_hang_hold_up_no_deploy_and_end_in_time() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            r.replicas.build_s = 1e9
+            plans = [asyncio.create_task(plan(r, f"hung{number}")) for number in range(8)]
+            await _until(lambda: len(builders(r)) == PLANNED_AT_A_TIME)
+            # They have been asked by then.
+            await asyncio.sleep(1.0)
+            r.replicas.build_s = 0.01
+            began = asyncio.get_running_loop().time()
+            await submit(r, "a")
+            await r.until_running("a")
+            assert asyncio.get_running_loop().time() - began < 10.0
+            found = [errors_of(each) for each in await asyncio.gather(*plans)]
+            assert asyncio.get_running_loop().time() - began < PLAN_LIMIT_S + 10.0
+            assert "was not imported within 120 s" in found[0]["hung0"]
+            assert found[-1]["hung7"] == ""
+            await _until(lambda: not builders(r))
+
+    run(main())
+
+
+def test_a_plan_that_nobody_waits_for_is_ended() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.build_s = 1e9
+            waiting = asyncio.create_task(plan(r, "a"))
+            await _until(lambda: bool(builders(r)))
+            waiting.cancel()
+            began = asyncio.get_running_loop().time()
+            await _until(lambda: not builders(r))
+            assert asyncio.get_running_loop().time() - began < 10.0
 
     run(main())
 

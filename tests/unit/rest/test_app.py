@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from remora.errors import (
     UnknownTargetError,
 )
 from remora.rest.app import make_app
-from remora.rest.guard import Rules, is_loopback
+from remora.rest.guard import Guard, Rules, is_loopback
 from remora.wire.control import (
     ApplicationStatus,
     ConfigRequest,
@@ -160,16 +161,19 @@ def control() -> FakeControl:
 HERE = Rules()
 
 
-def client_of(
-    control: FakeControl, rules: Rules = HERE, client: Any = ("127.0.0.1", 1)
-) -> httpx2.AsyncClient:
+def app_of(control: FakeControl, rules: Rules = HERE) -> Guard:
     @asynccontextmanager
     async def connect() -> AsyncIterator[FakeControl]:
         yield control
 
     options = {"http": {"port": 8000, "ssl_keyfile_password": "secret"}}
-    app = make_app(connect, options, rules, "1.2.3")
-    transport = httpx2.ASGITransport(app=app, client=client)
+    return make_app(connect, options, rules, "1.2.3")
+
+
+def client_of(
+    control: FakeControl, rules: Rules = HERE, client: Any = ("127.0.0.1", 1)
+) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(app=app_of(control, rules), client=client)
     return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8265")
 
 
@@ -266,6 +270,41 @@ async def test_a_body_that_is_too_large_is_not_read(
     large = await client.post(scale, content=b" " * (MAX_CONFIG_BYTES + 1), headers=JSON)
     assert large.status_code == 413
     assert control.submitted == []
+
+
+async def test_a_plan_ends_when_its_client_leaves() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeControl):
+        async def plan(self, request: ConfigRequest) -> Plan:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+                raise AssertionError("nothing sets it")
+            finally:
+                ended.set()
+
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    messages.put_nowait({"type": "http.request", "body": json.dumps(CONFIG).encode()})
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/remora/plan",
+        "query_string": b"",
+        "headers": [],
+    }
+    async with asyncio.timeout(10):
+        asking = asyncio.create_task(app_of(Slow())(scope, messages.get, send))
+        await begun.wait()
+        messages.put_nowait({"type": "http.disconnect"})
+        await ended.wait()
+        await asking
+    assert sent[0]["status"] == 499
 
 
 async def test_delete_deletes_every_application(
