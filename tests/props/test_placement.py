@@ -162,7 +162,7 @@ def reason(node: Capacity | list[Capacity], **wanted: float) -> str:
 def test_the_reason_has_the_numbers() -> None:
     node = Capacity(NodeID("a"), {"CPU": 4.0, "GPU": 1.0, "memory": 2.0**33})
     assert "CPU: 8 needed, 4 free of 4" in reason(node, CPU=8.0)
-    assert "tpu: 1 needed, 0 free of 0" in reason(node, tpu=1.0)
+    assert "tpu: 1 needed, 0 free of 0 (nodes have CPU, GPU, memory)" in reason(node, tpu=1.0)
     assert "memory: 16 GiB needed, 8 GiB free of 8 GiB" in reason(node, memory=2.0**34)
     assert "neither a share" in reason(node, GPU=1.5)
     assert "no node that takes" in reason([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster as RayCluster
 from ray.util.placement_group import placement_group_table
 from tests.e2e.instances import Instance
 from tests.e2e.processes import kill
+from tests.e2e.waiting import until_async
 from tests.ray.conftest import STORE_BYTES
 from tests.ray.test_nodes import record_of
 
@@ -96,8 +99,21 @@ async def test_replicas_lie_where_their_options_say(
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
 
 
+async def demand_is(cluster: RayCluster, bundles: list[dict[str, float]]) -> bool:
+    """Whether Ray's autoscaler is told of just these bundles that no node can hold."""
+    status = await asyncio.to_thread(get_cluster_status, cluster.address)
+    demands = status.resource_demands.placement_group_demand
+    found = [
+        dict(each.bundle)
+        for demand in demands
+        for each in demand.bundles_by_count
+        for _ in range(each.count)
+    ]
+    return found == bundles
+
+
 async def test_what_has_no_room_for_all_starts_none_of_it(
-    instance: Instance, nodes: tuple[str, str]
+    instance: Instance, cluster: RayCluster, nodes: tuple[str, str]
 ) -> None:
     one_each = Seen.options(
         num_replicas=3,
@@ -116,5 +132,9 @@ async def test_what_has_no_room_for_all_starts_none_of_it(
     await instance.replicas("one-each", 2)
     await instance.replicas("gangs", 2)
     assert [node for node, _ in await where(instance, "one-each")] == sorted(nodes)
-    for name in ("one-each", "gangs"):
-        await instance.delete(name)
+    # Ray's autoscaler sees what would hold the second gang.
+    asked = [{"token": 1.0}] * 2
+    await until_async(lambda: demand_is(cluster, asked), "Ray is asked for two tokens")
+    await instance.delete("gangs")
+    await until_async(lambda: demand_is(cluster, []), "nothing is asked for")
+    await instance.delete("one-each")

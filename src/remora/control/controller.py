@@ -25,6 +25,7 @@ from remora.control.autoscaler import Autoscaler
 from remora.control.builders import Builders
 from remora.control.checkpoint import CodeStore, EventLog, Section
 from remora.control.metrics import AskReplica, MetricsCollector
+from remora.control.missing import missing
 from remora.control.policies import Policies
 from remora.control.publisher import Publisher
 from remora.control.queue_leases import QueueLeases
@@ -294,6 +295,7 @@ class Controller:
             _log.warning("%s", warning)
         self._applier.apply(decided.actions)
         self.builders.apply(decided.actions)
+        self.engine.seek(missing(decided.state))
         if asked is not None and asked.answer is not None and not asked.answer.done():
             asked.answer.set_result(decided.state.release)
         if decided.state.hold_snapshot_until_s is None:

@@ -108,6 +108,8 @@ def _short(wanted: dict[str, float], nodes: Sequence[Capacity], *, is_group: boo
         if amount > free + TOLERANCE:
             most = f"{told(name, max(0.0, free))} free of {told(name, total)}"
             held = _held(name, nodes)
+            if total <= 0:
+                held = f" ({_offered(nodes)})"
             missing.append(f"{name}: {told(name, amount)} needed, {most}{held}")
     if missing:
         return f"not enough on {_where(nodes)}: {'; '.join(missing)}"
@@ -115,6 +117,12 @@ def _short(wanted: dict[str, float], nodes: Sequence[Capacity], *, is_group: boo
         return _in_parts(gpus, nodes)
     needs = ", ".join(f"{name}={told(name, amount)}" for name, amount in sorted(wanted.items()))
     return f"no node has all of {needs} free together ({len(nodes)} nodes looked at)"
+
+
+def _offered(nodes: Sequence[Capacity]) -> str:
+    """Say what there is at all, where something asked for is nowhere."""
+    there = {name for node in nodes for name, amount in node.total.items() if amount > 0}
+    return f"nodes have {', '.join(sorted(there)) or 'nothing'}"
 
 
 def _in_parts(gpus: float, nodes: Sequence[Capacity]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -111,6 +111,21 @@ class ProcessSpec:
     pinned: bool = False
     runtime_env: RuntimeEnv = field(default_factory=RuntimeEnv)
     shared: Shared | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a process, or processes that start together, would take, and is not free.
+
+    Attributes:
+        bundles: amounts by name; several are those of a placement group or a gang.
+        selectors: what the labels of the nodes must be, for each bundle.
+        strategy: as `ProcessSpec.strategy`.
+    """
+
+    bundles: tuple[Mapping[str, float], ...]
+    selectors: tuple[Mapping[str, str], ...]
+    strategy: str = "PACK"
 
 
 @dataclass(frozen=True)
@@ -257,6 +272,12 @@ class Engine(ABC):
     @abstractmethod
     async def kill_process(self, process_id: str) -> None:
         """End a process and what it spawned at once. An unknown id is no error."""
+
+    def seek(self, missing: Sequence[Missing]) -> None:  # noqa: B027
+        """Hear what finds no room, all of it, whenever that may have changed.
+
+        An engine that can get more nodes, or has somebody who can, asks for them.
+        """
 
     @abstractmethod
     async def system_processes(self) -> list[SystemProcess]:

@@ -11,7 +11,7 @@ from tests.unit.control.rig import Rig, app, deployment, rig
 from remora.config import AutoscalingConfig, GangSchedulingConfig
 from remora.core import events as ev
 from remora.core.replica_state import Replica, ReplicaState
-from remora.engine.base import Node, ProcessPreparing
+from remora.engine.base import Missing, Node, ProcessPreparing
 from remora.errors import PlacementError
 from remora.testing import FakeEngine
 from remora.testing.virtual_time import run
@@ -382,5 +382,41 @@ def test_an_engine_without_nodes_holds_up_nobody() -> None:
             await r.until(lambda now: now is not None and "offers no node" in now.message)
             r.engine.join_node(Node(LOCAL_NODE, {}))
             await r.until_running()
+
+    run(main())
+
+
+def test_the_engine_hears_what_finds_no_room() -> None:
+    async def main() -> None:
+        engine = machine(fixed=False, CPU=1.0)
+        heard: list[tuple[Missing, ...]] = []
+        engine.seek = heard.append  # type: ignore[method-assign, assignment]
+        async with rig(engine) as r:
+            bundles = ({"CPU": 1.0}, {"GPU": 1.0})
+            selector = {"zone": "eu"}
+            await r.deploy(
+                app(
+                    "default",
+                    deployment(
+                        num_replicas=2, placement_group_bundles=bundles, label_selector=selector
+                    ),
+                )
+            )
+            await r.until(lambda now: now is not None and "find no place" in now.message)
+            assert list(heard[-1]) == [Missing(bundles, (selector, selector))] * 2
+            engine.join_node(Node(NodeID("big"), {"CPU": 1.0, "GPU": 1.0}, labels=selector))
+            await r.until(lambda now: now is not None and "1 replica(s) find" in now.message)
+            assert list(heard[-1]) == [Missing(bundles, (selector, selector))]
+            # What a limit for each node keeps waiting lacks nothing.
+            await r.deploy(app("default", deployment(num_replicas=9, max_replicas_per_node=1)))
+            await r.until(lambda now: now is not None and "is reached" in now.message)
+            assert not heard[-1]
+            gang = GangSchedulingConfig(gang_size=2, gang_placement_strategy="SPREAD")
+            tokens = deployment(
+                num_replicas=4, resources={"token": 1.0}, gang_scheduling_config=gang
+            )
+            await r.deploy(app("default", tokens))
+            await r.until(lambda now: now is not None and "4 replica(s) find" in now.message)
+            assert list(heard[-1]) == [Missing(({"token": 1.0},) * 2, ({}, {}), "SPREAD")] * 2
 
     run(main())

@@ -21,6 +21,8 @@ from remora.resource_config import RuntimeEnv
 
 #: The label in which Ray itself says which node it is.
 _NODE_LABEL = "ray.io/node-id"
+#: Groups without a process, for what waits for room; no process has such an id.
+WAITING = "(waits for room)"
 
 
 def actor_options(spec: ProcessSpec, namespace: str = NAMESPACE) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def actor_options(spec: ProcessSpec, namespace: str = NAMESPACE) -> dict[str, An
         group = placement_group(
             [dict(hold.resources) for hold in spec.holds],
             strategy=spec.strategy,
-            name=_group_name(namespace, spec.process_id),
+            name=group_name(namespace, spec.process_id),
             lifetime="detached",
             bundle_label_selector=[{_NODE_LABEL: hold.node_id} for hold in spec.holds]
             if spec.pinned
@@ -94,15 +96,21 @@ def amounts(resources: dict[str, float]) -> dict[str, Any]:
 
 def remove_group(namespace: str, process_id: str) -> None:
     """Remove the placement group of a process that is gone; none is no error."""
-    _remove(lambda name: name == _group_name(namespace, process_id))
+    _remove(lambda name: name == group_name(namespace, process_id))
+
+
+def remove_waiting(namespace: str) -> None:
+    """Remove the groups that an earlier controller left for what waited for room."""
+    _remove(lambda name: name.startswith(group_name(namespace, WAITING)))
 
 
 def remove_groups(namespace: str) -> None:
     """Remove the placement groups of all processes: they outlive them."""
-    _remove(lambda name: name.startswith(_group_name(namespace, "")))
+    _remove(lambda name: name.startswith(group_name(namespace, "")))
 
 
-def _group_name(namespace: str, process_id: str) -> str:
+def group_name(namespace: str, process_id: str) -> str:
+    """Name of the placement group of a process. Pure."""
     return f"{namespace}:{process_id}"
 
 

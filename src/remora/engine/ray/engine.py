@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +26,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from remora.engine.base import (
     Engine,
     EngineEvent,
+    Missing,
     NodeLost,
     ProcessExited,
     ProcessPreparing,
@@ -34,13 +35,14 @@ from remora.engine.base import (
     SystemProcess,
 )
 from remora.engine.ray import fleet
-from remora.engine.ray.actor_options import remove_group
+from remora.engine.ray.actor_options import remove_group, remove_waiting
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
 from remora.engine.ray.end import end_processes, send_signal
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import StartError
 from remora.engine.ray.replicas import create_replica, reason_of, waits_for
+from remora.engine.ray.seeker import RoomSeeker
 from remora.engine.ray.setup import ProcessRecord, find_node, read_records, require_setup
 from remora.errors import EngineError
 from remora.types import NodeID, Seconds
@@ -83,6 +85,7 @@ class RayEngine(Engine):
         self._processes: dict[str, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
+        self._seeker = RoomSeeker(namespace, ask=self._ask, spawn=self._spawn)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -103,6 +106,7 @@ class RayEngine(Engine):
         self._nodes = NodeWatch(
             self._cluster, self._setup, tell=self._tell, ask=self._ask, spawn=self._spawn
         )
+        await self._ask(remove_waiting, self._cluster.namespace)
         await self._nodes.begin()
         await self._adopt()
         self._spawn(self._watch(), "nodes")
@@ -283,6 +287,10 @@ class RayEngine(Engine):
         # A node that is gone needs none.
         if node is not None:
             await send_signal(node, self._setup.token, record.pid, signal.SIGTERM)
+
+    def seek(self, missing: Sequence[Missing]) -> None:
+        """Show Ray's autoscaler what finds no room."""
+        self._seeker.seek(missing)
 
     async def system_processes(self) -> list[SystemProcess]:
         """Controller, proxies and agents, as Ray knows them."""

@@ -33,7 +33,10 @@ def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
         env=dict(spec.env),
     )
     options = actor_options(spec, namespace)
-    return fleet.create(request, node_id=node_id, soft=not spec.pinned, options=options)
+    if spec.pinned:
+        # Also if it is gone: then Ray says so, and another place is found.
+        return fleet.create(request, node_id=spec.node_id, soft=False, options=options)
+    return fleet.create(request, node_id=node_id, soft=True, options=options)
 
 
 def waits_for(spec: ProcessSpec) -> str:
