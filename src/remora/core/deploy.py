@@ -8,6 +8,7 @@ from __future__ import annotations
 from remora.core import events as ev
 from remora.core import rollback
 from remora.core.draft import Draft
+from remora.core.goal import has_failed
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import count_of, scale_after_deploy, take_capacity
 from remora.core.state import Application, Deployment, Target, make_target
@@ -63,7 +64,7 @@ def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Applicat
 
 
 def _retarget(deployment: Deployment, target: Target) -> None:
-    old = deployment.target
+    old, was_given_up = deployment.target, has_failed(deployment)
     before = count_of(deployment)
     deployment.scale = scale_after_deploy(deployment, target.config)
     deployment.target = target
@@ -71,18 +72,24 @@ def _retarget(deployment: Deployment, target: Target) -> None:
     deployment.last_failure = ""
     same = (old.version, old.config_key) == (target.version, target.config_key)
     grows_by = count_of(deployment) - before
-    if same and not grows_by:
+    if same and not grows_by and not was_given_up:
         return
-    if same:
+    if same and not was_given_up:
         deployment.change = "scale_up" if grows_by > 0 else "scale_down"
     else:
         runs = any(
             replica.version == old.version for replica in deployment.in_state(ReplicaState.RUNNING)
         )
-        # A target of which nothing ever ran is nothing to fall back on.
-        if deployment.worked or runs:
+        # A target of which nothing ever ran is nothing to fall back on, nor is one that was given up.
+        if not was_given_up and (deployment.worked or runs):
             deployment.previous = old
         deployment.change = "deploy"
         deployment.worked = False
+        if (back := deployment.previous) is not None and (back.version, back.config_key) == (
+            target.version,
+            target.config_key,
+        ):
+            # This is what it fell back on: it worked, and there is nothing behind it.
+            deployment.previous, deployment.worked = None, True
         deployment.reached_unix_s = 0.0
     deployment.completed = False

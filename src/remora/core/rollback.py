@@ -1,7 +1,8 @@
 """Going back to what worked: an application whose roll-out failed is declared to be as before.
 
-An application is good when all of its deployments were complete together. What it was asked to be
-then is kept while something newer is tried. When that fails, and the deployment that failed says
+An application is good when all of its deployments were complete together and are trusted. What
+it was asked to be last that worked and was not given up is kept while something newer is tried.
+It need not be trusted yet: what is two releases old is not what anybody wants back. When that fails, and the deployment that failed says
 `rollback="auto"`, the whole application goes back, because versions of two deployments that were
 never meant for each other are worse than either.
 
@@ -20,9 +21,14 @@ from remora.core.submission import ApplicationRequest
 
 def begin(app: Application, request: ApplicationRequest) -> None:
     """Remember what an application is asked to be, and what it was when all was well."""
-    if app.is_good:
+    if app.is_good or _works(app):
         app.good = app.request
     app.request, app.is_good, app.failure = request, False, ""
+
+
+def _works(app: Application) -> bool:
+    staying = [each for each in app.deployments.values() if not each.removed]
+    return bool(staying) and all(each.worked and not has_failed(each) for each in staying)
 
 
 def note_good(app: Application) -> None:

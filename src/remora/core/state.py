@@ -83,7 +83,8 @@ class Deployment(msgspec.Struct, kw_only=True):
 
     name: str
     target: Target
-    #: The last target that was reached, while the present one is not trusted: to fall back on.
+    #: The last target that ran and was not given up, while the present one is not trusted: to fall
+    #: back on.
     previous: Target | None = None
     #: The present target was reached once.
     completed: bool = False
@@ -138,7 +139,7 @@ class Application(msgspec.Struct, kw_only=True):
     request: ApplicationRequest | None = None
     #: All its deployments were complete as that says, together.
     is_good: bool = False
-    #: If not: what it was asked to be when they last were.
+    #: If not: what it was asked to be last that worked and was not given up.
     good: ApplicationRequest | None = None
     #: Why what it was asked for before was rolled back; empty: it was not.
     failure: str = ""

@@ -266,3 +266,66 @@ def test_enough_replicas_are_enough_where_that_is_said() -> None:
             assert r.num_routable() == 4
 
     run(main())
+
+
+def test_what_was_given_up_is_never_fallen_back_on() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            two: dict[str, Any] = {"num_replicas": 2, "health_check_period_s": 1.0}
+            await r.deploy(app("default", deployment(version="good", **two)))
+            await r.until_settled()
+            for version in ("flaky", "flaky", "die"):
+                await r.deploy(app("default", deployment(version=version, **two)))
+                await fails_once_it_runs(r, version)
+                await r.until(lambda _now: versions(r) == ["good", "good"])
+            # What it fell back on worked: it is tried as long as it takes, and is no failure.
+            await r.deploy(app("default", deployment(version="good", **two)))
+            await r.until_settled()
+            assert r.controller.state.applications["default"].deployments["Model"].previous is None
+
+    run(main())
+
+
+def test_going_back_is_to_the_newest_that_worked_although_it_is_not_trusted_yet() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            options: dict[str, Any] = {"rollback": "auto", "num_replicas": 2}
+            await r.deploy(app("default", deployment(version="oldest", **options)))
+            await r.until_settled()
+            await r.deploy(app("default", deployment(version="good", **options)))
+            await r.until_settled()
+            await asyncio.sleep(1.0)
+            r.replicas.fail_construct = bad
+            for version in ("bad", "bad2"):
+                await r.deploy(app("default", deployment(version=version, **options)))
+                await r.until(lambda now: now is not None and bool(now.failure))
+                await r.until_settled()
+                assert versions(r) == ["good", "good"]
+            # Without waiting for the verdict on the one before.
+            for version in ("bad", "bad2"):
+                await r.deploy(app("default", deployment(version=version, **options)))
+            await r.until(lambda now: now is not None and bool(now.failure))
+            await r.until_settled()
+            assert versions(r) == ["good", "good"]
+
+    run(main())
+
+
+async def fails_once_it_runs(r: Rig, version: str) -> None:
+    """Crash every replica of a version that is ready, until it is given up."""
+    changed = r.controller.watch()
+    try:
+        while True:
+            changed.clear()
+            now = await r.status()
+            assert now is not None
+            if now.status == "DEPLOY_FAILED":
+                return
+            model = r.controller.state.applications["default"].deployments["Model"]
+            running = {each.pid for each in model.in_state(ReplicaState.RUNNING)}
+            for each in r.replicas.serving:
+                if each.spec and each.spec.code_version == version and each.pid in running:
+                    r.engine.crash(each.process_id, "exit status 9")
+            await changed.wait()
+    finally:
+        r.controller.unwatch(changed)
