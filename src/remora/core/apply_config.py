@@ -9,6 +9,7 @@ from __future__ import annotations
 from remora.core.declared import delete
 from remora.core.deploy import deploy_application
 from remora.core.draft import Draft
+from remora.core.requests import check_room
 from remora.core.submission import ApplicationRequest, Submission
 
 
@@ -35,6 +36,11 @@ def apply_config(draft: Draft) -> None:
             "version could not be imported and whose old one goes on serving. Fix that one, and "
             "deploy again.",
         )
+    if (unfit := check_room(state, *requests.values())) is not None:
+        # Each of them was small enough alone.
+        for name in requests:
+            _refuse(draft, name, str(unfit))
+        return
     for request in requests.values():
         deploy_application(draft, request)
 

@@ -30,7 +30,7 @@ def check(state: ControllerState, request: ev.Request) -> RemoraError | None:
         case ev.CapacityRequested():
             return _check_capacity(request)
         case ev.ApplicationBuilt(application=app):
-            return _check_application(app) or _check_room(state, app)
+            return _check_application(app) or check_room(state, app)
         case ev.DeployRequested() | ev.ConfigSubmitted():
             return _check_deploy(state, request)
     return None
@@ -57,7 +57,7 @@ def _check_deploy(
         return error
     # What a config asks for is known when it is imported.
     known = request.applications if isinstance(request, ev.DeployRequested) else ()
-    return _check_room(state, *known)
+    return check_room(state, *known)
 
 
 def _check_scale(state: ControllerState, request: ev.ScaleRequested) -> RemoraError | None:
@@ -170,8 +170,10 @@ def _check_routes(
     return None
 
 
-def _check_room(state: ControllerState, *applications: ev.ApplicationRequest) -> RemoraError | None:
-    """Refuse what could not run even if nothing else did."""
+def check_room(
+    state: ControllerState, *applications: ev.ApplicationRequest
+) -> PlacementError | None:
+    """Refuse what could not run even if nothing else did: all of it counts together. Pure."""
     why = never_fits(
         (
             (DeploymentID(deployment.name, app.name), deployment.config)

@@ -6,6 +6,7 @@ from remora.config import DeploymentConfig
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.core import requests
+from remora.core.plan import plan
 from remora.core.reconcile import Step, step
 from remora.core.routing_view import routing_snapshot
 from remora.core.saved_state import decode, encode
@@ -19,14 +20,19 @@ def declared(name: str, route: str | None = None) -> DeclaredApplication:
     return DeclaredApplication(name=name, route_prefix=route or f"/{name}", given=b"{}")
 
 
-def built(app: DeclaredApplication, version: str = "1") -> ev.ApplicationRequest:
+def built(
+    app: DeclaredApplication, version: str = "1", config: DeploymentConfig | None = None
+) -> ev.ApplicationRequest:
     return ev.ApplicationRequest(
         name=app.name,
         route_prefix=app.route_prefix,
         ingress="D",
         deployments=(
             ev.DeploymentRequest(
-                name="D", code_key="code/1", code_version=version, config=DeploymentConfig()
+                name="D",
+                code_key="code/1",
+                code_version=version,
+                config=config or DeploymentConfig(),
             ),
         ),
     )
@@ -35,12 +41,12 @@ def built(app: DeclaredApplication, version: str = "1") -> ev.ApplicationRequest
 class World:
     """The controller's decisions; builds end when a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fixed_nodes: bool = False) -> None:
         self.state = ControllerState()
         self.builds: list[act.BuildApplication] = []
         self.cancelled = 0
         self.feed(
-            ev.ControllerStarted(unix_s=1.7e9, salt="s"),
+            ev.ControllerStarted(unix_s=1.7e9, salt="s", fixed_nodes=fixed_nodes),
             ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 8.0}),
         )
 
@@ -89,6 +95,30 @@ def test_nothing_changes_before_the_last_import() -> None:
     assert messages == ["Other applications are being imported.", "Its code is being imported."]
     world.feed(ev.ApplicationBuilt(release=second.release, application=built(second.application)))
     assert world.routes() == {"a": "/a", "b": "/b"}
+
+
+def test_what_does_not_fit_together_is_refused_as_a_whole() -> None:
+    world = World(fixed_nodes=True)
+    apps = [declared("a"), declared("b")]
+    world.submit(*apps)
+    asked = DeploymentConfig(num_replicas=5, resources={"CPU": 1.0})
+    too_much = [built(app, config=asked) for app in apps]
+    for request in too_much:
+        made = ev.ApplicationBuilt(release=world.state.release, application=request)
+        # Each alone is small enough for the eight cores.
+        assert requests.check(world.state, made) is None
+        world.feed(made)
+    assert world.routes() == {}
+    assert world.statuses() == {"a": "DEPLOY_FAILED", "b": "DEPLOY_FAILED"}
+    for status in report(world.state, 100.0).values():
+        assert "Nothing was deployed" in status.message
+        assert "CPU: 1 needed, 0 free of 8" in status.message
+    planned = plan(world.state, ev.ConfigSubmitted(applications=tuple(apps)), too_much, {}, {})
+    assert [(each.name, each.action) for each in planned.applications] == [
+        ("a", "fail"),
+        ("b", "fail"),
+    ]
+    assert "could never run here" in planned.applications[0].error
 
 
 def test_routes_are_exchanged_in_one_step() -> None:
