@@ -88,7 +88,9 @@ def describe(declared: DeclaredApplication) -> ApplicationSpec:
     """
     config = parse_application(json.loads(declared.given))
     place = declared.surroundings
-    folder = Path(place.cwd or os.getcwd())  # noqa: PTH109 - as it was given
+    # Where this process happens to be is no place that its replicas know of.
+    own = os.getcwd() if declared.runtime_env.working_dir else ""  # noqa: PTH109 - as it was given
+    folder = Path(place.cwd or own) if place.cwd or own else None
     target = Target.of(config.import_path)
     application = load(target, config.args, folder)
     overrides = _Overrides(config)

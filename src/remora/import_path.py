@@ -45,16 +45,17 @@ class Target:
         return cls(module, attribute)
 
 
-def load(target: Target, arguments: Mapping[str, Any], app_dir: Path) -> Application:
+def load(target: Target, arguments: Mapping[str, Any], app_dir: Path | None) -> Application:
     """Import the module and return the application, calling a builder when it is one.
 
-    `app_dir` is put in front of `sys.path`, and stays there: the module may import more later.
+    `app_dir` is put in front of `sys.path`, and stays there: the module may import more later. None:
+    there is no such folder.
 
     Raises:
         AppLoadError: there is no such module or attribute, or it leads to no application.
     """
     folder = str(app_dir)
-    if folder not in sys.path:
+    if app_dir is not None and folder not in sys.path:
         sys.path.insert(0, folder)
     found = _attribute(_import(target, app_dir), target)
     if isinstance(found, Application):
@@ -85,7 +86,7 @@ def _kind(value: object) -> str:
     )
 
 
-def _import(target: Target, app_dir: Path) -> ModuleType:
+def _import(target: Target, app_dir: Path | None) -> ModuleType:
     try:
         return importlib.import_module(target.module)
     except ModuleNotFoundError as error:
@@ -102,13 +103,14 @@ def _users_error(message: str, error: BaseException) -> AppLoadError:
     return AppLoadError(message, user_traceback(error).rstrip())
 
 
-def _no_such_module(module: str, missing: str, app_dir: Path) -> AppLoadError:
-    where = f"in {app_dir} or on sys.path"
+def _no_such_module(module: str, missing: str, app_dir: Path | None) -> AppLoadError:
+    where = "on sys.path" if app_dir is None else f"in {app_dir} or on sys.path"
     if missing != module:
         return AppLoadError(f"There is no module {module!r} {where}: {missing!r} is missing.")
-    known = {p.stem for p in app_dir.glob("*.py")} | {
-        p.parent.name for p in app_dir.glob("*/__init__.py")
-    }
+    known: set[str] = set()
+    if app_dir is not None:
+        known |= {p.stem for p in app_dir.glob("*.py")}
+        known |= {p.parent.name for p in app_dir.glob("*/__init__.py")}
     return AppLoadError(
         f"There is no module {module!r} {where}.{nearest(module, known)} "
         "`-d FOLDER`, or `working_dir` in the `runtime_env` of a config, names the folder that it is in."

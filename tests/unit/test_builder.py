@@ -79,6 +79,15 @@ def made(folder: Path) -> Describe:
     return make
 
 
+def test_where_the_builder_happens_to_be_is_no_place_to_import_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    given = b'{"name": "x", "import_path": "built_app:app"}'
+    with pytest.raises(AppLoadError, match=r"no module 'built_app' on sys.path.*`working_dir`"):
+        describe(DeclaredApplication(name="x", route_prefix="/", given=given))
+
+
 def test_options_of_the_config_take_the_place_of_those_in_the_code(made: Describe) -> None:
     front, model = made(deployments=[{"name": "Model", "max_ongoing_requests": 7}]).deployments
     assert (front.name, model.name) == ("Front", "Model")
