@@ -36,29 +36,58 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def told(records: Sequence[Record]) -> tuple[Release, ...]:
     """Describe releases for people, oldest first. Pure."""
-    present = _present(records)
-    return tuple(_told(record, record is present) for record in records)
+    steps = _declaring(records)
+    present = next(reversed(steps), 0)
+    return tuple(
+        _told(record, steps.get(record.number), record.number == present) for record in records
+    )
 
 
-def _present(records: Sequence[Record]) -> Record | None:
-    configs = [each for each in records if isinstance(each.event, ev.ConfigSubmitted)]
-    return configs[-1] if configs else None
+def _declaring(records: Sequence[Record]) -> dict[int, ev.ConfigSubmitted]:
+    """Releases that changed what is declared, by number, oldest first, and what was then.
+
+    A deletion of something declared is one: it stands for the config before without that.
+    """
+    steps: dict[int, ev.ConfigSubmitted] = {}
+    declared = ev.ConfigSubmitted(applications=())
+    for record in records:
+        event = record.event
+        if isinstance(event, ev.ConfigSubmitted):
+            steps[record.number] = declared = event
+            continue
+        names = set(
+            event.names
+            if isinstance(event, ev.DeleteRequested)
+            else (app.name for app in event.applications)
+        )
+        left = tuple(app for app in declared.applications if app.name not in names)
+        if left == declared.applications:
+            continue
+        declared = msgspec.structs.replace(declared, applications=left, rollback_to=0)
+        if isinstance(event, ev.DeleteRequested):
+            steps[record.number] = declared
+    return steps
 
 
-def _told(record: Record, in_effect: bool) -> Release:
+def _config(event: ev.ConfigSubmitted) -> dict[str, Any]:
+    said: dict[str, Any] = {"applications": [json.loads(app.given) for app in event.applications]}
+    if event.target_capacity is not None:
+        said["target_capacity"] = event.target_capacity
+    return said
+
+
+def _told(record: Record, declared: ev.ConfigSubmitted | None, in_effect: bool) -> Release:
     event = record.event
     said: dict[str, Any]
     if isinstance(event, ev.ConfigSubmitted):
         kind, names = "config", [app.name for app in event.applications]
-        said = {"applications": [json.loads(app.given) for app in event.applications]}
-        if event.target_capacity is not None:
-            said["target_capacity"] = event.target_capacity
+        said = _config(event)
     elif isinstance(event, ev.DeployRequested):
         kind, names = "program", [app.name for app in event.applications]
         said = {"applications": [_program(app) for app in event.applications]}
     else:
         kind, names = "delete", list(event.names)
-        said = {"deleted": names}
+        said = {"deleted": names, **({} if declared is None else _config(declared))}
     return Release(
         number=record.number,
         unix_s=record.unix_s,
@@ -88,33 +117,36 @@ def to_go_back_to(records: Sequence[Record], number: int) -> Record:
 
     Args:
         records: those that are kept, oldest first.
-        number: which one; 0: the config before the one that is in effect. One that is itself a
-            rollback counts as the one that it went to, so that the next goes further back.
+        number: which one; 0: what was declared before the release that is in effect. One that is
+            itself a rollback counts as the one that it went to, so that the next goes further back.
 
     Raises:
         ReleaseError: there is none, or it cannot come back.
     """
+    steps = _declaring(records)
     if number:
         found = next((each for each in records if each.number == number), None)
         if found is None:
             kept = f"{records[0].number} to {records[-1].number}" if records else "none"
             raise ReleaseError(f"There is no release {number} (kept: {kept}).")
+        if number in steps:
+            return msgspec.structs.replace(found, event=steps[number])
         if isinstance(found.event, ev.DeleteRequested):
             raise ReleaseError(
                 f"Release {number} only deleted {', '.join(found.event.names)}: name one that "
                 "deployed something. `remora history` lists them."
             )
         return found
-    present = _present(records)
-    if present is None:
+    if not steps:
         raise ReleaseError("No config was deployed, so there is none to go back to.")
-    assert isinstance(present.event, ev.ConfigSubmitted)
-    base = present.event.rollback_to or present.number
-    for record in reversed(records):
-        event = record.event
-        is_config = isinstance(event, ev.ConfigSubmitted) and not event.rollback_to
-        if record.number < base and is_config:
-            return record
+    numbers = list(steps)
+    base = steps[numbers[-1]].rollback_to or numbers[-1]
+    earlier = [each for each in numbers if each < base]
+    if earlier:
+        before = earlier[-1]
+        # A rollback said nothing of its own.
+        goes_to = steps[before].rollback_to
+        return to_go_back_to(records, goes_to if goes_to in steps else before)
     raise ReleaseError(
         f"There is no config before release {base} that is kept. `remora history` lists what is; "
         "`remora rollback NUMBER` goes to any of them."

@@ -74,6 +74,30 @@ def test_a_second_rollback_goes_further_back() -> None:
     assert to_go_back_to(kept, 0).number == 1
 
 
+def test_after_a_rollback_the_next_goes_to_what_that_brought_back() -> None:
+    kept = records(config("a"), config("bad"), config("a", rollback_to=1), config("worse"))
+    assert to_go_back_to(kept, 0).number == 1
+
+
+def test_a_deletion_of_what_is_declared_is_a_release_to_go_back_from_and_to() -> None:
+    kept = records(config("a", "b"), ev.DeleteRequested(names=("b",)))
+    first, second = told(kept)
+    assert (first.in_effect, second.in_effect) == (False, True)
+    assert json.loads(second.said) == {"deleted": ["b"], "applications": [{"name": "a"}]}
+    assert to_go_back_to(kept, 0) == kept[0]
+    kept = records(*(each.event for each in kept), config("a", "c"))
+    back = again(to_go_back_to(kept, 0))
+    assert isinstance(back, ev.ConfigSubmitted)
+    assert ([app.name for app in back.applications], back.rollback_to) == (["a"], 2)
+    kept = records(*(each.event for each in kept), back)
+    assert to_go_back_to(kept, 0).number == 1
+
+
+def test_a_deletion_of_what_a_program_took_over_declares_nothing() -> None:
+    kept = records(config("a", "b"), program("b"), ev.DeleteRequested(names=("b",)))
+    assert [each.in_effect for each in told(kept)] == [True, False, False]
+
+
 def test_a_named_one_may_be_anything_that_deployed() -> None:
     kept = records(config("a"), program("x"), ev.DeleteRequested(names=("x",)))
     assert to_go_back_to(kept, 2).number == 2
