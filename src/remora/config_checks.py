@@ -143,7 +143,7 @@ def check_route_prefix(value: Any, path: Path = ("route_prefix",)) -> Iterable[P
     if not isinstance(value, str):
         yield Problem(path, f"must be text or null, not {kind_of(value)}")
     elif not value.startswith("/"):
-        yield Problem(path, f"{value!r} must start with '/': write '/{value}'")
+        yield Problem(path, f"{value!r} must start with '/': write '/{value.strip('/')}'")
     elif value != "/" and value.endswith("/"):
         yield Problem(path, f"{value!r} must not end with '/': write {value.rstrip('/') or '/'!r}")
     elif re.search(r"[{}\s]", value):

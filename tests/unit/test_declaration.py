@@ -92,6 +92,7 @@ def test_share_of_capacity() -> None:
         (app(name=""), "is not a name"),
         (app(name="a#b"), "is not a name"),
         (app(route_prefix="a"), "must start with '/': write '/a'"),
+        (app(route_prefix="a/"), "must start with '/': write '/a'"),
         (app(route_prefix="/a/"), "must not end with '/': write '/a'"),
         (app(route_prefix="/{a}"), "must not contain blanks or wildcards"),
         (app(route_prefix=1), "must be text or null"),

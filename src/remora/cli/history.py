@@ -52,6 +52,9 @@ def show_diff(before: str | None, after: str | None) -> None:
         CommandError: no instance runs, or there are no such releases.
     """
     releases = asyncio.run(find().releases())
+    if before is not None and after is None and is_file(before):
+        # What a deploy of the file would change.
+        before, after = _present(releases), before
     old, old_name = _text(before or _default_before(releases), releases)
     new, new_name = _text(after or _present(releases), releases)
     shown = list(difflib.unified_diff(old, new, old_name, new_name, lineterm=""))
@@ -67,7 +70,13 @@ def _present(releases: list[Release]) -> str:
 
 def _default_before(releases: list[Release]) -> str:
     present = int(_present(releases))
-    configs = [each for each in releases if each.kind == "config" and each.number < present]
+    # A deletion of something declared tells what it left.
+    configs = [
+        each
+        for each in releases
+        if each.number < present
+        and (each.kind == "config" or (each.kind == "delete" and b'"applications"' in each.said))
+    ]
     if not configs:
         raise CommandError(f"There is no config before release {present} to compare it with.")
     return str(configs[-1].number)

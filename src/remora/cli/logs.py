@@ -9,12 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from remora.cli.errors import CommandError
 from remora.home import Home
 from remora.observe.log_reading import (
     LogEntry,
     LogTail,
     entries_of,
+    in_order,
     merged_entries,
     parse_since,
     select_logs,
@@ -87,7 +90,9 @@ def show_logs(
         )
     # Looked up before anything is read: what is logged meanwhile is shown, and once.
     tails = {path: LogTail(path, _size(path)) for path in paths} if follow else {}
-    _print(_selected(paths, query))
+    found = _print(_selected(paths, query))
+    if request_id and not found:
+        click.echo(f"No line of the logs in {folder} has the request id {request_id!r}.", err=True)
     if follow:
         try:
             _follow(folder, query, tails)
@@ -116,12 +121,16 @@ def _follow(folder: Path, query: LogQuery, tails: dict[Path, LogTail]) -> None:
             if path not in tails:
                 tails[path] = LogTail(path)
         new = [entry for tail in tails.values() for entry in tail.read()]
-        _print(entry for entry in sorted(new) if query.wants(entry))
+        _print(entry for entry in in_order(new) if query.wants(entry))
         time.sleep(_LOOK_EVERY_S)
 
 
-def _print(entries: Iterable[LogEntry]) -> None:
+def _print(entries: Iterable[LogEntry]) -> int:
+    """Print entries and say how many there were."""
     out = sys.stdout.buffer
+    count = 0
     for entry in entries:
         out.write(entry.lines)
+        count += 1
     out.flush()
+    return count

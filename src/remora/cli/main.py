@@ -461,7 +461,8 @@ def history(limit: int, as_json: bool) -> None:
 def diff(before: str | None, after: str | None) -> None:
     """Show what differs between two releases, or a release and a config file.
 
-    BEFORE is the config before AFTER unless it is named, and AFTER the one that is declared now.
+    BEFORE is the config before AFTER unless it is named, and AFTER the one that is declared now. A
+    config file on its own is compared with what is declared now: `+` is what a deploy of it adds.
     """
     from remora.cli.history import show_diff
 

@@ -25,7 +25,7 @@ _MAX_LINE_BYTES = 1024 * 1024
 _UNITS: dict[str, Seconds] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass(order=True)
+@dataclass
 class LogEntry:
     """Lines that belong together.
 
@@ -189,9 +189,14 @@ def entries_of(path: Path, from_end: int | None = None) -> Iterator[LogEntry]:
                 yield entry
 
 
-def merged_entries(logs: Iterable[Iterator[LogEntry]]) -> Iterator[LogEntry]:
-    """Bring the entries of several logs into the order of time."""
+def merged_entries(logs: Iterable[Iterable[LogEntry]]) -> Iterator[LogEntry]:
+    """Bring the entries of several logs into the order of time; those of one log keep theirs."""
     return heapq.merge(*logs, key=lambda entry: entry.at)
+
+
+def in_order(entries: Iterable[LogEntry]) -> list[LogEntry]:
+    """Bring entries into the order of time; what was logged at one time stays as it comes. Pure."""
+    return sorted(entries, key=lambda entry: entry.at)
 
 
 def select_logs(folder: Path, target: str, *, access: bool) -> list[Path]:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from remora.types import LOCAL_NODE
+from remora.observe.log_files import replica_log_name
+from remora.types import LOCAL_NODE, ReplicaID
 from remora.wire.control import (
     ApplicationStatus,
     DeploymentStatus,
@@ -51,12 +52,12 @@ def instance_details(
         if source in (None, app.source)
     }
     return {
-        "controller_info": _process(status.controller_pid, "controller"),
+        "controller_info": _process(status.controller_pid, "controller.log"),
         "proxy_location": "EveryNode" if status.proxies else "Disabled",
         "http_options": _without_secrets(options.get("http")),
         "grpc_options": options.get("grpc"),
         "proxies": {
-            each.name: {**_process(each.pid, each.name), "status": each.status}
+            each.name: {**_process(each.pid, f"{each.name}.log"), "status": each.status}
             for each in status.proxies
         },
         "applications": applications,
@@ -79,7 +80,7 @@ def _process(pid: int | None, log: str) -> dict[str, Any]:
         "node_id": LOCAL_NODE,
         **dict.fromkeys(_ACTOR),
         "pid": pid,
-        "log_file_path": f"{log}.log",
+        "log_file_path": log,
     }
 
 
@@ -140,7 +141,7 @@ def _scaling(detail: ScalingDetail) -> dict[str, Any]:
 
 def _replica(replica: ReplicaStatus) -> dict[str, Any]:
     return {
-        **_process(replica.pid, replica.replica_id),
+        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id))),
         "replica_id": replica.replica_id,
         "state": replica.state,
         "start_time_s": replica.started_at_unix_s,

@@ -16,6 +16,7 @@ from remora.observe.log_reading import (
     LogParser,
     LogTail,
     entries_of,
+    in_order,
     merged_entries,
     parse_since,
     select_logs,
@@ -82,6 +83,16 @@ def test_old_files_come_first_and_logs_are_merged_by_time(tmp_path: Path) -> Non
     b.write_bytes(line("02,000", "2") + line("04,000", "4") + line("06,000", "6"))
     found = list(merged_entries([entries_of(a), entries_of(b)]))
     assert [entry.lines[-2:-1] for entry in found] == [b"1", b"2", b"3", b"4", b"e", b"6"]
+
+
+def test_what_was_logged_in_one_millisecond_stays_as_it_was_written(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.log", tmp_path / "b.log"
+    a.write_bytes(line("05,000", "z") + line("05,000", "y"))
+    b.write_bytes(line("05,000", "x") + line("05,000", "a") + line("04,000", "set back"))
+    merged = list(merged_entries([entries_of(a), entries_of(b)]))
+    followed = in_order(entry for path in (a, b) for entry in LogTail(path).read())
+    assert [entry.lines[-2:-1] for entry in merged] == [b"z", b"y", b"x", b"a", b"k"]
+    assert [entry.lines[-2:-1] for entry in followed] == [b"k", b"z", b"y", b"x", b"a"]
 
 
 def test_only_the_end_of_a_large_file_is_looked_at(tmp_path: Path) -> None:

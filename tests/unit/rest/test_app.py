@@ -198,6 +198,9 @@ async def test_get_tells_all_in_the_shape_of_the_reference(client: httpx2.AsyncC
     assert decision["reason"] == "4 / 2"
     assert details["applications"]["b"]["deployments"]["D"]["autoscaling_detail"] is None
     assert deployment["replicas"][0]["replica_id"] == "a/D#1"
+    # As the files in the folder of the logs are called.
+    assert deployment["replicas"][0]["log_file_path"] == "replica_a+D+1.log"
+    assert details["proxies"]["proxy-1"]["log_file_path"] == "proxy-1.log"
     assert deployment["replicas"][0]["pid"] == 7
     assert details["proxies"]["proxy-1"]["status"] == "HEALTHY"
     assert details["target_capacity"] == 50.0
