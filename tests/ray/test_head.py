@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +14,19 @@ import pytest
 import ray
 from tests.e2e.waiting import until_true
 
-from remora.engine.base import EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
+from remora.engine.base import EngineEvent, Hold, ProcessExited, ProcessSpec, ProcessStarted
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import engine as engine_module
-from remora.engine.ray import fleet, head
+from remora.engine.ray import fleet, groups, head, replicas
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.engine import RayEngine
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, ProcessRecord
 from remora.errors import EngineError
+from remora.types import NodeID
 
 ID = "app/d#1"
+#: Two bundles make a placement group.
+BUNDLES = (Hold(NodeID("n1"), {"CPU": 1.0}), Hold(NodeID("n1"), {"CPU": 1.0}))
 
 
 class FakeActor:
@@ -87,20 +90,32 @@ class FakeCluster(Cluster):
         self.may_fail("create")
         return self.handles[request.process_id]
 
+    def make_group(self, spec: ProcessSpec, _: str) -> None:
+        self.groups.add(spec.process_id)
+
     def remove_group(self, _: str, process_id: str) -> None:
         self.may_fail("remove_group")
         self.groups.discard(process_id)
 
+    def remove_groups(self, _: str, spare: list[str]) -> None:
+        self.groups &= set(spare)
+
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+    was_there = ray.is_initialized()
     made = FakeCluster()
     monkeypatch.setattr(engine_module, "Cluster", lambda _: made)
-    monkeypatch.setattr(engine_module, "remove_group", made.remove_group)
+    for name in ("remove_group", "remove_groups"):
+        monkeypatch.setattr(groups, name, getattr(made, name))
+    monkeypatch.setattr(replicas, "make_group", made.make_group)
     monkeypatch.setattr(fleet, "create", made.create)
     monkeypatch.setattr(rays, "nodes", list)
+    monkeypatch.setattr(engine_module, "this_node", lambda: "n1")
     monkeypatch.setattr(head, "_TRY_AGAIN_S", 0.01)
-    return made
+    yield made
+    # Whoever asks Ray itself starts a cluster, without having said so.
+    assert was_there or not ray.is_initialized()
 
 
 @pytest.fixture
@@ -115,9 +130,11 @@ async def next_event(engine: RayEngine) -> EngineEvent:
     return await asyncio.wait_for(anext(engine.events()), 8.0)
 
 
-async def start(engine: RayEngine, fake: FakeCluster, process_id: str = ID) -> FakeActor:
+async def start(
+    engine: RayEngine, fake: FakeCluster, process_id: str = ID, holds: tuple[Hold, ...] = ()
+) -> FakeActor:
     actor = fake.handles[process_id] = FakeActor()
-    await engine.start_process(ProcessSpec(process_id, "m:f", "t"))
+    await engine.start_process(ProcessSpec(process_id, "m:f", "t", holds=holds))
     actor.come_up(process_id)
     return actor
 
@@ -133,17 +150,18 @@ async def test_a_process_is_told_of_though_its_record_cannot_be_saved_yet(
     assert isinstance(await next_event(engine), ProcessExited)
 
 
-@pytest.mark.parametrize("call", ["kill", "delete"])
+@pytest.mark.parametrize("call", ["kill", "delete", "remove_group"])
 async def test_an_exit_is_told_once_though_the_clean_up_fails_at_first(
     engine: RayEngine, fake: FakeCluster, call: str
 ) -> None:
-    actor = await start(engine, fake)
+    actor = await start(engine, fake, holds=BUNDLES)
     await next_event(engine)
     fake.failures[call] = 2
     actor.over.set_result(("exit status 3", False))
     assert await next_event(engine) == ProcessExited(ID, "exit status 3", False)
     await until_true(lambda: ID not in fake.handles, "its actor is gone")
     await until_true(lambda: ProcessRecord.key(ID) not in fake.values, "its record is gone")
+    await until_true(lambda: not fake.groups, "its group is gone")
     await start(engine, fake, "app/d#2")
     assert (await next_event(engine)).process_id == "app/d#2"  # type: ignore[union-attr]
 
@@ -205,3 +223,36 @@ async def test_nodes_that_hang_hold_up_neither_each_other_nor_the_store(
     await engine.put("state", b"1")
     assert len(asked) == len(ids)
     server.close()
+
+
+async def test_a_group_goes_with_an_actor_that_ray_does_not_take(
+    engine: RayEngine, fake: FakeCluster
+) -> None:
+    fake.failures["create"] = 1
+    fake.failures["remove_group"] = 1
+    with pytest.raises(EngineError, match=f"Ray takes no actor for {ID}: no create"):
+        await start(engine, fake, holds=BUNDLES)
+    await until_true(lambda: not fake.groups, "its group is gone")
+
+
+async def test_groups_go_with_their_processes_under_a_later_controller(
+    engine: RayEngine, fake: FakeCluster
+) -> None:
+    actor = await start(engine, fake, holds=BUNDLES)
+    await next_event(engine)
+    await engine.close()
+    actor.over = asyncio.get_running_loop().create_future()
+    # What a controller that was killed leaves: an actor that is not up, and a group without one.
+    fake.handles["app/d#2"] = FakeActor()
+    fake.groups |= {"app/d#2", "app/d#3"}
+    later = RayEngine()
+    await later.connect()
+    try:
+        assert isinstance(await next_event(later), ProcessStarted)
+        assert list(fake.handles) == [ID]
+        assert fake.groups == {ID}
+        actor.over.set_result(("exit status 0", True))
+        assert isinstance(await next_event(later), ProcessExited)
+        assert fake.groups == set()
+    finally:
+        await later.close()

@@ -241,7 +241,7 @@ class Cluster:
         return sorted(key.decode() for key in found)
 
     def _ask(self, verb: str, key: str, call: Any, *args: Any) -> Any:
-        return _asked(f"{verb} {key!r}", lambda: call(key.encode(), *args, namespace=self._space))
+        return asked(f"{verb} {key!r}", lambda: call(key.encode(), *args, namespace=self._space))
 
     # ------------------------------------------------------------------------------- actors
 
@@ -251,7 +251,7 @@ class Cluster:
         Raises:
             EngineError: Ray's head does not answer.
         """
-        found = _asked("list actors", lambda: ray.util.list_named_actors(all_namespaces=True))
+        found = asked("list actors", lambda: ray.util.list_named_actors(all_namespaces=True))
         return [each["name"] for each in found if each["namespace"] == self.namespace]
 
     def actors(self) -> dict[str, RayActor]:
@@ -269,7 +269,7 @@ class Cluster:
         Raises:
             EngineError: Ray's head does not answer.
         """
-        return _asked(f"find actor {name!r}", lambda: self._find(name))
+        return asked(f"find actor {name!r}", lambda: self._find(name))
 
     def _find(self, name: str) -> Any:
         try:
@@ -284,10 +284,10 @@ class Cluster:
             EngineError: Ray's head does not answer.
         """
         if (actor := self.actor(name)) is not None:
-            _asked(f"kill actor {name!r}", lambda: ray.kill(actor, no_restart=True))
+            asked(f"kill actor {name!r}", lambda: ray.kill(actor, no_restart=True))
 
 
-def _asked(what: str, call: Callable[[], T]) -> T:
+def asked(what: str, call: Callable[[], T]) -> T:
     """Ask Ray's head.
 
     Raises:

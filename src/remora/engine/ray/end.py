@@ -12,8 +12,8 @@ import msgspec
 import ray
 
 from remora.engine.ray import fleet
-from remora.engine.ray.actor_options import remove_groups
 from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_node, forget
 from remora.errors import ConnectionLostError
 from remora.transport.channel import connect

@@ -34,8 +34,7 @@ from remora.engine.base import (
     ProcessStarted,
     SystemProcess,
 )
-from remora.engine.ray import fleet
-from remora.engine.ray.actor_options import remove_group, remove_waiting
+from remora.engine.ray import fleet, groups
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
 from remora.engine.ray.end import end_processes, send_signal
 from remora.engine.ray.head import Head
@@ -66,7 +65,7 @@ class _Process:
     is_ending: bool = False
     record: ProcessRecord | None = None
     killer: asyncio.TimerHandle | None = None
-    #: It holds several bundles, or may do so.
+    #: A placement group goes with it.
     has_group: bool = False
     #: The nodes that these must lie on; empty: any will do.
     group_nodes: frozenset[str] = frozenset()
@@ -106,7 +105,6 @@ class RayEngine(Engine):
         self._nodes = NodeWatch(
             self._cluster, self._setup, tell=self._tell, ask=self._ask, spawn=self._spawn
         )
-        await self._ask(remove_waiting, self._cluster.namespace)
         await self._nodes.begin()
         await self._adopt()
         self._spawn(self._watch(), "nodes")
@@ -128,11 +126,14 @@ class RayEngine(Engine):
             actor = await self._ask(self._cluster.actor, name)
             if record is None or actor is None:
                 await self._ask(self._cluster.kill, name)
-                await self._remove_group(name)
                 continue
-            process = self._processes[name] = _Process(name, actor, record=record, has_group=True)
+            process = self._processes[name] = _Process(
+                name, actor, record=record, has_group=record.has_group
+            )
             self._tell_started(record)
             self._spawn(self._follow(process, None, actor.ended.remote()), name)
+        # Of what was killed here, of what ended or never came, and of what waited for room.
+        await self._ask(groups.remove_groups, self._cluster.namespace, list(self._processes))
         for gone in records:
             await self._ask(self._cluster.delete, ProcessRecord.key(gone))
 
@@ -168,19 +169,21 @@ class RayEngine(Engine):
         Raises:
             EngineError: Ray takes no such actor.
         """
+        name, namespace = spec.process_id, self._cluster.namespace
         node_id = spec.node_id if spec.node_id in self._nodes.nodes else ""
         try:
-            actor = await self._ask(create_replica, spec, self._cluster.namespace, node_id)
-        except (ValueError, RayError) as error:
-            raise EngineError(f"Ray takes no actor for {spec.process_id}: {error}") from error
-        process = self._processes[spec.process_id] = _Process(
-            spec.process_id, actor, has_group=len(spec.holds) > 1
+            actor = await self._ask(create_replica, spec, namespace, node_id)
+        except Exception as error:
+            if groups.has_group(spec):
+                what = f"Removing the group of {name}"
+                await self._head.see_to(what, groups.remove_group, namespace, name)
+            raise EngineError(f"Ray takes no actor for {name}: {error}") from error
+        process = self._processes[name] = _Process(
+            name, actor, has_group=groups.has_group(spec), group_nodes=groups.group_nodes(spec)
         )
-        if process.has_group and spec.pinned:
-            process.group_nodes = frozenset(hold.node_id for hold in spec.holds)
-        self._spawn(self._tell_slow(process, spec), f"wait for {spec.process_id}")
+        self._spawn(self._tell_slow(process, spec), f"wait for {name}")
         begun, _, ended = actor.begin.remote(), actor.run.remote(), actor.ended.remote()
-        self._spawn(self._follow(process, begun, ended), spec.process_id)
+        self._spawn(self._follow(process, begun, ended), name)
 
     async def _tell_slow(self, process: _Process, spec: ProcessSpec) -> None:
         """Say that a process waits for Ray, before somebody takes it for lost."""
@@ -212,9 +215,11 @@ class RayEngine(Engine):
 
     async def _take_up(self, process: _Process, begun: bytes) -> None:
         """Tell that a process is up, and leave that to a later controller."""
-        record = process.record = msgspec.msgpack.decode(begun, type=ProcessRecord)
+        told = msgspec.msgpack.decode(begun, type=ProcessRecord)
+        record = process.record = msgspec.structs.replace(told, has_group=process.has_group)
         key = ProcessRecord.key(process.process_id)
-        await self._head.see_to(f"Saving {key}", self._cluster.put, key, begun)
+        data = msgspec.msgpack.encode(record)
+        await self._head.see_to(f"Saving {key}", self._cluster.put, key, data)
         self._tell_started(record)
         if process.killer is not None:
             # It was asked to end before it was there.
@@ -225,10 +230,7 @@ class RayEngine(Engine):
         self._cluster.kill(process.process_id)
         self._cluster.delete(ProcessRecord.key(process.process_id))
         if process.has_group:
-            remove_group(self._cluster.namespace, process.process_id)
-
-    async def _remove_group(self, process_id: str) -> None:
-        await self._ask(remove_group, self._cluster.namespace, process_id)
+            groups.remove_group(self._cluster.namespace, process.process_id)
 
     async def _end_of(self, process: _Process, ended: Any) -> tuple[str, bool]:
         while True:

@@ -35,9 +35,9 @@ from remora.engine.boot import answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
-from remora.engine.ray.actor_options import remove_groups
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
+from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
 from remora.errors import EngineError, InstanceError
 from remora.home import Home

@@ -7,11 +7,14 @@ from typing import Any
 from remora.engine.base import ProcessSpec
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import actor_options
+from remora.engine.ray.groups import has_group, make_group
 from remora.engine.ray.process import ProcessRequest
 
 
 def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
-    """Make the actor of a replica; returns its handle. Blocks.
+    """Make the actor of a replica, and before it its group; returns its handle. Blocks.
+
+    A group stays when there comes no actor: `remove_group` takes it away.
 
     Args:
         spec: what was asked for.
@@ -32,7 +35,9 @@ def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
         args=dict(spec.args),
         env=dict(spec.env),
     )
-    options = actor_options(spec, namespace)
+    options = actor_options(spec)
+    if has_group(spec):
+        options["scheduling_strategy"] = make_group(spec, namespace)
     if spec.pinned:
         # Also if it is gone: then Ray says so, and another place is found.
         return fleet.create(request, node_id=spec.node_id, soft=False, options=options)

@@ -20,7 +20,7 @@ from typing import Any
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from remora.engine.base import Missing
-from remora.engine.ray.actor_options import WAITING, group_name
+from remora.engine.ray.groups import WAITING, group_name
 from remora.engine.ray.nodes import Ask
 from remora.types import Seconds
 

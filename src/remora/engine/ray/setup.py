@@ -103,6 +103,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     address: str
     pid: int
     node_id: str
+    #: It has a placement group, which goes with it.
+    has_group: bool = False
 
     @staticmethod
     def key(process_id: str) -> str:
