@@ -5,6 +5,7 @@ Rules: pure. Knows values and not which keys there are: that is `declaration.py`
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -214,18 +215,74 @@ def check_deployments(value: Any, path: Path) -> Iterable[Problem]:
 
 
 def _check_deployment(one: dict[str, Any], path: Path) -> Iterable[Problem]:
-    unknown = list(_unknown(one, DEPLOYMENT_KEYS, path))
-    yield from unknown
+    yield from _unknown(one, DEPLOYMENT_KEYS, path)
     if "name" not in one:
         yield Problem(path, "the key 'name' is missing: it says which deployment is meant")
     else:
         yield from checked_by(check_deployment_name)(one["name"], (*path, "name"))
-    if unknown:
-        return
+    known = {key: item for key, item in one.items() if key in DEPLOYMENT_KEYS and key != "name"}
+    yield from _all_of_options(known, path)
+
+
+#: Keys that are compared with each other: without one, nothing can be said of the others.
+_COMPARED = (
+    {"min_replicas", "max_replicas", "initial_replicas"},
+    {"initial_backoff_s", "max_backoff_s"},
+    {"num_replicas", "gang_scheduling_config", "gang_size"},
+    {
+        "placement_group_bundles",
+        "placement_group_strategy",
+        "placement_group_bundle_label_selector",
+    },
+)
+
+
+def _all_of_options(given: dict[str, Any], path: Path) -> Iterable[Problem]:
+    """Find all that is wrong with options: their check stops at the first, which is left out then."""
+    left = copy.deepcopy(given)
+    told: set[Path] = set()
+    silent: set[str] = set()
+    while (problem := _first_of_options(left, path)) is not None:
+        steps = problem.path[len(path) :]
+        leaf = str(steps[-1]) if steps else ""
+        again = problem.path in told
+        if not again and leaf not in silent:
+            yield problem
+        told.add(problem.path)
+        silent.update(*(group for group in _COMPARED if leaf in group))
+        if not _removed(left, steps[:1] if again else steps):
+            # It says what does not go with a default that took the place of what was left out.
+            others = sorted(silent & left.keys())
+            if not others:
+                return
+            del left[others[0]]
+
+
+def _first_of_options(given: dict[str, Any], path: Path) -> Problem | None:
     try:
-        deployment_config({key: item for key, item in one.items() if key != "name"})  # type: ignore[arg-type]
+        deployment_config(given)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        yield _located(error, path)
+        problem = _located(error, path)
+        word = str(error).partition(" ")[0]
+        # What is wrong in type is told as Python does, which begins with its name.
+        if problem.path == path and word in given:
+            return Problem((*path, word), str(error).removeprefix(f"{word} "))
+        return problem
+    return None
+
+
+def _removed(options: dict[str, Any], steps: Path) -> bool:
+    """Take out what steps lead to, or the option that it should be in; False: there is none."""
+    found: Any = options
+    for step in steps[:-1]:
+        found = found.get(step) if isinstance(found, dict) else None
+    if steps and isinstance(found, dict) and steps[-1] in found:
+        del found[steps[-1]]
+        return True
+    return bool(steps) and options.pop(str(steps[0]), _ABSENT) is not _ABSENT
+
+
+_ABSENT = object()
 
 
 def _unknown(given: dict[Any, Any], allowed: Iterable[str], path: Path) -> Iterable[Problem]:

@@ -90,12 +90,16 @@ class _Reader:
     def _error(self, node: yaml.Node, message: str) -> ConfigFileError:
         return ConfigFileError([f"{self._name}:{node.start_mark.line + 1}: {message}"])
 
-    def tell(self, problem: Problem) -> str:
-        """Say where a problem is, as compilers do."""
+    def line(self, problem: Problem) -> int:
+        """Return the line that a problem is in."""
         path = problem.path
         while path and path not in self.lines:
             path = path[:-1]
-        return f"{self._name}:{self.lines.get(path, 1)}: {problem}"
+        return self.lines.get(path, 1)
+
+    def tell(self, problem: Problem) -> str:
+        """Say where a problem is, as compilers do."""
+        return f"{self._name}:{self.line(problem)}: {problem}"
 
 
 def read(text: str, name: str) -> tuple[Any, _Reader]:
@@ -141,4 +145,4 @@ def load(path: Path) -> DeployConfig:
     except UnicodeDecodeError as error:
         raise ConfigFileError([f"{path}: this is not text in UTF-8: {error.reason}"]) from None
     value, reader = read(text, str(path))
-    return declaration.parse(value, reader.tell)
+    return declaration.parse(value, reader.tell, reader.line)

@@ -216,7 +216,11 @@ def problems(given: object) -> list[Problem]:
     return found
 
 
-def parse(given: object, tell: Callable[[Problem], str] = str) -> DeployConfig:
+def parse(
+    given: object,
+    tell: Callable[[Problem], str] = str,
+    place: Callable[[Problem], int] = lambda _problem: 0,
+) -> DeployConfig:
     """Check a config and give it a type.
 
     Pure.
@@ -224,13 +228,14 @@ def parse(given: object, tell: Callable[[Problem], str] = str) -> DeployConfig:
     Args:
         given: what was read from YAML or JSON.
         tell: says where a problem is.
+        place: by which problems are ordered, for example its line.
 
     Raises:
         ConfigFileError: names everything that is wrong.
     """
     found = problems(given)
     if found:
-        raise ConfigFileError([tell(problem) for problem in found])
+        raise ConfigFileError([tell(problem) for problem in sorted(found, key=place)])
     assert isinstance(given, dict)
     location = given.get("proxy_location")
     http, grpc = given.get("http_options"), given.get("grpc_options")

@@ -35,6 +35,35 @@ def test_problems_are_told_with_file_and_line(tmp_path: Path) -> None:
     assert third.startswith(f"{file}:6: applications[0].deployments[1]: the key 'name' is missing")
 
 
+def test_every_problem_of_a_deployment_is_told_in_the_order_of_lines(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "applications:\n"
+        "  - import_path: server:app\n"
+        "    deployments:\n"
+        "      - name: X\n"
+        "        max_ongoing_requests: lots\n"
+        "        graceful_shutdown_timeout_s: yes\n"
+        "        ray_actor_options: {num_gpu: 1, num_cpus: -1}\n"
+        "        unknown: 1\n"
+        "        max_surge_percent: 200\n"
+        "        autoscaling_config:\n"
+        "          min_replicas: 5\n"
+        "          max_replicas: 2\n"
+        "          initial_replicas: 4\n"
+        "          foo: 1\n"
+        "      - name: Y\n"
+        "        num_replicas: -2\n"
+        "        max_replicas_per_node: few\n"
+        "        idempotent: maybe\n"
+        "        gang_scheduling_config: {gang_size: 2}\n"
+    )
+    with pytest.raises(ConfigFileError) as caught:
+        load(file)
+    lines = [int(each.removeprefix(f"{file}:").partition(":")[0]) for each in caught.value.problems]
+    assert lines == [5, 6, 7, 7, 8, 9, 12, 14, 16, 17, 18], "\n".join(caught.value.problems)
+
+
 def test_a_good_file(tmp_path: Path) -> None:
     file = tmp_path / "serve.json"
     file.write_text('{"applications": [{"import_path": "a:b", "args": {"n": 1.5}}]}')
