@@ -33,7 +33,7 @@ def apply_config(draft: Draft) -> None:
             draft,
             name,
             f"Route prefix {request.route_prefix!r} belongs to application {owner!r}, whose new "
-            "version could not be imported and whose old one goes on serving. Fix that one, and "
+            "version could not be imported and whose old one keeps it. Fix that one, and "
             "deploy again.",
         )
     if (unfit := check_room(state, *requests.values())) is not None:

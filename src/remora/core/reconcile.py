@@ -118,6 +118,7 @@ def _decide(draft: Draft, where: DeploymentID) -> None:
         elif not deployment.removed:
             _reconcile_deployment(draft, app, deployment)
     _note_completion(draft, deployment)
+    _tell_when_steady(draft, where, deployment)
     rollback.note_good(app)
     if (back := rollback.wanted(draft, app, deployment)) is not None:
         failure = rollback.told(app, deployment)
@@ -204,6 +205,16 @@ def _note_completion(draft: Draft, deployment: Deployment) -> None:
         deployment.crashes = 0
     else:
         draft.wake(trusted_s)
+
+
+def _tell_when_steady(draft: Draft, where: DeploymentID, deployment: Deployment) -> None:
+    """After crashes the status changes with time alone, and whoever watches it hears of steps."""
+    pacing = draft.state.pacing.get(where)
+    since_s = [replica.since_s for replica in deployment.in_state(ReplicaState.RUNNING)]
+    if pacing is None or len(pacing.crashes_s) <= restart.FREE_CRASHES or not since_s:
+        return
+    if draft.now < (steady_s := max(since_s) + restart.STABLE_S):
+        draft.wake(steady_s)
 
 
 def _prune(draft: Draft, app: Application) -> None:

@@ -19,6 +19,8 @@ MAX_ATTEMPTS_PER_REPLICA = 3
 CRASH_WINDOW_S = 60.0
 #: Crashes inside the window that are answered at once: one bad request should cost nothing.
 FREE_CRASHES = 2
+#: Crashes that are remembered at most.
+KEPT_CRASHES = 20
 #: A new version is trusted when all of its replicas have run for so long. One that dies of its
 #: first requests dies before that.
 STABLE_S = 10.0
@@ -75,5 +77,19 @@ def after_crash(
 
     Pure.
     """
-    recent = (*(at for at in crashes_s if now - at < CRASH_WINDOW_S), now)[-20:]
+    recent = (*within_window(crashes_s, now), now)[-KEPT_CRASHES:]
     return recent, now + delay_s(len(recent) - FREE_CRASHES)
+
+
+def within_window(crashes_s: tuple[Seconds, ...], now: Seconds) -> tuple[Seconds, ...]:
+    """Leave out the crashes that say nothing any more. Pure."""
+    return tuple(at for at in crashes_s if now - at < CRASH_WINDOW_S)
+
+
+def are_many(num_recent: int, target: int) -> bool:
+    """Say whether so many crashes inside the window mean that replicas come and do not stay.
+
+    Pure. Invariants: what is answered at once is not many; nor is one of each replica, up to half
+    of what is remembered.
+    """
+    return num_recent > max(FREE_CRASHES, min(target, KEPT_CRASHES // 2))

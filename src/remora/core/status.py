@@ -15,7 +15,7 @@ from remora.core.lifecycle import SLOW_START_S
 from remora.core.owned import failed_actor
 from remora.core.replica_state import Replica, ReplicaState
 from remora.core.scale import attempts_for, count_of
-from remora.core.state import Application, ControllerState, Deployment, Pacing
+from remora.core.state import Application, ControllerState, Deployment, Pacing, Target
 from remora.types import DeploymentID, Seconds
 from remora.wire.control import ApplicationStatus, DeploymentStatus, ReplicaStatus
 
@@ -86,7 +86,12 @@ def _application(state: ControllerState, app: Application, now: Seconds) -> Appl
 
 def _import_verdict(state: ControllerState, app: Application) -> _Verdict | None:
     """How far the import of an application's config is; None: it is done."""
-    goes_on = " The version before goes on serving." if app.deployments else ""
+    ingress = app.deployments.get(app.ingress)
+    found_again = state.hold_snapshot_until_s is not None
+    serves = ingress is not None and any(
+        _runs(each, found_again) for each in ingress.replicas.values()
+    )
+    goes_on = " The version before goes on serving." if serves else ""
     if app.build_error:
         message = f"The config could not be applied.{goes_on}\n{app.build_error}"
         return _Verdict("DEPLOY_FAILED", "", message)
@@ -151,12 +156,12 @@ def _judge(
     if has_failed(deployment):
         is_actor = bool(deployment.target.config.actor_of)
         trigger = "DEPLOYMENT_ACTOR_FAILED" if is_actor else "REPLICA_STARTUP_FAILED"
-        return _Verdict("DEPLOY_FAILED", trigger, _failed_message(deployment))
+        return _Verdict("DEPLOY_FAILED", trigger, _failed_message(deployment, found_again))
     if not deployment.completed and (actor := failed_actor(app, deployment)) is not None:
         name = actor.target.config.actor_name
         message = f"Its deployment actor {name!r} could not be started: {actor.last_failure}"
         return _Verdict("DEPLOY_FAILED", "DEPLOYMENT_ACTOR_FAILED", message)
-    running = sum(_runs(deployment, replica, found_again) for replica in _values(deployment))
+    running = _num_running(deployment, deployment.target, found_again)
     target = count_of(deployment)
     trouble = _trouble(state, deployment, pacing, now)
     required = deployment.target.config.required_ready_replicas
@@ -173,9 +178,29 @@ def _judge(
     if running < target:
         trigger = "REPLICA_STARTUP_FAILED" if deployment.failures else "HEALTH_CHECK_FAILED"
         shortage = f"{running} of {target} replicas run."
-        crash = [pacing.last_crash] if pacing.last_crash else []
+        crash = [_crashes(pacing, now)] if pacing.last_crash else []
         return _Verdict("UNHEALTHY", trigger, " ".join([shortage, *crash, *trouble]))
+    if _flaps(deployment, pacing, target, now):
+        message = f"{running} of {target} replicas run, and do not stay. {_crashes(pacing, now)}"
+        return _Verdict("UNHEALTHY", "HEALTH_CHECK_FAILED", message)
     return _Verdict("HEALTHY", _DONE[deployment.change])
+
+
+def _flaps(deployment: Deployment, pacing: Pacing, target: int, now: Seconds) -> bool:
+    """Say whether replicas come and do not stay, although just now they all run."""
+    recent = restart.within_window(pacing.crashes_s, now)
+    return restart.are_many(len(recent), target) and any(
+        now < replica.since_s + restart.STABLE_S
+        for replica in deployment.in_state(ReplicaState.RUNNING)
+    )
+
+
+def _crashes(pacing: Pacing, now: Seconds) -> str:
+    """Say how the last replica was lost and, where it was not the only one, how many were."""
+    recent = len(restart.within_window(pacing.crashes_s, now))
+    if recent <= 1:
+        return pacing.last_crash
+    return f"Replicas were replaced {recent} times in the last minute: {pacing.last_crash}"
 
 
 def _why_under_way(deployment: Deployment) -> str:
@@ -183,31 +208,40 @@ def _why_under_way(deployment: Deployment) -> str:
     return "AUTOSCALING" if is_scaled and deployment.change != "deploy" else "CONFIG_UPDATE_STARTED"
 
 
-def _values(deployment: Deployment) -> list[Replica]:
-    return list(deployment.replicas.values())
+def _num_running(deployment: Deployment, target: Target, found_again: bool) -> int:
+    return sum(
+        is_current(replica, target, None) and _runs(replica, found_again)
+        for replica in deployment.replicas.values()
+    )
 
 
-def _runs(deployment: Deployment, replica: Replica, found_again: bool) -> bool:
-    """Say whether a replica counts as running for the present target."""
-    if not is_current(replica, deployment.target, None):
-        return False
+def _runs(replica: Replica, found_again: bool) -> bool:
+    """Say whether a replica serves, as far as it is known."""
     if found_again and replica.was_ready and replica.state is ReplicaState.STARTING:
         return True
     return replica.state is ReplicaState.RUNNING
 
 
-def _failed_message(deployment: Deployment) -> str:
+def _failed_message(deployment: Deployment, found_again: bool) -> str:
     """Say how often it failed, what serves instead, what to do, and why it failed (MO-08)."""
-    previous = goal_of(deployment).target
-    instead = (
-        f"The version before goes on serving with {count_of(deployment, previous)} replica(s). "
-        if previous is not None
-        else ""
-    )
     return (
-        f"The deployment {failed_how(deployment)} and is not tried again. {instead}Fix the cause and deploy again. The last failure was:\n"
+        f"The deployment {failed_how(deployment)} and is not tried again. "
+        f"{_instead(deployment, found_again)} Fix the cause and deploy again. The last failure was:\n"
         f"{deployment.last_failure}"
     )
+
+
+def _instead(deployment: Deployment, found_again: bool) -> str:
+    previous = goal_of(deployment).target
+    if previous is None:
+        return "There is no version before that worked."
+    count = count_of(deployment, previous)
+    running = _num_running(deployment, previous, found_again)
+    if running >= count:
+        return f"The version before goes on serving with {count} replica(s)."
+    if running:
+        return f"The version before goes on serving with {running} of {count} replicas."
+    return f"The version before is started, and 0 of {count} replicas run."
 
 
 def _trouble(

@@ -269,7 +269,7 @@ def test_a_crashed_replica_is_replaced_at_once_and_repeated_crashes_are_slowed_d
                 status = await r.until(lambda now: now is not None and now.status == "UNHEALTHY")
                 assert status is not None
                 assert "killed by SIGKILL" in status.message
-                await r.until_running()
+                await r.until(lambda _now: r.num_routable() == 1)
                 waits.append(loop.time() - before)
             assert waits[0] < 0.05
             assert waits[1] < 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from tests.unit.control.rig import Rig, app, deployment, rig
@@ -307,6 +308,78 @@ def test_going_back_is_to_the_newest_that_worked_although_it_is_not_trusted_yet(
             await r.until(lambda now: now is not None and bool(now.failure))
             await r.until_settled()
             assert versions(r) == ["good", "good"]
+
+    run(main())
+
+
+def test_a_first_version_that_does_not_stay_is_told_until_it_does() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            seen: list[tuple[str, str]] = []
+
+            async def sicken() -> None:
+                while True:
+                    await r.until(lambda _now: r.num_routable() == 1, timeout_s=60)
+                    replica = next(each for each in r.replicas.serving if not each.sickness)
+                    await asyncio.sleep(1.0)
+                    now = await r.status()
+                    assert now is not None
+                    seen.append((now.status, now.message))
+                    replica.sickness = RuntimeError("sick")
+                    await r.until(lambda _now: r.num_routable() == 0, timeout_s=60)
+
+            await r.deploy(app("default", deployment(health_check_period_s=1.0)))
+            await r.until_settled()
+            sickening = asyncio.create_task(sicken())
+            await asyncio.sleep(120)
+            sickening.cancel()
+            # One bad request should cost nothing; what goes on for ever should be seen.
+            assert [status for status, _ in seen[:3]] == ["RUNNING"] * 3
+            assert {status for status, _ in seen[3:]} == {"UNHEALTHY"}
+            message = seen[-1][1]
+            assert "1 of 1 replicas run, and do not stay" in message
+            assert re.search(
+                r"replaced \d+ times in the last minute: .*RuntimeError: sick", message
+            )
+            for each in r.replicas.serving:
+                each.sickness = None
+            # It hears of that also where nothing else happens for long.
+            await r.deploy(app("default", deployment(health_check_period_s=1000.0)))
+            for _ in range(3):
+                await r.until(lambda _now: r.num_routable() == 1)
+                r.engine.crash(r.replicas.serving[0].process_id)
+                await r.until(lambda now: now is not None and now.status == "UNHEALTHY")
+            await r.until(lambda _now: r.num_routable() == 1)
+            since = asyncio.get_running_loop().time()
+            await r.until_settled()
+            assert 9.0 < asyncio.get_running_loop().time() - since < 10.5
+
+    run(main())
+
+
+def test_what_serves_is_said_only_where_it_does() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            two: dict[str, Any] = {"num_replicas": 2, "max_constructor_retry_count": 1}
+            r.replicas.fail_construct = bad
+            await r.deploy(app("default", deployment(version="bad", **two)))
+            first = await r.until(lambda now: now is not None and now.status == "DEPLOY_FAILED")
+            assert first is not None
+            assert "There is no version before that worked." in first.message
+            await r.deploy(app("default", deployment(**two)))
+            await r.until_settled()
+            await r.deploy(app("default", deployment(version="bad", **two)))
+            await r.until(lambda now: now is not None and now.status == "DEPLOY_FAILED")
+            r.replicas.fail_construct = lambda _spec: "OSError: no database"
+            for left in (1, 0):
+                r.engine.crash(r.replicas.serving[0].process_id)
+                await r.until(lambda _now, left=left: r.num_routable() == left)  # type: ignore[misc]
+                now = await r.status()
+                assert now is not None
+                assert now.status == "DEPLOY_FAILED"
+                serves = "goes on serving with 1 of 2 replicas"
+                assert (serves if left else "is started, and 0 of 2 replicas run") in now.message
+                assert ("goes on serving" in now.message) == bool(left)
 
     run(main())
 

@@ -164,6 +164,13 @@ def test_a_failed_import_leaves_the_version_before() -> None:
     before = world.state.applications["a"].deployments["D"].target
     world.submit(declared("a", "/elsewhere"))
     world.end_builds("a")
+    # It does not serve yet.
+    assert "goes on serving" not in report(world.state, 100.0)["a"].message
+    (replica_id,) = world.state.applications["a"].deployments["D"].replicas
+    world.feed(
+        ev.ProcessStarted(replica_id=replica_id, address="unix:/d", pid=7, node_id=LOCAL_NODE),
+        ev.ReplicaReady(replica_id=replica_id),
+    )
     app = world.state.applications["a"]
     assert (app.deployments["D"].target, app.route_prefix) == (before, "/a")
     status = report(world.state, 100.0)["a"]
