@@ -48,7 +48,8 @@ def waits_for(spec: ProcessSpec) -> str:
     """Say what a replica waits for that Ray has not started. Pure."""
     amounts = (each for hold in spec.holds for each in hold.resources.items())
     wanted = ", ".join(f"{name}={amount:g}" for name, amount in amounts)
-    return f"waits for Ray to find {wanted or 'a worker'} free; `ray status` shows what is"
+    found = f"find {wanted} free and " if wanted else ""
+    return f"waits for Ray to {found}start a worker; `ray status` shows what is free"
 
 
 def reason_of(error: BaseException) -> str:
