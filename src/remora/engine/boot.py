@@ -1,15 +1,22 @@
-"""The first steps of a process at the top of an instance, and its answer to who launched it.
+"""The first steps of a process of an instance, and its answer to who launched it.
 
 Rules: standard library and the lowest layer of the package only; the supervisor imports this.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Collection
+import time
+import traceback
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+
+class StartError(Exception):
+    """The process cannot start, for the reason in the message."""
 
 
 def close_strangers(keep: Collection[int | None]) -> None:
@@ -42,3 +49,41 @@ def answer(fd: int | None, message: dict[str, Any]) -> None:
     except OSError:
         pass  # the owner is gone, which its own pipe says as well
     os.close(fd)
+
+
+def set_environment(env: Mapping[str, str]) -> None:
+    """Take over environment variables.
+
+    Raises:
+        StartError: one cannot be set.
+    """
+    try:
+        os.environ.update(env)
+    except ValueError as error:
+        raise StartError(f"an environment variable cannot be set: {error}") from None
+    if "TZ" in env:
+        time.tzset()
+
+
+def load(entrypoint: str) -> Callable[..., Any]:
+    """Import `package.module:function`.
+
+    Raises:
+        StartError: there is no such function, or importing it fails.
+    """
+    module, colon, name = entrypoint.partition(":")
+    if not colon:
+        raise StartError(f"{entrypoint!r} is not of the form package.module:function")
+    try:
+        entry = getattr(importlib.import_module(module), name)
+    # Border: importing runs code that is not ours, which may raise anything.
+    except BaseException as error:  # noqa: BLE001
+        if not isinstance(error, ModuleNotFoundError | AttributeError):
+            traceback.print_exc()
+        raise StartError(
+            f"{entrypoint} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
+    if not callable(entry):
+        raise StartError(f"{entrypoint} is not callable")
+    found: Callable[..., Any] = entry
+    return found

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Any, NoReturn
 
 from remora.engine import linux
 from remora.engine.base import ProcessContext
+from remora.engine.boot import StartError, load, set_environment
 from remora.engine.doors import listen_unix
 from remora.engine.local import protocol
 from remora.home import Home
@@ -65,10 +65,6 @@ class Reporter:
     def close(self) -> None:
         """Close the pipe: nothing more is reported."""
         os.close(self.fd)
-
-
-class StartError(Exception):
-    """The process cannot start, for the reason in the message."""
 
 
 def become(
@@ -210,32 +206,13 @@ def _own_sockets(
 
 def _load(request: Mapping[str, Any]) -> Callable[[ProcessContext], None]:
     linux.set_title(str(request["title"]))
-    try:
-        os.environ.update(request.get("env", {}))
-    except ValueError as error:
-        raise StartError(f"an environment variable cannot be set: {error}") from None
-    if "TZ" in request.get("env", {}):
-        time.tzset()
+    set_environment(request.get("env", {}))
     # What was the template's main module must not look like this process's own: pickle and
     # multiprocessing ask `__main__` for names and for the file to run.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [str(request["title"])]
     gc.enable()
-    module, colon, name = str(request["entrypoint"]).partition(":")
-    if not colon:
-        raise StartError(f"{request['entrypoint']!r} is not of the form package.module:function")
-    try:
-        entry = getattr(importlib.import_module(module), name)
-    # Border: importing runs code that is not ours, which may raise anything.
-    except BaseException as error:  # noqa: BLE001
-        if not isinstance(error, ModuleNotFoundError | AttributeError):
-            traceback.print_exc()
-        raise StartError(
-            f"{request['entrypoint']} cannot be imported: {type(error).__name__}: {error}"
-        ) from None
-    if not callable(entry):
-        raise StartError(f"{request['entrypoint']} is not callable")
-    return entry  # type: ignore[no-any-return]
+    return load(str(request["entrypoint"]))
 
 
 def _context(

@@ -34,12 +34,12 @@ from remora.engine.base import (
     ProcessStarted,
     SystemProcess,
 )
+from remora.engine.boot import StartError
 from remora.engine.ray import fleet, groups
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
 from remora.engine.ray.end import end_processes, send_signal
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
-from remora.engine.ray.process import StartError
 from remora.engine.ray.replicas import create_replica, reason_of, waits_for
 from remora.engine.ray.seeker import RoomSeeker
 from remora.engine.ray.setup import ProcessRecord, find_node, read_records, require_setup

@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
 from remora.engine.base import ProcessContext
+from remora.engine.boot import StartError, load, set_environment
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.setup import ENDING, ProcessRecord, failure_key, require_setup
@@ -60,10 +61,6 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     permanent: bool = False
     version: str = msgspec.field(default_factory=_version)
-
-
-class StartError(Exception):
-    """The process cannot start, for the reason in the message."""
 
 
 class ProcessActor:
@@ -102,10 +99,10 @@ class ProcessActor:
         setup = require_setup(self._cluster)
         here = rays.here()
         home = setup.home_on(here.node_id, here.session)
-        _set_environment(request.env)
+        set_environment(request.env)
         os.environ["REMORA_HOME"] = str(home.root)
         join(Membership(here.node_id, setup.token))
-        self._entry = _load(request.entrypoint)
+        self._entry = load(request.entrypoint)
         try:
             home.make()
             sockets, address = open_sockets(request.kind, home, here, setup, self._cluster)
@@ -169,29 +166,6 @@ class ProcessActor:
         self.run()
         assert self._end is not None
         return self._end
-
-
-def _set_environment(env: dict[str, str]) -> None:
-    try:
-        os.environ.update(env)
-    except ValueError as error:
-        raise StartError(f"an environment variable cannot be set: {error}") from None
-    if "TZ" in env:
-        time.tzset()
-
-
-def _load(entrypoint: str) -> Callable[[ProcessContext], None]:
-    module, _, name = entrypoint.partition(":")
-    try:
-        entry: Callable[[ProcessContext], None] = getattr(importlib.import_module(module), name)
-    # Border: importing runs code that is not ours, which may raise anything.
-    except BaseException as error:  # noqa: BLE001
-        if not isinstance(error, ModuleNotFoundError | AttributeError):
-            traceback.print_exc()
-        raise StartError(
-            f"{entrypoint} cannot be imported: {type(error).__name__}: {error}"
-        ) from None
-    return entry
 
 
 def _run(entry: Callable[[ProcessContext], None], context: ProcessContext) -> tuple[str, bool]:
