@@ -14,8 +14,16 @@ import ray
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.groups import remove_groups
-from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_node, forget
-from remora.errors import ConnectionLostError
+from remora.engine.ray.nodes import Ask
+from remora.engine.ray.setup import (
+    ENDING,
+    InstanceSetup,
+    NodeRecord,
+    ProcessRecord,
+    find_node,
+    forget,
+)
+from remora.errors import ConnectionLostError, EngineError
 from remora.transport.channel import connect
 from remora.transport.control import call_control
 from remora.types import Seconds
@@ -44,6 +52,25 @@ async def send_signal(node: NodeRecord, token: str, pid: int, number: int) -> No
                 channel.close()
     except (ConnectionLostError, TimeoutError) as error:
         _log.warning("Node %s does not pass signals on: %s", node.node_id[:12], error)
+
+
+async def ask_to_end(ask: Ask, cluster: Cluster, token: str, record: ProcessRecord) -> None:
+    """Send SIGTERM to a process. That it cannot be reached is only logged: its killer will.
+
+    Args:
+        ask: for what blocks.
+        cluster: of the instance.
+        token: of the instance.
+        record: of the process.
+    """
+    try:
+        node = await ask(find_node, cluster, record.node_id)
+    except EngineError as error:
+        _log.warning("%s gets no SIGTERM: %s", record.process_id, error)
+        return
+    # A node that is gone needs none.
+    if node is not None:
+        await send_signal(node, token, record.pid, signal.SIGTERM)
 
 
 def end_processes(

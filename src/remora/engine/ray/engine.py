@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -37,12 +36,12 @@ from remora.engine.base import (
 from remora.engine.boot import StartError
 from remora.engine.ray import fleet, groups
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
-from remora.engine.ray.end import end_processes, send_signal
+from remora.engine.ray.end import ask_to_end, end_processes
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.replicas import create_replica, reason_of, waits_for
 from remora.engine.ray.seeker import RoomSeeker
-from remora.engine.ray.setup import ProcessRecord, find_node, read_records, require_setup
+from remora.engine.ray.setup import ProcessRecord, read_records, require_setup
 from remora.errors import EngineError
 from remora.types import NodeID, Seconds
 
@@ -277,18 +276,8 @@ class RayEngine(Engine):
         await self._head.see_to(f"Killing {process.process_id}", kill)
 
     def _signal(self, process: _Process, record: ProcessRecord) -> None:
-        self._spawn(self._pass_signal(record), f"signal to {process.process_id}")
-
-    async def _pass_signal(self, record: ProcessRecord) -> None:
-        """Have a process end itself; if that does not reach it, its killer will."""
-        try:
-            node = await self._ask(find_node, self._cluster, record.node_id)
-        except EngineError as error:
-            _log.warning("%s gets no SIGTERM: %s", record.process_id, error)
-            return
-        # A node that is gone needs none.
-        if node is not None:
-            await send_signal(node, self._setup.token, record.pid, signal.SIGTERM)
+        work = ask_to_end(self._ask, self._cluster, self._setup.token, record)
+        self._spawn(work, f"signal to {process.process_id}")
 
     def seek(self, missing: Sequence[Missing]) -> None:
         """Show Ray's autoscaler what finds no room."""
