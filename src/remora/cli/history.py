@@ -42,7 +42,9 @@ def line(release: Release) -> str:
     names = ", ".join(release.applications) or "no application"
     what = f"deleted {names}" if release.kind == "delete" else names
     source = f" ({release.source})" if release.source else ""
-    return f"{release.number:>5}  {when}  {what}{source}{'  <- declared now' * release.in_effect}"
+    back = f"  rolled back: {', '.join(release.rolled_back)}" if release.rolled_back else ""
+    now = "  <- declared now" * release.in_effect
+    return f"{release.number:>5}  {when}  {what}{source}{back}{now}"
 
 
 def show_diff(before: str | None, after: str | None) -> None:

@@ -167,7 +167,12 @@ class Admin:
 
     async def _releases(self, _body: bytes) -> bytes:
         await self._controller.ready.wait()
-        return pack(Releases(releases.told(await self._records())))
+        failed = {
+            name: app.release
+            for name, app in sorted(self._controller.state.applications.items())
+            if app.failure and not app.deleting
+        }
+        return pack(Releases(releases.told(await self._records(), failed)))
 
     async def _records(self) -> list[releases.Record]:
         """What is kept and counts; one that was written last and refused after does not."""

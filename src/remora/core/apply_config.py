@@ -42,7 +42,8 @@ def apply_config(draft: Draft) -> None:
             _refuse(draft, name, str(unfit))
         return
     for request in requests.values():
-        deploy_application(draft, request)
+        app = deploy_application(draft, request)
+        app.requested_by = app.declared
 
 
 def _refuse(draft: Draft, name: str, error: str) -> None:

@@ -122,7 +122,10 @@ def _decide(draft: Draft, where: DeploymentID) -> None:
     rollback.note_good(app)
     if (back := rollback.wanted(draft, app, deployment)) is not None:
         failure = rollback.told(app, deployment)
-        deploy_application(draft, back).failure = failure
+        failed_by, good_by = app.requested_by, app.good_by
+        app = deploy_application(draft, back)
+        app.failure = failure
+        rollback.declare(app, failed_by, good_by)
         draft.warnings.append(f"Application {app.name!r}: {failure}")
     owned.tell_owner(draft, app, deployment)
     draft.end(where, is_draining=bool(deployment.in_state(ReplicaState.DRAINING)))

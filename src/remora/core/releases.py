@@ -6,7 +6,7 @@ Rules: pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,12 +34,26 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return {each.code_key for app in self.event.applications for each in app.deployments}
 
 
-def told(records: Sequence[Record]) -> tuple[Release, ...]:
-    """Describe releases for people, oldest first. Pure."""
+def told(
+    records: Sequence[Record], rolled_back: Mapping[str, int] | None = None
+) -> tuple[Release, ...]:
+    """Describe releases for people, oldest first.
+
+    Pure.
+
+    Args:
+        records: those that are kept.
+        rolled_back: by name, the releases that applications were rolled back from.
+    """
+    failed = rolled_back or {}
     steps = _declaring(records)
     present = next(reversed(steps), 0)
     return tuple(
-        _told(record, steps.get(record.number), record.number == present) for record in records
+        msgspec.structs.replace(
+            _told(record, steps.get(record.number), record.number == present),
+            rolled_back=tuple(name for name in failed if failed[name] == record.number),
+        )
+        for record in records
     )
 
 

@@ -17,12 +17,14 @@ from remora.core.draft import Draft
 from remora.core.goal import failed_how, has_failed
 from remora.core.state import Application, Deployment
 from remora.core.submission import ApplicationRequest
+from remora.wire.control import DeclaredApplication
 
 
 def begin(app: Application, request: ApplicationRequest) -> None:
     """Remember what an application is asked to be, and what it was when all was well."""
     if app.is_good or _works(app):
-        app.good = app.request
+        app.good, app.good_by = app.request, app.requested_by
+    app.requested_by = None
     app.request, app.is_good, app.failure = request, False, ""
 
 
@@ -39,7 +41,7 @@ def note_good(app: Application) -> None:
         each.completed and each.previous is None and not each.removed
         for each in app.deployments.values()
     ):
-        app.is_good, app.good = True, None
+        app.is_good, app.good, app.good_by = True, None, None
 
 
 def wanted(draft: Draft, app: Application, deployment: Deployment) -> ApplicationRequest | None:
@@ -63,10 +65,22 @@ def wanted(draft: Draft, app: Application, deployment: Deployment) -> Applicatio
     return back if back != app.request else None
 
 
+def declare(
+    app: Application, failed_by: DeclaredApplication | None, good_by: DeclaredApplication | None
+) -> None:
+    """Let the config of what was gone back to be the one that is declared.
+
+    Unless a later one came meanwhile, or a program deployed what was gone back to.
+    """
+    app.requested_by = good_by
+    if good_by is not None and app.declared == failed_by:
+        app.declared = good_by
+
+
 def told(app: Application, deployment: Deployment) -> str:
     """Say what failed and what was done about it. Pure."""
     return (
-        f"Revision {app.revision} failed and was rolled back to what ran before: deployment "
+        f"Revision {app.revision} (release {app.release}) failed and was rolled back to what ran before: deployment "
         f"{deployment.name!r} {failed_how(deployment)}. Fix the cause and deploy again. The last "
         f"failure was:\n{deployment.last_failure}"
     )

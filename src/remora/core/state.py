@@ -141,6 +141,9 @@ class Application(msgspec.Struct, kw_only=True):
     is_good: bool = False
     #: If not: what it was asked to be last that worked and was not given up.
     good: ApplicationRequest | None = None
+    #: What a config said of `request` and of `good`; None: a program deployed it.
+    requested_by: DeclaredApplication | None = None
+    good_by: DeclaredApplication | None = None
     #: Why what it was asked for before was rolled back; empty: it was not.
     failure: str = ""
     #: Why its latest config leads to no application, with the user's traceback; empty: it does.

@@ -21,6 +21,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     said: bytes
     #: Of the releases that are kept, this one decides what is declared.
     in_effect: bool = False
+    #: Applications that were rolled back from what this one says.
+    rolled_back: tuple[str, ...] = ()
 
 
 class Releases(msgspec.Struct, frozen=True):

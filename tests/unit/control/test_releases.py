@@ -7,19 +7,20 @@ import asyncio
 import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
+from remora.cli.history import line
 from remora.control.releases import KEPT_RELEASES, KEPT_WITH_CODE, ReleaseStore
 from remora.core import events as ev
 from remora.core.releases import Record
 from remora.errors import EngineError, ReleaseError
 from remora.testing.virtual_time import run
 from remora.wire.codec import pack, unpack
-from remora.wire.control import Accepted, BuildResult, ConfigRequest, DeclaredApplication
+from remora.wire.control import Accepted, BuildResult, ConfigRequest, Configs, DeclaredApplication
 from remora.wire.releases import Release, Releases, RollbackRequest
 
 
 def describe(application: DeclaredApplication) -> BuildResult:
     version = application.given.decode()
-    made = app(application.name, deployment(version=version), route_prefix=None)
+    made = app(application.name, deployment(version=version, rollback="auto"), route_prefix=None)
     return BuildResult(application=made)
 
 
@@ -90,6 +91,25 @@ def test_a_rollback_brings_a_config_back() -> None:
             ]
             with pytest.raises(ReleaseError, match="no config before release 1"):
                 await roll_back(r, 0)
+
+    run(main())
+
+
+def test_config_and_history_tell_of_a_version_that_was_rolled_back() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            r.replicas.fail_construct = lambda spec: "no" if spec.code_version == "9" else ""
+            await submit(r, "1")
+            declared = DeclaredApplication(name="a", route_prefix=None, given=b"9")
+            await r.call("submit", pack(ConfigRequest(applications=(declared,), source="test")))
+            status = await r.until(lambda now: now is not None and bool(now.failure), "a")
+            assert status is not None
+            assert "(release 2) failed and was rolled back" in status.failure
+            assert unpack(await ask(r, "configs"), Configs).applications == {"a": b"1"}
+            first, second = await releases(r)
+            assert (first.rolled_back, second.rolled_back) == ((), ("a",))
+            assert line(second).endswith("a (test)  rolled back: a  <- declared now")
 
     run(main())
 

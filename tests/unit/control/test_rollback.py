@@ -33,7 +33,7 @@ def test_a_failed_roll_out_is_rolled_back_and_told() -> None:
             )
             status = await r.until(lambda now: now is not None and bool(now.failure))
             assert status is not None
-            assert "Revision 2 failed and was rolled back" in status.failure
+            assert "Revision 2 (release 2) failed and was rolled back" in status.failure
             assert "failed to start 6 times in a row" in status.failure
             assert "ValueError: no model bad" in status.failure
             await r.until_settled()
