@@ -90,7 +90,14 @@ class Home:
         return self.root / "logs"
 
     def stacks_file(self, process_id: str) -> Path:
-        """Where a replica whose event loop stands still saves where its threads are."""
+        """Where a replica whose event loop stands still saves where its threads are.
+
+        It must be open before that, and is hidden for as long as there is nothing in it.
+        """
+        return self.logs / f".{self.saved_stacks_file(process_id).name}"
+
+    def saved_stacks_file(self, process_id: str) -> Path:
+        """Where that is found once something was saved."""
         return self.logs / f"stuck-{re.sub(r'[^A-Za-z0-9._-]', '-', process_id)}.txt"
 
     def make(self) -> None:

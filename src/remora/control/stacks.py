@@ -16,14 +16,18 @@ class SavedStacks:
         self._home = home
 
     def of(self, replica_id: ReplicaID) -> str:
-        """Return where the stacks of a replica are; empty: none were saved."""
+        """Return where the stacks of a replica are, from now on; empty: none were saved."""
         if self._home is None:
             return ""
-        path = self._home.stacks_file(replica_id)
+        hidden, shown = (
+            self._home.stacks_file(replica_id),
+            self._home.saved_stacks_file(replica_id),
+        )
         with suppress(OSError):
-            if path.stat().st_size > 0:
-                return str(path)
-        return ""
+            if hidden.stat().st_size > 0:
+                # The replica has it open, and goes on writing in it.
+                hidden.rename(shown)
+        return str(shown) if shown.exists() else ""
 
     def tidy(self, replica_id: ReplicaID) -> None:
         """A replica is gone: take away a file in which there is nothing."""
