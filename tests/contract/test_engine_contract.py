@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def many() -> int:
 async def engine(
     request: pytest.FixtureRequest, remora_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Engine]:
-    monkeypatch.setenv("PYTHONPATH", str(ENTRY_POINTS))
+    monkeypatch.setenv("PYTHONPATH", str(ENTRY_POINTS), prepend=os.pathsep)
     async with ENGINES[request.param](remora_home) as made:
         yield made
 

@@ -142,7 +142,7 @@ async def running(
 
 @pytest.fixture(autouse=True)
 def _entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 def ask(address: str) -> list[str]:

@@ -33,6 +33,7 @@ api = FastAPI()
 class Doubler:
     def __init__(self, factor: int = 2) -> None:
         self.factor = factor
+        self.begun = threading.Event()
         self.cancelled = threading.Event()
 
     def reconfigure(self, config: dict[str, Any]) -> None:
@@ -54,10 +55,14 @@ class Doubler:
             yield i
 
     async def forever(self) -> None:
+        self.begun.set()
         try:
             await asyncio.Event().wait()
         finally:
             self.cancelled.set()
+
+    async def has_begun(self) -> bool:
+        return await asyncio.to_thread(self.begun.wait, 5.0)
 
     async def was_cancelled(self) -> bool:
         return await asyncio.to_thread(self.cancelled.wait, 5.0)
@@ -182,6 +187,8 @@ def test_cancelling_a_call_cancels_its_handler(app: Any) -> None:
     response = doubler().forever.remote()
     with pytest.raises(TimeoutError):
         response.result(timeout_s=0.05)
+    # What has not begun is cancelled as well, but its handler hears nothing of it.
+    assert doubler().has_begun.remote().result(timeout_s=5)
     response.cancel()
     assert doubler().was_cancelled.remote().result(timeout_s=5)
 
