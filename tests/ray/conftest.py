@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(60))
             for warning in _RAYS_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(warning))
+    # Last of all: from the first of them on, this process belongs to a cluster.
+    items.sort(key=lambda item: folder in item.path.parents)
 
 
 @pytest.fixture(scope="package")

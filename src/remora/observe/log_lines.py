@@ -185,7 +185,8 @@ class Lines:
         for name in self._attributes:
             fields.setdefault(name, getattr(record, name, None))
         for name, value in record.__dict__.items():
-            if name in _STANDARD:
+            if name in _STANDARD or name.startswith("_"):
+                # Not the user's: a library keeps something in the record (Ray does).
                 continue
             if name in _FLATTENED and isinstance(value, dict):
                 for key, part in value.items():

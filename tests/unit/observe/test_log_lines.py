@@ -115,6 +115,10 @@ def test_extra_fields_are_fields_and_change_no_others() -> None:
     assert fields(logged("hello", ray_serve_extra_fields=3))["ray_serve_extra_fields"] == 3
 
 
+def test_what_a_library_keeps_in_a_record_is_no_field() -> None:
+    assert "_of_a_library" not in fields(logged("hello", _of_a_library=1))
+
+
 def test_a_value_that_json_does_not_know_is_its_text() -> None:
     assert fields(logged("hello", where=REPLICA.__class__))["where"].startswith("<class")
 
