@@ -62,15 +62,21 @@ def _object_ref(value: Any) -> Any:
     return put(value)
 
 
+def _is_in_cluster() -> bool:
+    from remora.engine.ray.near import is_joined
+
+    return is_joined()
+
+
 def _require_ray() -> None:
-    """See that this program uses Ray.
+    """See that this program is in a cluster of Ray; asked for an object, Ray would start one.
 
     Raises:
-        RuntimeError: it does not.
+        RuntimeError: it is not.
     """
-    if "ray" not in sys.modules:
+    if "ray" not in sys.modules or not _is_in_cluster():
         raise RuntimeError(
-            "Object references belong to Ray, and this program runs without Ray. Pass the response "
+            "Object references belong to Ray, and this program is in no Ray cluster. Pass the response "
             "itself to the next call: its value goes on without being opened."
         )
 

@@ -30,6 +30,11 @@ def find_home() -> Home | None:
     return setup.home_on(here.node_id, here.session)
 
 
+def is_joined() -> bool:
+    """This program is in a cluster."""
+    return bool(ray.is_initialized())
+
+
 def put(value: Any) -> Any:
     """Keep a value in Ray's object store; returns the reference.
 
