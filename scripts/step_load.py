@@ -3,7 +3,8 @@
     python scripts/step_load.py --plot docs/step_load.svg [--ray PYTHON_WITH_RAY_SERVE]
 
 The same application, options and arrivals on Remora and, where an interpreter with Ray Serve is
-named, on Ray Serve, one after the other.
+named, on Ray Serve at the same time: handlers wait and do not compute, so neither is in the
+other's way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -57,7 +59,7 @@ def arrivals(rates: list[tuple[float, float]], rng: random.Random) -> list[float
     return times
 
 
-async def ask(times: list[float]) -> tuple[float, list[tuple[float, float, bool]]]:
+async def ask(times: list[float], port: int) -> tuple[float, list[tuple[float, float, bool]]]:
     """Send a request at each time, whatever became of those before; (begin, latency, good) each."""
     answers: list[tuple[float, float, bool]] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -66,7 +68,7 @@ async def ask(times: list[float]) -> tuple[float, list[tuple[float, float, bool]
         async def one(at: float) -> None:
             start = time.perf_counter()
             try:
-                async with session.get(f"http://127.0.0.1:{_PORT}/") as response:
+                async with session.get(f"http://127.0.0.1:{port}/") as response:
                     good = response.status == 200 and await response.text() == "ok"
             except (aiohttp.ClientError, OSError):
                 good = False
@@ -80,10 +82,12 @@ async def ask(times: list[float]) -> tuple[float, list[tuple[float, float, bool]
     return began, answers
 
 
-def measure(name: str, python: str, times: list[float], length_s: float) -> tuple[Result, int]:
+def measure(
+    name: str, python: str, port: int, times: list[float], length_s: float
+) -> tuple[Result, int]:
     """Serve and ask; the curve and how many requests failed."""
     process = subprocess.Popen(
-        [python, str(_SERVER), name, str(_PORT)],
+        [python, str(_SERVER), name, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -93,7 +97,7 @@ def measure(name: str, python: str, times: list[float], length_s: float) -> tupl
     try:
         if not told.ready.wait(90):
             raise SystemExit(f"{name} was not ready after 90 s")
-        began, answers = asyncio.run(ask(times))
+        began, answers = asyncio.run(ask(times, port))
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -136,9 +140,14 @@ def main() -> None:
     length_s = sum(seconds for seconds, _ in rates)
     sides = [("remora", sys.executable)] + ([("ray", args.ray)] if args.ray else [])
     results = []
-    for name, python in sides:
-        print(f"{name}: {len(times)} requests in {length_s:.0f} s …", flush=True)
-        result, num_failed = measure(name, python, times, length_s)
+    print(f"{len(times)} requests in {length_s:.0f} s …", flush=True)
+    with ThreadPoolExecutor() as threads:
+        runs = [
+            threads.submit(measure, name, python, _PORT + index, times, length_s)
+            for index, (name, python) in enumerate(sides)
+        ]
+    for run in runs:
+        result, num_failed = run.result()
         results.append(result)
         targets = [sample.target for sample in result.samples]
         changes = sum(1 for a, b in itertools.pairwise(targets) if a != b)
