@@ -24,35 +24,35 @@ if TYPE_CHECKING:
         status,
     )
     from remora.batching import batch
-    from remora.broadcast import DeploymentBroadcastResponse
+    from remora.calls.broadcast import DeploymentBroadcastResponse
+    from remora.calls.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
+    from remora.calls.selection import ReplicaSelection
     from remora.context import get_deployment_actor_context
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
-    from remora.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
     from remora.method import method
     from remora.multiplex import get_multiplexed_model_id, multiplexed
     from remora.preloading import preloaded
     from remora.response import DeploymentResponse, DeploymentResponseGenerator
-    from remora.selection import ReplicaSelection
 
 #: Where each public name lives.
 _HOMES = {
     "Application": "deployment",
     "Deployment": "deployment",
-    "DeploymentBroadcastResponse": "broadcast",
+    "DeploymentBroadcastResponse": "calls.broadcast",
     "DeploymentHandle": "handle",
     "DeploymentResponse": "response",
     "DeploymentResponseGenerator": "response",
-    "ReplicaSelection": "selection",
+    "ReplicaSelection": "calls.selection",
     "RunTarget": "api",
     "batch": "batching",
     "delete": "api",
     "deployment": "deployment",
-    "get_app_handle": "lookup",
-    "get_deployment_actor": "lookup",
+    "get_app_handle": "calls.lookup",
+    "get_deployment_actor": "calls.lookup",
     "get_deployment_actor_context": "context",
-    "get_deployment_handle": "lookup",
+    "get_deployment_handle": "calls.lookup",
     "get_multiplexed_model_id": "multiplex",
     "get_replica_context": "context",
     "ingress": "ingress",

@@ -14,7 +14,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from remora.build import build, check_route_prefix, check_target
+from remora.build.graph import build, check_route_prefix, check_target
+from remora.calls.lookup import (
+    forget_handles,
+    forget_handles_of,
+    get_app_handle,
+    get_deployment_handle,
+)
 from remora.config import (
     AdminOptions,
     HTTPOptions,
@@ -44,10 +50,9 @@ from remora.errors import ConfigError, DeployError, NotSupportedYetError, Remora
 from remora.handle import DeploymentHandle
 from remora.home import Home
 from remora.instance import Instance, awaited, failure_text
-from remora.logging_config import LoggingConfig, with_absolute_folder
-from remora.logging_config import logging_config as _logging_config
-from remora.lookup import forget_handles, forget_handles_of, get_app_handle, get_deployment_handle
-from remora.resource_config import AS_FOUND, MachineOptions, machine_options
+from remora.options.logging import LoggingConfig, with_absolute_folder
+from remora.options.logging import logging_config as _logging_config
+from remora.options.resources import AS_FOUND, MachineOptions, machine_options
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
@@ -425,7 +430,7 @@ def begin_start(
     asked = http_options is not None or proxy_location is not None
     grpc = None
     if grpc_options is not None:
-        from remora.grpc_services import grpc_setup
+        from remora.build.grpc_services import grpc_setup
 
         grpc = grpc_setup(_grpc_options(grpc_options), http.host)
         if grpc is not None and disabled:

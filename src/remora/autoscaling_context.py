@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from remora.autoscaling_config import AutoscalingConfig
+from remora.options.autoscaling import AutoscalingConfig
 from remora.types import DeploymentID, ReplicaID
 
 

@@ -18,22 +18,22 @@ from typing import Any, Final
 
 import msgspec
 
-from remora.autoscaling_config import AutoscalingConfig as AutoscalingConfig  # noqa: PLC0414 - found here by users of this module
-from remora.autoscaling_config import AutoscalingPolicy as AutoscalingPolicy  # noqa: PLC0414 - found here by users of this module
-from remora.autoscaling_config import ScalingPolicySetup as ScalingPolicySetup  # noqa: PLC0414 - found here by users of this module
 from remora.autoscaling_context import AutoscalingContext as AutoscalingContext  # noqa: PLC0414 - found here by users of this module
-from remora.checks import Named, is_import_path
-from remora.checks import check_keys as check_keys  # noqa: PLC0414 - found here by users of this module
-from remora.checks import check_keywords as check_keywords  # noqa: PLC0414 - found here by users of this module
-from remora.checks import nearest as nearest  # noqa: PLC0414 - found here by users of this module
-from remora.checks import require_json as require_json  # noqa: PLC0414 - found here by users of this module
-from remora.checks import require_number as require_number  # noqa: PLC0414 - found here by users of this module
 from remora.errors import ConfigError
-from remora.logging_config import LoggingConfig
-from remora.resource_config import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
-from remora.resource_config import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
-from remora.resource_config import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
-from remora.warmup_config import WarmupRequest as WarmupRequest  # noqa: PLC0414 - found here by users of this module
+from remora.options.autoscaling import AutoscalingConfig as AutoscalingConfig  # noqa: PLC0414 - found here by users of this module
+from remora.options.autoscaling import AutoscalingPolicy as AutoscalingPolicy  # noqa: PLC0414 - found here by users of this module
+from remora.options.autoscaling import ScalingPolicySetup as ScalingPolicySetup  # noqa: PLC0414 - found here by users of this module
+from remora.options.checks import Named, is_import_path
+from remora.options.checks import check_keys as check_keys  # noqa: PLC0414 - found here by users of this module
+from remora.options.checks import check_keywords as check_keywords  # noqa: PLC0414 - found here by users of this module
+from remora.options.checks import nearest as nearest  # noqa: PLC0414 - found here by users of this module
+from remora.options.checks import require_json as require_json  # noqa: PLC0414 - found here by users of this module
+from remora.options.checks import require_number as require_number  # noqa: PLC0414 - found here by users of this module
+from remora.options.logging import LoggingConfig
+from remora.options.resources import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
+from remora.options.resources import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
+from remora.options.resources import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
+from remora.options.warmup import WarmupRequest as WarmupRequest  # noqa: PLC0414 - found here by users of this module
 
 
 class _Unset(Enum):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from remora.errors import RemoraError
-from remora.held_models import HeldModels
+from remora.models.held import HeldModels
 from remora.observe.batches import BatchCounters
 from remora.request_context import current
 from remora.types import DeploymentID

@@ -23,8 +23,8 @@ from remora.errors import ConfigError, InstanceError
 from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
-from remora.logging_config import LoggingConfig
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.logging import LoggingConfig
+from remora.options.resources import AS_FOUND, MachineOptions
 from remora.router.process import expect_news, forget_instance, instance_home, use_instance
 from remora.transport.membership import join_by_folder
 from remora.wire.grpc import GrpcSetup, digest

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Unpack, over
 
 import msgspec
 
-from remora import options as _options
 from remora.config import UNSET, BackpressureConfig, DeploymentConfig
-from remora.logging_config import LoggingConfig
-from remora.options import DeploymentOptions
+from remora.options import deployment as _options
+from remora.options.deployment import DeploymentOptions
+from remora.options.logging import LoggingConfig
 
 #: Set by `ingress` on the classes that it makes.
 INGRESS_MARK = "__remora_ingress__"
@@ -266,7 +266,7 @@ def deployment(_func_or_class: Any = UNSET, /, **options: Unpack[DeploymentOptio
 
     Args:
         _func_or_class: the class or function, when used without parentheses.
-        options: see `remora.options.DeploymentOptions` and `remora.config.DeploymentConfig`.
+        options: see `remora.options.deployment.DeploymentOptions` and `remora.config.DeploymentConfig`.
 
     Raises:
         TypeError: unknown option (the nearest name is in the message), or not a callable.

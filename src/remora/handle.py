@@ -18,15 +18,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, overload
 
-from remora.arguments import Composed, Content, is_composed, plain_body, values_among
-from remora.broadcast import DeploymentBroadcastResponse, send_to_all
+from remora.calls.arguments import Composed, Content, is_composed, plain_body, values_among
+from remora.calls.broadcast import DeploymentBroadcastResponse, send_to_all
+from remora.calls.pending import ChainedCall, FailedCall, submit_later, submit_now
+from remora.calls.selection import ReplicaSelection, reserved
+from remora.calls.typed import P, R, StreamMethod, UnaryMethod, is_stream, name_of
 from remora.config import UNSET, nearest, require_number
 from remora.errors import ConfigError, RemoraError
-from remora.pending_calls import ChainedCall, FailedCall, submit_later, submit_now
 from remora.request_context import RequestContext, current, new_request_id
 from remora.response import DeploymentResponse, DeploymentResponseGenerator
-from remora.selection import ReplicaSelection, reserved
-from remora.typed import P, R, StreamMethod, UnaryMethod, is_stream, name_of
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire.messages import CallKind, Envelope
 from remora.wire.parcel import Body

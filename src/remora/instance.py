@@ -24,8 +24,8 @@ from remora.engine import launch as local
 from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
-from remora.logging_config import LoggingConfig
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.logging import LoggingConfig
+from remora.options.resources import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-from remora.by_name import ByName
+from remora.build.by_name import ByName
 from remora.config import check_keywords
 from remora.core.model_cache import Limits
 from remora.errors import ConfigError
-from remora.model_loader import LoaderOptions, ModelLoader
+from remora.models.loader import LoaderOptions, ModelLoader
 from remora.request_context import current
 
 T = TypeVar("T")

@@ -35,7 +35,7 @@ _DECORATOR = "remora.deployment.deployment"
 #: What users call on a decorated class, and what comes back.
 _METHODS = {"bind": "remora.deployment.Application", "options": "remora.deployment.Deployment"}
 _HANDLE = "remora.handle.DeploymentHandle."
-_TYPED = "remora.typed"
+_TYPED = "remora.calls.typed"
 #: What a method that yields returns.
 _STREAMS = ("typing.AsyncIterator", "typing.Iterator")
 _COROUTINE = "typing.Coroutine"

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remora.checks import require_number
 from remora.errors import ConfigError
+from remora.options.checks import require_number
 from remora.types import Seconds
 
 __all__ = ["PrometheusQueryMixin", "PrometheusSample", "PrometheusScalar", "PrometheusVector"]

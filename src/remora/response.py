@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
-from remora.errors import RemoraError, RequestCancelledError
-from remora.pending_calls import (
+from remora.calls.pending import (
     FailedCall,
     FrameOf,
     PendingAnswer,
@@ -24,6 +23,7 @@ from remora.pending_calls import (
     ThreadCall,
     loop_of,
 )
+from remora.errors import RemoraError, RequestCancelledError
 from remora.router.call import UnaryCall, decode_value, unopened
 from remora.wire import values
 from remora.wire.framing import RawFrame

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from remora.context import ReplicaRank
-from remora.logging_config import EncodingType, LoggingConfig
+from remora.options.logging import EncodingType, LoggingConfig
 from remora.wire.control import InstanceStatus
 
 __all__ = [

@@ -27,8 +27,8 @@ from remora.engine.in_process import InProcessEngine
 from remora.engine.launch import EntryPoints, launch
 from remora.engine.local.client import LocalEngine
 from remora.home import Home
-from remora.resource_config import RuntimeEnv
-from remora.runtime_env import pinned
+from remora.options.resources import RuntimeEnv
+from remora.options.runtime_env import pinned
 from remora.testing.fake_engine import FakeEngine
 from remora.types import LOCAL_NODE
 

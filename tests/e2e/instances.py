@@ -14,7 +14,7 @@ from typing import Any
 from tests.e2e.processes import MARK, kill, marked, marking
 from tests.e2e.waiting import until, until_async, until_true
 
-from remora.build import build
+from remora.build.graph import build
 from remora.config import LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
 from remora.control.client import ControlClient
 from remora.deployment import Application
@@ -22,7 +22,7 @@ from remora.engine.launch import Launch, launch
 from remora.errors import ConnectionLostError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.home import Home
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.resources import AS_FOUND, MachineOptions
 from remora.router.process import forget_instance, use_instance
 from remora.wire.control import ApplicationStatus, InstanceStatus
 from remora.wire.grpc import GrpcSetup

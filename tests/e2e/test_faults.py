@@ -17,7 +17,7 @@ from tests.e2e.load import ask, client, get, load
 from tests.e2e.processes import is_alive, kill, title
 from tests.e2e.waiting import until_async, until_true
 
-from remora.build import build
+from remora.build.graph import build
 from remora.control.client import ControlClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]

@@ -20,9 +20,9 @@ from tests.e2e.waiting import until, until_true
 from tests.kitchen import folder, pb2, pb2_grpc
 
 import remora as serve
+from remora.build.grpc_services import grpc_setup
 from remora.config import HTTPOptions, gRPCOptions
 from remora.errors import InstanceError
-from remora.grpc_services import grpc_setup
 from remora.wire.grpc import GrpcSetup
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]

@@ -12,7 +12,7 @@ from tests.e2e.load import get
 from tests.e2e.processes import kill
 from tests.e2e.waiting import until_async, until_true
 
-from remora.build import build
+from remora.build.graph import build
 from remora.config import HTTPOptions
 from remora.control.client import ControlClient
 from remora.engine.launch import Launch, launch

@@ -14,7 +14,7 @@ from tests.e2e.load import get
 from tests.e2e.waiting import until_true
 
 import remora as serve
-from remora.build import build
+from remora.build.graph import build
 from remora.control.client import ControlClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]

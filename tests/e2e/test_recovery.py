@@ -16,7 +16,7 @@ from tests.e2e.load import get, load
 from tests.e2e.processes import kill
 from tests.e2e.waiting import until_true
 
-from remora.build import build
+from remora.build.graph import build
 from remora.control.client import ControlClient
 from remora.errors import RemoraError
 

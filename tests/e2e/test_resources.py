@@ -14,10 +14,10 @@ from tests.e2e.instances import Instance
 from tests.e2e.load import get
 
 import remora as serve
-from remora.build import build
+from remora.build.graph import build
 from remora.config import HTTPOptions
 from remora.control.client import ControlClient
-from remora.resource_config import MachineOptions
+from remora.options.resources import MachineOptions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -278,8 +278,8 @@ class Rig:
         """A gRPC front door whose applications all lead to these replicas."""
         from tests.kitchen import pb2_grpc
 
+        from remora.build.grpc_services import grpc_setup
         from remora.config import gRPCOptions
-        from remora.grpc_services import grpc_setup
         from remora.proxy.grpc.server import GrpcServer
 
         client = FakeClient(self)

@@ -11,6 +11,7 @@ from tests.integration.handles import handle_to, served
 from tests.integration.rig import Node, Rig, call, envelope, until
 from tests.integration.test_custom_routers import ByArgument, setup_of
 
+from remora.calls.selection import ReplicaSelection
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import (
     BackPressureError,
@@ -22,7 +23,6 @@ from remora.errors import (
 from remora.handle import DeploymentHandle
 from remora.request_context import RequestContext, current
 from remora.router.pinned import call_each
-from remora.selection import ReplicaSelection
 from remora.transport.packing import pack_call
 
 

@@ -14,11 +14,12 @@ import pytest
 from msgspec.structs import replace
 from tests.integration.rig import Node, Rig, call, envelope, until
 
+from remora.build.pickling import dumps_by_value
+from remora.calls.selection import reserved
 from remora.config import PolicySetup
 from remora.errors import RequestCancelledError
 from remora.experimental.consistent_hash_router import ConsistentHashRouter
 from remora.experimental.round_robin_router import RoundRobinRouter
-from remora.pickling import dumps_by_value
 from remora.request_router import (
     FIFOMixin,
     LocalityMixin,
@@ -30,7 +31,6 @@ from remora.request_router import (
 )
 from remora.router import custom, user_side
 from remora.router.router import Router
-from remora.selection import reserved
 from remora.wire import values
 
 Ranks = list[list[RunningReplica]]

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from tests.integration.http_client import ask
 from tests.integration.rig import Rig
 
-from remora.build import build
+from remora.build.graph import build
 from remora.deployment import deployment
 from remora.errors import ReplicaStartError
 from remora.gradio_integrations import GradioIngress, GradioServer

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tests.integration.rig import Rig, call, stream, until
 
+from remora.calls.pending import FrameOf
 from remora.core.lent import Lent, Place
-from remora.pending_calls import FrameOf
 from remora.router.call import unopened
 from remora.router.router import Router
 from remora.transport import arena as arena_module

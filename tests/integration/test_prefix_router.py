@@ -10,10 +10,10 @@ import pytest
 from tests.integration.rig import Rig, call, until
 from tests.integration.test_custom_routers import routed
 
+from remora.build.routers import with_policy
 from remora.config import DeploymentConfig, RequestRouterConfig
 from remora.errors import ConfigError
 from remora.llm.request_router import PrefixCacheAffinityRouter, prompt_of
-from remora.router_setup import with_policy
 
 
 def text(number: int) -> str:

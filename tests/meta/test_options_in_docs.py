@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from remora.config import HTTPOptions, gRPCOptions
-from remora.options import KEYWORDS, DeploymentOptions, deployment_config
+from remora.options.deployment import KEYWORDS, DeploymentOptions, deployment_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 #: Are refused so far; the page says so of all of them at once.

@@ -8,7 +8,7 @@ from remora.core.placement import Capacity, Demand
 from remora.core.replica_state import ReplicaState
 from remora.core.rollout import Bounds, Member
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
-from remora.resource_config import STRATEGIES
+from remora.options.resources import STRATEGIES
 from remora.types import DeploymentID, NodeID, ReplicaID
 
 names = st.sampled_from(["a", "b", "c", "d"])

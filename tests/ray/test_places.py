@@ -20,7 +20,7 @@ from tests.ray.conftest import STORE_BYTES
 from tests.ray.test_nodes import record_of
 
 import remora as serve
-from remora.build import build
+from remora.build.graph import build
 from remora.control.client import ControlClient
 
 EITHER = {"zone": "in(a,b)"}

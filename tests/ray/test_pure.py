@@ -14,8 +14,8 @@ from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.replicas import reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.errors import EngineError, InstanceError
-from remora.resource_config import MachineOptions, RuntimeEnv
-from remora.runtime_env import pinned
+from remora.options.resources import MachineOptions, RuntimeEnv
+from remora.options.runtime_env import pinned
 
 
 def test_resources_become_options_of_an_actor() -> None:

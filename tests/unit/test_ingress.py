@@ -131,7 +131,7 @@ def test_a_new_instance_takes_the_routes_over() -> None:
 SCRIPT = """
 import sys
 from fastapi import APIRouter, FastAPI
-from remora.build import build
+from remora.build.graph import build
 from remora.deployment import deployment
 from remora.ingress import ingress
 app = FastAPI()

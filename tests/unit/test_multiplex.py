@@ -17,7 +17,7 @@ from remora import get_multiplexed_model_id, multiplexed
 from remora.context import ReplicaContext, set_replica_context
 from remora.destructors import destroy
 from remora.errors import ConfigError
-from remora.model_loader import ModelLoader
+from remora.models.loader import ModelLoader
 from remora.request_context import RequestContext, current
 from remora.testing import virtual_time
 from remora.types import DeploymentID

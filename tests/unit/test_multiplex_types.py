@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 import remora as serve
-from remora.model_loader import ModelLoader
+from remora.models.loader import ModelLoader
 from remora.multiplex import MultiplexedMethod
 
 

@@ -24,7 +24,7 @@ from remora.batching.options import BatchOptions, WaitPolicy
 from remora.batching.queue import BatchQueue
 from remora.batching.reply import Answer, Items
 from remora.batching.run import Call
-from remora.by_name import ByName
+from remora.build.by_name import ByName
 from remora.config import check_keywords
 from remora.observe.batches import BatchCounters
 

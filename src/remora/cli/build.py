@@ -10,13 +10,14 @@ from typing import Any
 import click
 import msgspec
 
-from remora import __version__, declaration
-from remora.build import walk
+from remora import __version__
+from remora.build.graph import walk
 from remora.cli.deploy import to_yaml
 from remora.cli.errors import CommandError
 from remora.cli.target import Target, load, parse_target
 from remora.config import HTTPOptions, gRPCOptions
-from remora.declaration import DEPLOYMENT_KEYS
+from remora.config_file import declaration
+from remora.config_file.declaration import DEPLOYMENT_KEYS
 from remora.deployment import Application, Deployment
 
 

@@ -12,19 +12,20 @@ from typing import Any
 
 import click
 
-from remora import config_file, declaration
-from remora.build import surroundings_of_this_process
+from remora.build.graph import surroundings_of_this_process
+from remora.build.submit import config_request, one_application
 from remora.cli.errors import CommandError, UsageError
 from remora.cli.instance import find
 from remora.cli.progress import SETTLED, progress
 from remora.cli.report import address
 from remora.cli.target import parse_arguments, parse_target
 from remora.config import ProxyLocation, gRPCOptions, nearest
+from remora.config_file import declaration
+from remora.config_file import read as config_file
+from remora.config_file.declaration import DeployConfig
 from remora.current import refuse_other_options
-from remora.declaration import DeployConfig
 from remora.errors import ConfigError
 from remora.instance import Instance, failure_text
-from remora.submit import config_request, one_application
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationStatus, ConfigRequest, InstanceStatus, Surroundings
 
@@ -283,7 +284,7 @@ def delete(name: str, *, wait: bool) -> None:
 
 def print_schema() -> None:
     """Print the JSON Schema of a config file."""
-    from remora.config_schema import json_schema
+    from remora.config_file.schema import json_schema
 
     json.dump(json_schema(), sys.stdout, indent=2)
     click.echo()

@@ -87,7 +87,7 @@ def _default_before(releases: list[Release]) -> str:
 def _text(which: str, releases: list[Release]) -> tuple[list[str], str]:
     """Write a release or a file as YAML."""
     if is_file(which):
-        from remora.config_file import load
+        from remora.config_file.read import load
 
         given = load(Path(which)).given
         kept = {key: given[key] for key in ("applications", "target_capacity") if key in given}

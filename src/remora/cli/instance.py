@@ -23,8 +23,8 @@ from remora.config import (
 from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
-from remora.logging_config import LoggingConfig
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.logging import LoggingConfig
+from remora.options.resources import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
 #: Seconds that an instance without any use has to end, before it is killed.
@@ -52,7 +52,7 @@ def grpc_setup(options: gRPCOptions, host: str | None, folder: Path) -> GrpcSetu
     """
     if options == gRPCOptions():
         return None
-    from remora.grpc_services import grpc_setup as make
+    from remora.build.grpc_services import grpc_setup as make
 
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

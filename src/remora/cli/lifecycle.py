@@ -11,7 +11,7 @@ from remora.cli.instance import begun, grpc_setup
 from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
 from remora.home import Home
 from remora.instance import Instance
-from remora.resource_config import MachineOptions
+from remora.options.resources import MachineOptions
 
 
 def start_instance(

@@ -21,7 +21,7 @@ from remora.errors import RemoraError
 if TYPE_CHECKING:
     from remora.cli.deploy import DeployOptions
     from remora.config import EngineOptions, gRPCOptions
-    from remora.resource_config import MachineOptions
+    from remora.options.resources import MachineOptions
 
 if not {"-h", "--help"}.isdisjoint(sys.argv) or len(sys.argv) == 1:
     # Only help looks better for it, and it costs 20 ms in which nothing else happens.
@@ -116,7 +116,7 @@ def _machine(
 ) -> MachineOptions:
     import json
 
-    from remora.resource_config import machine_options
+    from remora.options.resources import machine_options
 
     given: dict[str, object] = {}
     for name, text in (("resources", resources), ("labels", labels)):

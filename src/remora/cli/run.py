@@ -16,7 +16,7 @@ from pathlib import Path
 from remora.cli.errors import UsageError
 from remora.cli.instance import begun, grpc_setup
 from remora.config import LOCAL_ENGINE, EngineOptions, gRPCOptions
-from remora.resource_config import MachineOptions
+from remora.options.resources import MachineOptions
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def _check_route_prefix(route_prefix: str) -> None:
     if route_prefix == "/":
         # By far the most frequent: no import for it.
         return
-    from remora.build import check_route_prefix
+    from remora.build.graph import check_route_prefix
     from remora.errors import ConfigError
 
     try:

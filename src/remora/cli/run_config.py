@@ -19,9 +19,9 @@ from remora.cli.progress import PlainProgress
 from remora.cli.run import RunOptions
 from remora.cli.serving import Interrupts, say, unless
 from remora.config import ADMIN, LOCAL_ENGINE, HTTPOptions, ProxyLocation, gRPCOptions
-from remora.declaration import DeployConfig
+from remora.config_file.declaration import DeployConfig
 from remora.instance import Instance
-from remora.logging_config import with_absolute_folder
+from remora.options.logging import with_absolute_folder
 from remora.wire.control import ConfigRequest
 
 

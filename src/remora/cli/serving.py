@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from remora.build import build
+from remora.build.graph import build
 from remora.cli.errors import INTERRUPTED_STATUS, CommandError
 from remora.cli.progress import SETTLED, PlainNarrator, narrator
 from remora.cli.reload import edits, forget_modules

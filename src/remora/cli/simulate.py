@@ -94,14 +94,14 @@ def _configs(options: SimulationOptions) -> dict[str, DeploymentConfig]:
     """By name: those of an application, or one that the settings describe."""
     import msgspec
 
-    from remora.autoscaling_config import autoscaling_config
     from remora.config import DeploymentConfig
+    from remora.options.autoscaling import autoscaling_config
 
     settings = _settings(options.settings)
     if options.target is None:
         scaling = autoscaling_config(settings, auto=True)
         return {_ALONE: DeploymentConfig(max_ongoing_requests=100, autoscaling_config=scaling)}
-    from remora.build import build
+    from remora.build.graph import build
     from remora.cli.target import load, parse_arguments, parse_target
 
     application = load(

@@ -22,11 +22,11 @@ from typing import Any
 
 import click
 
-from remora.build import walk
+from remora.build.graph import walk
+from remora.calls.typed import is_stream
 from remora.cli.errors import CommandError
 from remora.cli.target import load, parse_arguments, parse_target
 from remora.deployment import INGRESS_MARK, Application
-from remora.typed import is_stream
 
 _ITERATORS = (
     "AsyncGenerator",

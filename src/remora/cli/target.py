@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remora import import_path
+from remora.build import import_path
+from remora.build.import_path import Target
 from remora.cli.errors import CommandError, UsageError
 from remora.deployment import Application
 from remora.errors import AppLoadError
-from remora.import_path import Target
 
 __all__ = ["Target", "load", "parse_arguments", "parse_target"]
 

@@ -32,7 +32,7 @@ from remora.wire.control import (
 
 _log = logging.getLogger("remora.controller")
 
-BUILDER_ENTRYPOINT = "remora.builder:main"
+BUILDER_ENTRYPOINT = "remora.build.builder:main"
 #: How the id of a builder begins; that of a replica may, too.
 PREFIX = "builder-"
 #: Imports at a time: each may need as much memory as a replica.

@@ -18,7 +18,7 @@ from remora.control.planning import process_bytes
 from remora.engine.base import Engine, ProcessContext
 from remora.errors import ConfigError, EngineError
 from remora.observe.logs import log_of_system_process
-from remora.resource_config import MachineOptions
+from remora.options.resources import MachineOptions
 from remora.transport.control import serve_control
 
 _log = logging.getLogger("remora.controller")

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from remora.autoscaling_config import ScalingPolicySetup
 from remora.control.replica_control import Connect, ReplicaControl
 from remora.core.autoscale.decide import Asked
 from remora.core.state import Application
 from remora.engine.base import Engine, EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.errors import ConnectionLostError, PolicyError, RemoraError
-from remora.resource_config import RuntimeEnv
+from remora.options.autoscaling import ScalingPolicySetup
+from remora.options.resources import RuntimeEnv
 from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Surroundings
 from remora.wire.scaling import PolicyAnswer, PolicyQuestion, PolicySpec

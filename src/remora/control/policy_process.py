@@ -24,12 +24,12 @@ from typing import Any
 
 import uvloop
 
-from remora.autoscaling_config import ScalingPolicySetup
 from remora.autoscaling_context import AutoscalingContext, TimeStampedValue
 from remora.engine.base import ProcessContext
 from remora.errors import PolicyError
 from remora.observe.logs import log_of_system_process
 from remora.observe.tracebacks import user_traceback
+from remora.options.autoscaling import ScalingPolicySetup
 from remora.transport.control import ControlHandler, serve_control
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack

@@ -9,12 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 
-from remora.autoscaling_config import AutoscalingConfig, ScalingPolicySetup
 from remora.core.autoscale.capacity import Bounds
 from remora.core.autoscale.decide import Asked, Decision, Memory, Situation, decide
 from remora.core.autoscale.decide import look as look_at
 from remora.core.autoscale.demand import Demand
 from remora.core.autoscale.record import ScalingRecord
+from remora.options.autoscaling import AutoscalingConfig, ScalingPolicySetup
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.scaling import PolicyView, ScalingDetail
 

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from remora.home import Home
-from remora.resource_config import RuntimeEnv
+from remora.options.resources import RuntimeEnv
 from remora.types import LOCAL_NODE, NodeID, Seconds
 
 

@@ -29,8 +29,8 @@ from remora.engine import linux
 from remora.engine.claim import Owner, find_owner, folder_error, left_behind
 from remora.errors import InstanceError
 from remora.home import Home
-from remora.logging_config import LoggingConfig
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.logging import LoggingConfig
+from remora.options.resources import AS_FOUND, MachineOptions
 from remora.wire.grpc import GrpcSetup, digest
 
 __all__ = [

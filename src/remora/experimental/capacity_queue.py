@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from remora.checks import require_number
+from remora.options.checks import require_number
 
 __all__ = ["CapacityQueue"]
 

@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from remora.logging_config import LoggingConfig
 from remora.observe.log_files import LogFile
 from remora.observe.log_lines import column
+from remora.options.logging import LoggingConfig
 from remora.wire.messages import HttpHead
 
 _log = logging.getLogger("remora.access")

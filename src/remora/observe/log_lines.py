@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from remora.logging_config import ATTRIBUTES, LoggingConfig
+from remora.options.logging import ATTRIBUTES, LoggingConfig
 from remora.request_context import RequestContext
 
 #: What `logging` puts into a record by itself; anything else is the user's `extra`.

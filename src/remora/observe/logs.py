@@ -15,11 +15,11 @@ import msgspec
 
 from remora.engine.base import ProcessContext
 from remora.home import Home
-from remora.logging_config import LoggingConfig
 from remora.observe.captured import CapturedStream
 from remora.observe.log_files import LogFile, old_path, replica_log_name, sweep
 from remora.observe.log_lines import Answered, Lines, Logged, Printed, Source, cut
 from remora.observe.log_writer import LogWriter
+from remora.options.logging import LoggingConfig
 from remora.request_context import current
 from remora.types import ReplicaID, Seconds
 

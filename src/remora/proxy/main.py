@@ -13,10 +13,10 @@ import uvloop
 
 from remora.config import HTTPOptions
 from remora.engine.base import ProcessContext
-from remora.logging_config import LoggingConfig
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.observe.logs import log_of_system_process, logging_of
+from remora.options.logging import LoggingConfig
 from remora.proxy.accept import Tally
 from remora.proxy.front import Front
 from remora.proxy.server import HttpServer

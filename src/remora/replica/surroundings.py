@@ -15,8 +15,8 @@ from typing import Protocol
 
 from remora.context import ReplicaContext, enter_replica, leave_replica, set_replica_context
 from remora.errors import ReplicaStartError
-from remora.logging_config import LoggingConfig
 from remora.observe.logs import ProcessLog
+from remora.options.logging import LoggingConfig
 from remora.replica.stuck import StuckWatch
 from remora.types import Seconds
 from remora.wire.control import Surroundings

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from remora.errors import ReplicaStartError
+from remora.options.warmup import WarmupRequest
 from remora.replica.user_code import MethodKind, UserCode, in_thread
-from remora.warmup_config import WarmupRequest
 
 #: Of an answer that says what went wrong.
 _SHOWN_BYTES = 300

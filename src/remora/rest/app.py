@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from remora import declaration
-from remora.config_schema import json_schema
+from remora.build.submit import config_request
+from remora.config_file import declaration
+from remora.config_file.schema import json_schema
 from remora.errors import (
     ConfigError,
     ConfigFileError,
@@ -30,7 +31,6 @@ from remora.errors import (
 from remora.rest.details import instance_details
 from remora.rest.docs import docs_page, openapi
 from remora.rest.guard import Guard, Rules, body_of, too_large
-from remora.submit import config_request
 from remora.wire.control import ConfigRequest, InstanceStatus, Surroundings
 from remora.wire.plan import Plan
 from remora.wire.releases import Release

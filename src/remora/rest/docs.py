@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from remora.config_schema import json_schema
+from remora.config_file.schema import json_schema
 
 _ERROR = {
     "description": "What is wrong, and what to do.",

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from remora.declaration import MAX_CONFIG_BYTES
+from remora.config_file.declaration import MAX_CONFIG_BYTES
 
 #: Methods that change something.
 _CHANGES = ("DELETE", "POST", "PUT")

@@ -45,7 +45,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
-from remora.resource_config import RuntimeEnv
+from remora.options.resources import RuntimeEnv
 from remora.types import DeploymentID, NodeID, Seconds
 
 

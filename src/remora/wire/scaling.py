@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.autoscaling_config import AutoscalingConfig, ScalingPolicySetup
 from remora.core.autoscale.record import ScalingRecord
+from remora.options.autoscaling import AutoscalingConfig, ScalingPolicySetup
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.control import Surroundings
 

@@ -12,7 +12,7 @@ import yaml
 from remora.cli.build import write_config
 from remora.cli.errors import CommandError
 from remora.config import gRPCOptions
-from remora.declaration import parse
+from remora.config_file.declaration import parse
 
 MODULE = """
 import remora as serve

@@ -12,7 +12,7 @@ from remora.config import AutoscalingConfig
 from remora.control import autoscaler
 from remora.core import events as ev
 from remora.errors import ConfigError, ExternalScalerDisabledError, UnknownTargetError
-from remora.resource_config import GangSchedulingConfig
+from remora.options.resources import GangSchedulingConfig
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack

@@ -15,14 +15,14 @@ import pytest
 from tests.unit.control.rig import Rig, app, deployment
 from tests.unit.control.test_autoscaler import Load, detail_of, now, target_of, until_target
 
-from remora.autoscaling_config import ScalingPolicySetup
+from remora.build.scaling import scaling_policy_setup
 from remora.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from remora.control.policies import ANSWER_LIMIT_S, ASK_EVERY_S
 from remora.control.policy_process import PolicyRunner
 from remora.engine.base import ProcessSpec
 from remora.errors import ConnectionLostError
-from remora.resource_config import RuntimeEnv
-from remora.scaling_setup import scaling_policy_setup
+from remora.options.autoscaling import ScalingPolicySetup
+from remora.options.resources import RuntimeEnv
 from remora.testing import FakeEngine
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID

@@ -21,7 +21,7 @@ from remora.config import (
     WarmupRequest,
 )
 from remora.core.update_class import UPDATE_CLASS, UpdateClass, heaviest
-from remora.logging_config import LoggingConfig
+from remora.options.logging import LoggingConfig
 from remora.testing.virtual_time import run
 
 #: Another value than the default, for each option.

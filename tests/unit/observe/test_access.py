@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from remora.logging_config import LoggingConfig
 from remora.observe import access
 from remora.observe.access import AccessLog
+from remora.options.logging import LoggingConfig
 from remora.wire.messages import HttpHead
 
 HEAD = HttpHead("GET", "/x", b"/x", b"", "", [])

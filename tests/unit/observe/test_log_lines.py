@@ -7,7 +7,6 @@ import logging
 import re
 from typing import Any
 
-from remora.logging_config import LoggingConfig
 from remora.observe.log_lines import (
     MAX_MESSAGE_CHARS,
     Answered,
@@ -17,6 +16,7 @@ from remora.observe.log_lines import (
     Source,
     cut,
 )
+from remora.options.logging import LoggingConfig
 from remora.request_context import RequestContext
 
 REPLICA = Source("shop_Model", "ab-1", "shop", "Model", "shop/Model#ab-1")

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.observe.test_log_lines import logged
 
-from remora.logging_config import LoggingConfig
 from remora.observe.log_lines import Lines, Logged, Printed, Source
 from remora.observe.log_reading import (
     LogParser,
@@ -21,6 +20,7 @@ from remora.observe.log_reading import (
     parse_since,
     select_logs,
 )
+from remora.options.logging import LoggingConfig
 from remora.request_context import RequestContext
 
 REPLICA = Source("shop_Model", "ab-1", "shop", "Model", "shop/Model#ab-1")

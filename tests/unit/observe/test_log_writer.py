@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from remora.logging_config import LoggingConfig
 from remora.observe import log_writer as module
 from remora.observe.log_files import LogFile, old_path
 from remora.observe.log_lines import Lines, Printed, Source
 from remora.observe.log_writer import LogWriter
+from remora.options.logging import LoggingConfig
 
 LINES = Lines(Source("controller", "1"), LoggingConfig())
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from remora.logging_config import LoggingConfig
 from remora.observe.log_files import LogFile
 from remora.observe.log_lines import Lines, Source
 from remora.observe.log_writer import LogWriter
 from remora.observe.logs import RecordHandler, logging_of
+from remora.options.logging import LoggingConfig
 from remora.request_context import RequestContext, current
 
 

@@ -14,7 +14,7 @@ from tests.unit.replica.test_user_code import LOG, log, spec_of
 from remora.config import DeploymentConfig
 from remora.errors import ConfigError, ReplicaStartError
 from remora.ingress import ingress
-from remora.options import deployment_config
+from remora.options.deployment import deployment_config
 from remora.replica.user_code import UserCode
 
 __all__ = ["LOG"]

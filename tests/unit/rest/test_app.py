@@ -11,8 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from remora.config_file.declaration import MAX_CONFIG_BYTES
 from remora.core.autoscale.record import ScalingRecord
-from remora.declaration import MAX_CONFIG_BYTES
 from remora.errors import (
     ExternalScalerDisabledError,
     InstanceError,

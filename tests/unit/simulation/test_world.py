@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from remora.build.scaling import scaling_policy_setup
 from remora.config import AutoscalingConfig, AutoscalingPolicy, DeploymentConfig
 from remora.errors import PolicyError
-from remora.scaling_setup import scaling_policy_setup
 from remora.simulation import Requests, Result, Service, Simulated, simulate
 from remora.simulation.plot import svg
 from remora.simulation.result import drawn, quantile

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from remora.autoscaling_config import AutoscalingConfig
+from remora.options.autoscaling import AutoscalingConfig
 
 
 def scaled(num: int, capacity: float | None) -> int:

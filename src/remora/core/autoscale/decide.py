@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from remora.autoscaling_config import AutoscalingConfig
 from remora.core.autoscale.capacity import Bounds
 from remora.core.autoscale.demand import Demand
 from remora.core.autoscale.formula import ceil, explained, wanted
 from remora.core.autoscale.record import Limit, ScalingRecord
+from remora.options.autoscaling import AutoscalingConfig
 from remora.types import Seconds
 
 #: Clocks of computers do not agree on less.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from remora.autoscaling_config import AutoscalingConfig
+from remora.options.autoscaling import AutoscalingConfig
 
 #: A quotient that is a whole number but for rounding is that number.
 _ROUNDING = 1e-9

@@ -24,7 +24,7 @@ from typing import Any
 
 from remora.engine import linux
 from remora.errors import ConfigError, EngineError
-from remora.runtime_env import digest_of, files_of
+from remora.options.runtime_env import digest_of, files_of
 
 _VENV = "venv"
 

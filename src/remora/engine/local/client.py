@@ -29,7 +29,7 @@ from remora.engine.local.resources import Machine, this_machine
 from remora.engine.local.store import Store
 from remora.errors import EngineError
 from remora.home import Home
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.resources import AS_FOUND, MachineOptions
 from remora.types import LOCAL_NODE, Seconds
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from remora.engine.local.build_environment import is_complete, python_of
 from remora.errors import EngineError
 from remora.home import Home
-from remora.resource_config import RuntimeEnv
-from remora.runtime_env import excludes_of
+from remora.options.resources import RuntimeEnv
+from remora.options.runtime_env import excludes_of
 
 #: What a builder runs: it must find the same package as this process.
 _BOOT = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remora.engine.base import ACCELERATOR_LABEL, Hold
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.resources import AS_FOUND, MachineOptions
 
 #: What a process is told of its GPUs.
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"

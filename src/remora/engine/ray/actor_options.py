@@ -6,7 +6,7 @@ from typing import Any
 
 from remora.engine.base import ProcessSpec
 from remora.errors import EngineError
-from remora.resource_config import RuntimeEnv
+from remora.options.resources import RuntimeEnv
 
 
 def actor_options(spec: ProcessSpec) -> dict[str, Any]:

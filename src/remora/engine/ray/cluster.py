@@ -17,7 +17,7 @@ from ray._private.state import state as _state
 from ray.experimental import internal_kv
 
 from remora.errors import EngineError, InstanceError
-from remora.resource_config import AS_FOUND, MachineOptions
+from remora.options.resources import AS_FOUND, MachineOptions
 
 T = TypeVar("T")
 

@@ -41,7 +41,7 @@ from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
-from remora.resource_config import MachineOptions
+from remora.options.resources import MachineOptions
 from remora.transport.membership import Membership
 
 _BETWEEN_TRIES_S = 0.1

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from tests.wheels import make_wheel
 
-from remora import runtime_env
 from remora.engine.local import build_environment
 from remora.engine.local.build_environment import build, is_complete, python_of
 from remora.engine.local.environments import Environments, Piece, pieces_of
 from remora.errors import EngineError
 from remora.home import Home
-from remora.resource_config import RuntimeEnv
-from remora.runtime_env import pinned
+from remora.options import runtime_env
+from remora.options.resources import RuntimeEnv
+from remora.options.runtime_env import pinned
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from remora.engine.base import ACCELERATOR_LABEL, Hold
 from remora.engine.local.resources import Machine, this_machine
-from remora.resource_config import MachineOptions
+from remora.options.resources import MachineOptions
 from remora.types import LOCAL_NODE
 
 

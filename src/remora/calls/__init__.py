@@ -1,0 +1,1 @@
+"""Parts of a call through a handle: its arguments, the replica chosen for it, its answers."""

@@ -1,0 +1,1 @@
+"""A config file: read, checked, described. Knows nothing of what happens to it."""

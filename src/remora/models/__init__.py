@@ -1,0 +1,1 @@
+"""Multiplexed models in a replica: loaded, kept, unloaded."""
