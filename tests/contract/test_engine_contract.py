@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.waiting import until_true
 
+from remora.build.pinning import pinned
 from remora.config import HTTPOptions
 from remora.engine.base import (
     Engine,
@@ -28,7 +29,6 @@ from remora.engine.launch import EntryPoints, launch
 from remora.engine.local.client import LocalEngine
 from remora.home import Home
 from remora.options.resources import RuntimeEnv
-from remora.options.runtime_env import pinned
 from remora.testing.fake_engine import FakeEngine
 from remora.types import LOCAL_NODE
 

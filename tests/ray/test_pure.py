@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
+from remora.build.pinning import pinned
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.cluster import _sizes, connect
@@ -15,7 +16,6 @@ from remora.engine.ray.replicas import reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.errors import EngineError, InstanceError
 from remora.options.resources import MachineOptions, RuntimeEnv
-from remora.options.runtime_env import pinned
 
 
 def test_resources_become_options_of_an_actor() -> None:

@@ -17,13 +17,13 @@ from typing import Any
 
 import msgspec
 
-from remora.options.actor import actor_fields
-from remora.options.checks import require_number
+from remora.build.pickling import dumps_call
+from remora.build.pinning import pinned
 from remora.config import DeploymentActorConfig, DeploymentConfig
 from remora.deployment import Application
 from remora.errors import ConfigError
-from remora.build.pickling import dumps_call
-from remora.options.runtime_env import pinned
+from remora.options.actor import actor_fields
+from remora.options.checks import require_number
 from remora.wire.control import DeploymentSpec
 
 #: Calls at a time of a class with coroutines, as on Ray.

@@ -20,15 +20,15 @@ from typing import Any
 import msgspec
 
 from remora.build.graph import build, preloadable
+from remora.build.import_path import Target, load
 from remora.config import nearest
 from remora.config_file.declaration import ApplicationConfig, parse_application
 from remora.deployment import Deployment
 from remora.engine.base import ProcessContext
 from remora.errors import AppLoadError, ConfigError, RemoraError
-from remora.build.import_path import Target, load
-from remora.options.logging import logging_config, with_absolute_folder
 from remora.observe.logs import log_of_system_process
 from remora.observe.tracebacks import user_traceback
+from remora.options.logging import logging_config, with_absolute_folder
 from remora.replica.surroundings import OwnProcess
 from remora.transport.control import serve_control
 from remora.wire.codec import pack, unpack

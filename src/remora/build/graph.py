@@ -19,18 +19,18 @@ from typing import Any
 import msgspec
 
 from remora.build.actors import with_actors
-from remora.options.autoscaling import ScalingPolicySetup
-from remora.options.autoscaling import autoscaling_policy as autoscaling_policy_of
+from remora.build.pickling import dumps_call
+from remora.build.pinning import beside, pinned
+from remora.build.routers import with_policy
+from remora.build.scaling import scaling_policy_setup, with_scaling_policy
 from remora.config import DeploymentConfig, nearest
 from remora.deployment import INGRESS_MARK, Application, Deployment
 from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
+from remora.options.autoscaling import ScalingPolicySetup
+from remora.options.autoscaling import autoscaling_policy as autoscaling_policy_of
 from remora.options.logging import LoggingConfig
-from remora.build.pickling import dumps_call
 from remora.options.resources import RuntimeEnv
-from remora.build.routers import with_policy
-from remora.options.runtime_env import beside, pinned
-from remora.build.scaling import scaling_policy_setup, with_scaling_policy
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationSpec, DeploymentSpec, Surroundings
 

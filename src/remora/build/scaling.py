@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from remora.options.autoscaling import AutoscalingPolicy, ScalingPolicySetup
 from remora.config import DeploymentConfig
 from remora.errors import ConfigError
+from remora.options.autoscaling import AutoscalingPolicy, ScalingPolicySetup
 
 #: It is stored, and sent to the policy's process.
 MAX_CODE_BYTES = 4 * 1024 * 1024

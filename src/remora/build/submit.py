@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
+from remora.build.pinning import pinned
 from remora.config_file.declaration import ApplicationConfig, DeployConfig
 from remora.errors import ConfigError, ConfigFileError
 from remora.options.resources import RuntimeEnv
-from remora.options.runtime_env import pinned, read_runtime_env
+from remora.options.runtime_env import read_runtime_env
 from remora.wire.control import ConfigRequest, DeclaredApplication, Surroundings
 
 

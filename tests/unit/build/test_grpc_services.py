@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tests.kitchen import SERVICE, pb2_grpc
 
+from remora.build.grpc_services import grpc_setup, load, record
 from remora.config import grpc_options, gRPCOptions
 from remora.errors import ConfigError, MissingExtraError
-from remora.build.grpc_services import grpc_setup, load, record
 from remora.wire.grpc import GrpcMethod, digest
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import remora
+from remora.build.pickling import deployed_reference, dumps_call, is_importable
 from remora.deployment import deployment
 from remora.errors import CodeNotPicklableError, DeployError
-from remora.build.pickling import deployed_reference, dumps_call, is_importable
 
 
 def nothing_to_replace(_: object) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import remora
+from remora.build.routers import with_policy
 from remora.config import DEFAULT_ROUTER_CLASS, DeploymentConfig, RequestRouterConfig
 from remora.deployment import deployment
 from remora.errors import CodeNotPicklableError, ConfigError
@@ -20,7 +21,6 @@ from remora.experimental.capacity_queue_router import CapacityQueueRouter
 from remora.experimental.consistent_hash_router import ConsistentHashRouter
 from remora.experimental.round_robin_router import RoundRobinRouter
 from remora.request_router import RequestRouter
-from remora.build.routers import with_policy
 
 PATH = "remora.experimental.consistent_hash_router:ConsistentHashRouter"
 

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from remora.build.pinning import beside
+from remora.build.submit import config_request
 from remora.config_file.declaration import parse
 from remora.errors import ConfigFileError
 from remora.options.resources import RuntimeEnv
-from remora.options.runtime_env import beside
-from remora.build.submit import config_request
 from remora.wire.control import DeclaredApplication, Surroundings
 
 PLACE = Surroundings(sys_path=("/somewhere",), cwd="/somewhere")

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from remora.engine import linux
+from remora.engine.contents import digest_of, files_of
 from remora.errors import ConfigError, EngineError
-from remora.options.runtime_env import digest_of, files_of
 
 _VENV = "venv"
 

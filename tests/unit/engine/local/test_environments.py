@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from tests.wheels import make_wheel
 
+from remora.build.pinning import pinned
+from remora.engine import contents
 from remora.engine.local import build_environment
 from remora.engine.local.build_environment import build, is_complete, python_of
 from remora.engine.local.environments import Environments, Piece, pieces_of
 from remora.errors import EngineError
 from remora.home import Home
-from remora.options import runtime_env
 from remora.options.resources import RuntimeEnv
-from remora.options.runtime_env import pinned
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -144,7 +144,7 @@ def test_what_has_grown_too_large_since_then_is_not_taken(
     source.mkdir()
     piece = folder_piece(source)
     (source / "a.py").write_text("12")
-    monkeypatch.setattr(runtime_env, "MAX_FOLDER_BYTES", 1)
+    monkeypatch.setattr(contents, "MAX_FOLDER_BYTES", 1)
     with pytest.raises(EngineError, match="has changed since it was deployed"):
         build(tmp_path / "piece", piece.order, tmp_path / "log")
     assert not (tmp_path / "piece").exists()
