@@ -104,6 +104,7 @@ class ServeSubmissionClient:
         try:
             told = json.loads(content)
             message, problems = str(told["error"]), told.get("problems")
+            message = " ".join(text for text in (message, told.get("hint")) if text)
         except (ValueError, TypeError, KeyError):
             message, problems = content.decode(errors="replace")[:1000], None
         if problems:

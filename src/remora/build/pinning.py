@@ -30,12 +30,13 @@ def pinned(env: RuntimeEnv, field: str = "runtime_env") -> RuntimeEnv:
         packages = _requirements(field, env)
     working_dir = _absolute(env.working_dir) if env.working_dir else ""
     modules = tuple(_absolute(each) for each in env.py_modules)
-    digests = []
-    for path in ([working_dir] if working_dir else []) + list(modules):
-        kinds = (".zip",) if path == working_dir else (".py", ".whl", ".zip")
-        if not Path(path).is_dir() and not (Path(path).is_file() and path.endswith(kinds)):
-            raise ConfigError(field, path, f"is neither a folder nor a file ({', '.join(kinds)})")
-        digests.append(digest_of(path, env.excludes))
+    parts: list[tuple[str, str, tuple[str, ...]]] = [
+        (f"['py_modules'][{index}]", path, (".py", ".whl", ".zip"))
+        for index, path in enumerate(modules)
+    ]
+    if working_dir:
+        parts.insert(0, ("['working_dir']", working_dir, (".zip",)))
+    digests = [_digest(f"{field}{key}", path, kinds, env.excludes) for key, path, kinds in parts]
     return msgspec.structs.replace(
         env,
         working_dir=working_dir,
@@ -45,6 +46,15 @@ def pinned(env: RuntimeEnv, field: str = "runtime_env") -> RuntimeEnv:
         digests=tuple(digests),
         excluded=(env.excludes,) * len(digests),
     )
+
+
+def _digest(field: str, path: str, kinds: tuple[str, ...], excludes: tuple[str, ...]) -> str:
+    if not Path(path).is_dir() and not (Path(path).is_file() and path.endswith(kinds)):
+        raise ConfigError(field, path, f"is neither a folder nor a file ({', '.join(kinds)})")
+    try:
+        return digest_of(path, excludes, field)
+    except OSError as error:
+        raise ConfigError(field, path, f"cannot be read: {error}") from None
 
 
 def beside(own: RuntimeEnv, others: RuntimeEnv) -> RuntimeEnv:

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from remora.build.pinning import pinned
+from remora.config_file.checks import Path as Steps
+from remora.config_file.checks import located_below
 from remora.config_file.declaration import ApplicationConfig, DeployConfig
 from remora.errors import ConfigError, ConfigFileError
 from remora.options.resources import RuntimeEnv
@@ -37,7 +39,7 @@ def config_request(
     """
     problems: list[str] = []
     made = [
-        _declared(app, f"applications[{index}].runtime_env", place, base, problems)
+        _declared(app, ("applications", index, "runtime_env"), place, base, problems)
         for index, app in enumerate(config.applications)
     ]
     if problems:
@@ -48,14 +50,18 @@ def config_request(
 
 
 def _declared(
-    app: ApplicationConfig, where: str, place: Surroundings, base: Path | None, problems: list[str]
+    app: ApplicationConfig,
+    where: Steps,
+    place: Surroundings,
+    base: Path | None,
+    problems: list[str],
 ) -> DeclaredApplication:
     env = RuntimeEnv()
     try:
         wanted = _with_base(app.runtime_env, base)
-        env = pinned(read_runtime_env(where, wanted).get("runtime_env", env), where)
+        env = pinned(read_runtime_env("runtime_env", wanted).get("runtime_env", env))
     except ConfigError as error:
-        problems.append(str(error))
+        problems.append(str(located_below(error, "runtime_env", where)))
     return DeclaredApplication(
         name=app.name,
         route_prefix=app.route_prefix,
@@ -77,7 +83,10 @@ def _with_base(given: dict[str, Any], base: Path | None) -> dict[str, Any]:
     def absolute(key: str, path: Any) -> Any:
         if not isinstance(path, str):
             return path
-        found = Path(path).expanduser()
+        try:
+            found = Path(path).expanduser()
+        except RuntimeError as error:  # `~somebody`, whom this machine does not know
+            raise ConfigError(f"runtime_env.{key}", path, str(error)) from None
         if base is None and not found.is_absolute():
             raise ConfigError(
                 f"runtime_env.{key}", path, "must be an absolute path: there is no file beside it"
@@ -90,7 +99,9 @@ def _with_base(given: dict[str, Any], base: Path | None) -> dict[str, Any]:
         if isinstance(given.get(key), str):
             made[key] = absolute(key, given[key])
     if isinstance(given.get("py_modules"), list):
-        made["py_modules"] = [absolute("py_modules", each) for each in given["py_modules"]]
+        made["py_modules"] = [
+            absolute(f"py_modules[{index}]", each) for index, each in enumerate(given["py_modules"])
+        ]
     return made
 
 

@@ -181,16 +181,23 @@ def check_runtime_env(value: Any, path: Path) -> Iterable[Problem]:
     try:
         read_runtime_env("runtime_env", value)
     except (TypeError, ValueError) as error:
-        yield _below(error, "runtime_env", path)
+        yield located_below(error, "runtime_env", path)
 
 
-def _below(error: Exception, word: str, path: Path) -> Problem:
-    """Locate an error of an option that is checked inside another one."""
+def located_below(error: Exception, word: str, path: Path) -> Problem:
+    """Locate an error of an option that is checked inside another one. Pure.
+
+    Args:
+        error: what its check raised.
+        word: the other one's name, after which the keys begin that the error names.
+        path: leads to the other one.
+    """
     if not isinstance(error, ConfigError):
         return Problem(path, str(error))
     keys = re.findall(r"\w+", error.field)
     keys = keys[keys.index(word) + 1 :] if word in keys else keys
-    return Problem((*path, *keys), str(error).removeprefix(error.field).removeprefix("="))
+    steps = (int(key) if key.isdecimal() else key for key in keys)
+    return Problem((*path, *steps), str(error).removeprefix(error.field).removeprefix("="))
 
 
 def check_deployments(value: Any, path: Path) -> Iterable[Problem]:

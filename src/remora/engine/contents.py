@@ -23,11 +23,17 @@ ALWAYS_EXCLUDED = (".git", "__pycache__", "*.pyc", ".venv")
 MAX_FOLDER_BYTES = 512 * 1024 * 1024
 
 
-def digest_of(path: str, excludes: tuple[str, ...]) -> str:
+def digest_of(path: str, excludes: tuple[str, ...], field: str = "runtime_env") -> str:
     """Tell the content of a folder or file from others.
+
+    Args:
+        path: of the folder or file.
+        excludes: patterns of what is left out.
+        field: the option that names it, for people.
 
     Raises:
         ConfigError: it is larger than `MAX_FOLDER_BYTES`.
+        OSError: something in it cannot be read.
     """
     whole = hashlib.sha256()
     size = 0
@@ -35,7 +41,7 @@ def digest_of(path: str, excludes: tuple[str, ...]) -> str:
         size += file.stat().st_size
         if size > MAX_FOLDER_BYTES:
             raise ConfigError(
-                "runtime_env",
+                field,
                 path,
                 f"holds over {MAX_FOLDER_BYTES >> 20} MiB; leave some of it out with excludes, and "
                 "have replicas read large data from where it lies",

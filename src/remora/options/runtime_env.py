@@ -52,8 +52,8 @@ def read_runtime_env(field: str, given: Any) -> dict[str, Any]:
     found = RuntimeEnv(
         working_dir=_path(f"{field}['working_dir']", given.get("working_dir") or ""),
         py_modules=tuple(
-            _path(f"{field}['py_modules']", each)
-            for each in _list(f"{field}['py_modules']", given.get("py_modules"))
+            _path(f"{field}['py_modules'][{index}]", each)
+            for index, each in enumerate(_list(f"{field}['py_modules']", given.get("py_modules")))
         ),
         excludes=tuple(_texts(f"{field}['excludes']", given.get("excludes"))),
         **_packages(field, given),

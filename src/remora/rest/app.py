@@ -1,6 +1,7 @@
 """The routes: they read, ask the controller, and write; nothing is decided here.
 
-Rules: runs no user code, keeps nothing. Every error of ours becomes an answer here, and only here.
+Rules: runs no user code, keeps nothing. Errors become answers in
+`problems.py`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,11 @@ from starlette.routing import Route
 from remora.build.submit import config_request
 from remora.config_file import declaration
 from remora.config_file.schema import json_schema
-from remora.errors import (
-    ConfigError,
-    ConfigFileError,
-    InstanceError,
-    PlacementError,
-    ReleaseError,
-    RemoraError,
-    RouteTakenError,
-)
+from remora.errors import ConfigError, ConfigFileError, RemoraError
 from remora.rest.details import instance_details
 from remora.rest.docs import docs_page, openapi
 from remora.rest.guard import Guard, Rules, body_of, too_large
+from remora.rest.problems import error_response, refusals
 from remora.wire.control import ConfigRequest, InstanceStatus, Surroundings
 from remora.wire.plan import Plan
 from remora.wire.releases import Release
@@ -39,14 +33,8 @@ from remora.wire.scaling import ScalingDetail
 T = TypeVar("T")
 
 _JSON = "application/json"
-#: How errors are answered; the first that fits. Everything else is a 500.
-_STATUS: tuple[tuple[type[RemoraError], int], ...] = (
-    (RouteTakenError, 409),
-    (PlacementError, 409),
-    (ReleaseError, 404),
-    (ConfigError, 400),
-    (InstanceError, 503),
-)
+#: More than any machine has, and than any counter reaches.
+_MAX_WHOLE = 2**31 - 1
 
 
 class Control(Protocol):
@@ -100,53 +88,41 @@ def make_app(connect: Connect, options: dict[str, Any], rules: Rules, version: s
     routes = _Routes(options, version)
 
     def route(path: str, *handlers: tuple[str, _Handler]) -> Route:
-        table = dict(handlers)
+        by_method = dict(handlers)
 
         async def answer(request: Request) -> Response:
             try:
                 # HEAD is answered as GET; the body is left out on the way.
-                handler = table["GET" if request.method == "HEAD" else request.method]
+                handler = by_method["GET" if request.method == "HEAD" else request.method]
                 async with connect() as control:
                     return await handler(request, control)
             except RemoraError as error:
                 return error_response(error)
 
-        return Route(path, answer, methods=list(table))
+        return Route(path, answer, methods=list(by_method))
 
-    app = Starlette(
-        routes=[
-            route(
-                "/api/serve/applications/",
-                ("GET", routes.get),
-                ("PUT", routes.put),
-                ("DELETE", routes.delete),
-            ),
-            route(
-                "/api/v1/applications/{app}/deployments/{deployment}/scale",
-                ("POST", routes.scale),
-            ),
-            route("/api/ray/version", ("GET", routes.version)),
-            route("/api/remora/plan", ("POST", routes.plan)),
-            route("/api/remora/releases", ("GET", routes.releases)),
-            route("/api/remora/rollback", ("POST", routes.rollback)),
-            route("/metrics", ("GET", routes.metrics)),
-            Route("/api/remora/schema", lambda _request: JSONResponse(json_schema())),
-            Route("/openapi.json", lambda _request: JSONResponse(openapi(version))),
-            Route("/docs", lambda _request: HTMLResponse(docs_page(openapi(version)))),
-        ]
-    )
+    table = [
+        route(
+            "/api/serve/applications/",
+            ("GET", routes.get),
+            ("PUT", routes.put),
+            ("DELETE", routes.delete),
+        ),
+        route("/api/v1/applications/{app}/deployments/{deployment}/scale", ("POST", routes.scale)),
+        route("/api/ray/version", ("GET", routes.version)),
+        route("/api/remora/plan", ("POST", routes.plan)),
+        route("/api/remora/releases", ("GET", routes.releases)),
+        route("/api/remora/rollback", ("POST", routes.rollback)),
+        route("/metrics", ("GET", routes.metrics)),
+        Route("/api/remora/schema", lambda _request: JSONResponse(json_schema())),
+        Route("/openapi.json", lambda _request: JSONResponse(openapi(version))),
+        Route("/docs", lambda _request: HTMLResponse(docs_page(openapi(version)))),
+    ]
+    methods = {each.path: each.methods or () for each in table}
+    app = Starlette(routes=table, exception_handlers=refusals(methods))
     # A path with and without its slash is not the same, and nobody is sent elsewhere.
     app.router.redirect_slashes = False
     return Guard(app, rules)
-
-
-def error_response(error: RemoraError) -> JSONResponse:
-    """Answer an error of ours."""
-    status = next((number for kind, number in _STATUS if isinstance(error, kind)), None)
-    body: dict[str, Any] = {"error": error.message}
-    if isinstance(error, ConfigFileError):
-        body["problems"] = error.problems
-    return JSONResponse(body, status_code=status or error.http_status)
 
 
 class _Routes:
@@ -195,7 +171,11 @@ class _Routes:
         given = await _json(request)
         num = _whole(given, "target_num_replicas")
         if num is None or len(given) != 1:
-            raise ConfigError("body", given, 'must be {"target_num_replicas": n} with n >= 0')
+            raise ConfigError(
+                "body",
+                given,
+                f'must be {{"target_num_replicas": n}} with n >= 0 and <= {_MAX_WHOLE}',
+            )
         app, deployment = request.path_params["app"], request.path_params["deployment"]
         await control.scale(app, deployment, num)
         return JSONResponse({"message": f"{app}/{deployment} is scaled to {num} replicas."})
@@ -234,7 +214,9 @@ class _Routes:
 def _whole(given: Any, key: str) -> int | None:
     """A whole number >= 0 that a JSON object has under a key, however it is written there."""
     value = given.get(key) if isinstance(given, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 <= value <= _MAX_WHOLE:
         return None
     return int(value) if value == int(value) else None
 

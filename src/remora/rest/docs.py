@@ -70,10 +70,16 @@ def openapi(version: str) -> dict[str, Any]:
                 "Error": {
                     "type": "object",
                     "properties": {
-                        "error": {"type": "string"},
-                        "problems": {"type": "array", "items": {"type": "string"}},
+                        "error": {"type": "string", "description": "What is wrong."},
+                        "hint": {"type": "string", "description": "What to do; may be empty."},
+                        "problems": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "All that is wrong with a config, each with its place.",
+                        },
                     },
-                    "required": ["error"],
+                    "required": ["error", "hint", "problems"],
+                    "additionalProperties": False,
                 },
             }
         },
@@ -81,7 +87,7 @@ def openapi(version: str) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    number = {"type": "integer", "minimum": 0}
+    number = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
     return {
         "/api/serve/applications/": {
             "get": _operation(

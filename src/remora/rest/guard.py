@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from remora.config_file.declaration import MAX_CONFIG_BYTES
+from remora.rest.problems import problem
 
 #: Methods that change something.
 _CHANGES = ("DELETE", "POST", "PUT")
@@ -29,6 +30,7 @@ class Rules:
     Attributes:
         host: where the API listens.
         token: what has to be shown; empty: nothing, because only this machine reaches it.
+        max_requests: how many are worked on at a time; further ones are refused.
 
     Raises:
         ValueError: others reach it, and there is no token.
@@ -36,6 +38,7 @@ class Rules:
 
     host: str = "127.0.0.1"
     token: str = ""
+    max_requests: int = 64
 
     def __post_init__(self) -> None:
         if not self.token and not is_loopback(self.host):
@@ -57,27 +60,33 @@ class Guard:
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self._app = app
         self._rules = rules
+        self._ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the app answer it."""
-        if scope["type"] == "http":
-            refused = self.refusal(Request(scope))
-            if refused is not None:
-                await refused(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        refused = self.refusal(Request(scope))
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        self._ongoing += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._ongoing -= 1
 
     def refusal(self, request: Request) -> JSONResponse | None:
         """Say why a request is turned away; None: it is not."""
         # Peers on a Unix socket have no address.
-        over_tcp = request.scope.get("client") is not None
-        if over_tcp and self._rules.token:
-            return self._check_token(request)
-        if over_tcp and (wrong := self._foreign(request)):
-            return _answer(403, wrong)
-        if over_tcp and _is_unasked(request):
-            return _answer(
-                415, "The body must be JSON and say so: `Content-Type: application/json`."
+        if request.scope.get("client") is not None:
+            check = self._check_token if self._rules.token else self._check_place
+            if (refused := check(request)) is not None:
+                return refused
+        if self._ongoing >= self._rules.max_requests:
+            return problem(
+                503,
+                f"{self._ongoing} requests are being answered, and no more may be.",
+                "Try again in a second.",
+                headers={"retry-after": "1"},
             )
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > MAX_CONFIG_BYTES:
@@ -91,12 +100,26 @@ class Guard:
         if kind.lower() == "bearer" and fits:
             return None
         what = "no token" if not shown else "a token that is not the instance's"
-        return _answer(
+        return problem(
             401,
-            f"The request shows {what}. Send `Authorization: Bearer <token>`; the token is in the "
-            "file admin-token of the instance's state folder.",
-            {"www-authenticate": "Bearer"},
+            f"The request shows {what}.",
+            "Send `Authorization: Bearer <token>`; the token is in the file admin-token of the "
+            "instance's state folder.",
+            headers={"www-authenticate": "Bearer"},
         )
+
+    def _check_place(self, request: Request) -> JSONResponse | None:
+        if wrong := self._foreign(request):
+            return problem(
+                403, wrong, "Ask from this machine; others need an address with a token."
+            )
+        if _is_unasked(request):
+            return problem(
+                415,
+                "The body must be JSON and say so: `Content-Type: application/json`.",
+                "Send that header with the body.",
+            )
+        return None
 
     def _foreign(self, request: Request) -> str:
         """Recognise requests that a page of somebody else makes in a browser here."""
@@ -131,11 +154,12 @@ def _is_unasked(request: Request) -> bool:
 
 def too_large(size: int) -> JSONResponse:
     """Refuse a body."""
-    return _answer(
+    return problem(
         413,
         f"The body has {size} bytes or more, and a config may have {MAX_CONFIG_BYTES}.",
+        "Code and data do not belong into a config: it names where they are.",
         # What is left of it is not read.
-        {"connection": "close"},
+        headers={"connection": "close"},
     )
 
 
@@ -149,7 +173,3 @@ async def body_of(request: Request) -> bytes | None:
             return None
         parts.append(part)
     return b"".join(parts)
-
-
-def _answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": message}, status_code=status, headers=headers)

@@ -20,8 +20,8 @@ from remora.observe.logs import log_of_system_process
 from remora.rest.app import make_app
 from remora.rest.guard import Rules, is_loopback
 
-#: Requests at a time; further ones are refused with 503.
-_MAX_CONCURRENT = 64
+#: Connections at a time, idle ones too; the server itself turns further ones away, with 503.
+_MAX_CONNECTIONS = 512
 
 
 def main(context: ProcessContext) -> None:
@@ -42,11 +42,13 @@ async def _serve(context: ProcessContext) -> None:
     config = uvicorn.Config(
         app,
         lifespan="off",
+        # Who asks for a WebSocket is answered as anybody else is.
+        ws="none",
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=_MAX_CONCURRENT,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=1,
     )
     await uvicorn.Server(config).serve(sockets=list(context.sockets.values()))

@@ -48,11 +48,33 @@ def test_without_a_file_paths_are_absolute(tmp_path: Path) -> None:
     assert declared(None, working_dir=str(tmp_path)).runtime_env.working_dir == str(tmp_path)
 
 
-def test_what_is_not_there_is_refused_with_its_application(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "where", "said"),
+    [
+        ({"working_dir": "none"}, "working_dir", "is neither a folder nor a file"),
+        ({"working_dir": "x\0y"}, "working_dir", "is neither a folder nor a file"),
+        ({"working_dir": "~nobody-of-that-name"}, "working_dir", "home directory"),
+        ({"py_modules": [".", "none"]}, "py_modules[1]", "is neither a folder nor a file"),
+        ({"pip": "none.txt"}, "pip", "No such file"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_its_place(
+    given: dict[str, Any], where: str, said: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigFileError) as caught:
-        declared(tmp_path, working_dir="none", py_modules=[])
-    assert "applications[0].runtime_env" in str(caught.value)
-    assert str(tmp_path / "none") in str(caught.value)
+        declared(tmp_path, **given)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"applications[0].runtime_env.{where}: ")
+    assert said in problem
+
+
+def test_a_relative_path_without_a_file_is_refused_with_its_place() -> None:
+    for key, given in (("working_dir", "code"), ("py_modules[0]", ["code"])):
+        with pytest.raises(ConfigFileError) as caught:
+            declared(None, **{key.partition("[")[0]: given})
+        assert str(caught.value).startswith(
+            f"applications[0].runtime_env.{key}: 'code' is not allowed: must be an absolute path"
+        )
 
 
 def test_what_a_deployment_has_of_its_own_goes_first_and_the_rest_is_filled_in() -> None:

@@ -238,7 +238,11 @@ async def test_put_hands_the_config_in(client: httpx2.AsyncClient, control: Fake
         (b'{"applications": [{"imprt_path": "x"}]}', "Did you mean 'import_path'?"),
         (
             b'{"applications": [{"import_path": "a:b", "runtime_env": {"working_dir": "x"}}]}',
-            "must be an absolute path",
+            "applications[0].runtime_env.working_dir: 'x' is not allowed: must be an absolute path",
+        ),
+        (
+            b'{"applications": [{"import_path": "a:b", "runtime_env": {"working_dir": "/none"}}]}',
+            "applications[0].runtime_env.working_dir: '/none' is not allowed: is neither a folder",
         ),
     ],
 )
@@ -323,7 +327,10 @@ async def test_scaling_from_outside(client: httpx2.AsyncClient, control: FakeCon
     assert answer.status_code == 200
     assert "message" in answer.json()
     assert control.scaled == [("a", "D", 3)]
-    wrongs: list[Any] = [{}, {"target_num_replicas": -1}, {"target_num_replicas": True}, [], 3]
+    wrongs: list[Any] = [
+        *({"target_num_replicas": number} for number in (-1, True, 1e300, 2**31, "3")),
+        *({}, [], 3),
+    ]
     for wrong in wrongs:
         assert (await client.post(path, json=wrong)).status_code == 400
     assert (await client.post(path, content=b"{", headers=JSON)).status_code == 400
@@ -348,7 +355,10 @@ async def test_errors_have_their_status(
         "/api/v1/applications/a/deployments/D/scale", json={"target_num_replicas": 3}
     )
     assert answer.status_code == status
-    assert answer.json() == {"error": str(error)}
+    body = answer.json()
+    assert (body["error"], body["problems"]) == (str(error), [])
+    # Of what nobody expects, there is nothing to say but what it says itself.
+    assert bool(body["hint"]) == (status != 500)
 
 
 async def test_releases_and_the_way_back(client: httpx2.AsyncClient) -> None:
@@ -379,6 +389,76 @@ async def test_every_described_route_is_there_and_no_other(client: httpx2.AsyncC
             answer = await client.request(method, path.replace("{", "").replace("}", ""))
             assert (answer.status_code == 405) == (method not in operations), (method, path)
     assert (await client.get("/api/serve/applications")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "hint"),
+    [
+        ("GET", "/api/serve/applications", 404, "Did you mean '/api/serve/applications/'?"),
+        ("PUT", "/api/serve/application/", 404, "It takes DELETE, GET, HEAD, PUT."),
+        (
+            "POST",
+            "/api/v1/applications/shop/deployments/D/scales",
+            404,
+            "Did you mean '/api/v1/applications/shop/deployments/D/scale'? It takes POST.",
+        ),
+        ("GET", "/metric", 404, "Did you mean '/metrics'?"),
+        ("GET", "/", 404, "/openapi.json lists all paths"),
+        ("GET", "/%00/%ff", 404, "/openapi.json lists all paths"),
+        ("GET", "/" + "x" * 5000, 404, "/openapi.json lists all paths"),
+        ("POST", "/api/serve/applications/", 405, "It takes DELETE, GET, HEAD, PUT."),
+        ("OPTIONS", "/metrics", 405, "It takes GET, HEAD."),
+        ("NONSENSE", "/docs", 405, "It takes GET, HEAD."),
+    ],
+)
+async def test_what_is_no_route_is_told_with_the_nearest_one(
+    method: str, path: str, status: int, hint: str, client: httpx2.AsyncClient
+) -> None:
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error", "hint", "problems"}
+    assert hint in body["hint"]
+    if status == 405:
+        assert answer.headers["allow"] in body["hint"]
+        assert method in body["error"]
+
+
+async def test_a_crash_is_json_too(control: FakeControl) -> None:
+    class Broken(FakeControl):
+        async def releases(self) -> list[Release]:
+            raise LookupError("secret")
+
+    transport = httpx2.ASGITransport(
+        app=app_of(Broken()), client=("127.0.0.1", 1), raise_app_exceptions=False
+    )
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answer = await client.get("/api/remora/releases")
+    assert answer.status_code == 500
+    assert "LookupError" in answer.json()["error"]
+    assert "admin.log" in answer.json()["hint"]
+    assert "secret" not in answer.text
+
+
+async def test_more_requests_than_may_be_are_refused() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeControl):
+        async def releases(self) -> list[Release]:
+            begun.set()
+            await go_on.wait()
+            return []
+
+    async with asyncio.timeout(10), client_of(Slow(), Rules(max_requests=1)) as client:
+        asking = asyncio.create_task(client.get("/api/remora/releases"))
+        await begun.wait()
+        answer = await client.get("/docs")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert set(answer.json()) == {"error", "hint", "problems"}
+        go_on.set()
+        assert (await asking).status_code == 200
+        assert (await client.get("/docs")).status_code == 200
 
 
 async def test_others_show_the_token(control: FakeControl) -> None:
