@@ -220,11 +220,12 @@ class Autoscaler:
         self._decide_at(scaled, now if last is None else max(now, last + DECIDE_EVERY_S))
 
     def _decide_at(self, scaled: Scaled, at: Seconds) -> None:
-        timer = scaled.timer
-        if timer is not None:
-            if timer.when() <= at:
+        if scaled.timer is not None:
+            if scaled.due_s <= at:
                 return
-            timer.cancel()
+            scaled.timer.cancel()
+        # The handle does not know its time: uvloop gives a plain one for a time that has come.
+        scaled.due_s = at
         scaled.timer = asyncio.get_running_loop().call_at(at, self._decide, scaled)
 
     def _decide(self, scaled: Scaled) -> None:

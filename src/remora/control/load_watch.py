@@ -65,6 +65,10 @@ class LoadWatch:
             except RemoraError as error:
                 _log.warning("The replica at %s reports no load: %s", self._address, error)
                 return
+            except Exception:  # noqa: BLE001
+                # The border of a task that nobody waits for: unseen, the replica would count as
+                # silent for ever, and nothing would be scaled down.
+                _log.exception("A report of the replica at %s was lost to a bug", self._address)
             await asyncio.sleep(_AGAIN_S)
 
     async def _follow_once(self) -> None:

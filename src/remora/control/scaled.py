@@ -35,6 +35,7 @@ class Scaled:
         asked: what a policy of the user's said last; None: the default policy decides.
         decisions: those that changed the number, oldest first.
         timer: decides again when it is over.
+        due_s: when that is.
         decided_s: when the last decision was made; None: none was so far.
     """
 
@@ -48,7 +49,8 @@ class Scaled:
         self.bounds = Bounds(0, 0)
         self.asked: Asked | None = None
         self.decisions: deque[ScalingRecord] = deque(maxlen=KEPT_DECISIONS)
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.Handle | None = None
+        self.due_s: Seconds = 0.0
         self.decided_s: Seconds | None = None
         self._memory = Memory()
 

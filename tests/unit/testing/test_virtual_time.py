@@ -58,3 +58,15 @@ def test_what_is_meant_for_a_thread_is_done_at_once() -> None:
             await asyncio.to_thread(divmod, 7, 0)
 
     run(main())
+
+
+def test_a_timer_that_is_due_already_knows_no_time_as_on_uvloop() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        called = loop.create_future()
+        handle = loop.call_at(loop.time(), called.set_result, 1)
+        assert not hasattr(handle, "when")
+        assert await called == 1
+        assert hasattr(loop.call_later(1, print), "when")
+
+    run(main())

@@ -63,7 +63,8 @@ class _Process:
     #: It was asked to end.
     is_ending: bool = False
     record: ProcessRecord | None = None
-    killer: asyncio.TimerHandle | None = None
+    killer: asyncio.Handle | None = None
+    kill_at: Seconds = 0.0
     #: A placement group goes with it.
     has_group: bool = False
     #: The nodes that these must lie on; empty: any will do.
@@ -251,9 +252,10 @@ class RayEngine(Engine):
         kill_at = loop.time() + min(timeout_s, 1e6)
         is_first = process.killer is None
         if process.killer is not None:
-            if process.killer.when() <= kill_at:
+            if process.kill_at <= kill_at:
                 return
             process.killer.cancel()
+        process.kill_at = kill_at
         process.killer = loop.call_at(kill_at, self._kill_late, process)
         if is_first and process.record is not None:
             self._signal(process, process.record)
