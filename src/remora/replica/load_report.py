@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import ConfigError
+from remora.observe.background import run_beside
 from remora.observe.tracebacks import user_traceback
 from remora.replica.user_code import MethodKind, UserCode
 from remora.types import Seconds
@@ -48,10 +49,11 @@ class LoadReport:
     async def follow(self) -> AsyncGenerator[ReplicaLoad, None]:
         """Stream the load until the reader closes."""
         self._replica.tell_busy(self._busy.set, wanted=True)
-        tasks = [self._loop.create_task(self._watch_load())]
+        tasks = [run_beside(self._loop, self._watch_load(), "the reports of load")]
         code = self._replica.code
         if code is not None and code.kind_of_hook(_STATS) is not None:
-            tasks.append(self._loop.create_task(self._record(code)))
+            recording = run_beside(self._loop, self._record(code), f"the asking of {_STATS}")
+            tasks.append(recording)
         try:
             while True:
                 yield await self._news.get()

@@ -16,6 +16,7 @@ from typing import Any
 
 from remora.config import RequestRouterConfig
 from remora.errors import ReplicaStartError
+from remora.observe.background import run_beside
 from remora.observe.tracebacks import user_traceback
 from remora.replica.user_code import MethodKind, UserCode
 
@@ -70,7 +71,8 @@ class SelfReport:
 
     def _start(self) -> None:
         if self._code is not None and self._code.kind_of_hook(_STATS) is not None:
-            self._task = asyncio.get_running_loop().create_task(self._record(self._code))
+            loop = asyncio.get_running_loop()
+            self._task = run_beside(loop, self._record(self._code), f"the asking of {_STATS}")
 
     async def _record(self, code: UserCode) -> None:
         while True:

@@ -18,6 +18,7 @@ from remora.core.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDiff, patch
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
+from remora.observe.background import run_beside
 from remora.observe.routing_counts import RoutingRow, routing_families
 from remora.router.demand import DemandReporter
 from remora.router.metrics import ProcessMetrics
@@ -182,9 +183,9 @@ class RoutingClient:
             try:
                 channel = self._channel = await connect(address, name=self._subscriber)
                 beside = [
-                    asyncio.create_task(self._shares.follow(channel)),
-                    asyncio.create_task(self._demand.follow(channel)),
-                    asyncio.create_task(self.metrics.follow(channel)),
+                    run_beside(self.loop, self._shares.follow(channel), "the leases of queues"),
+                    run_beside(self.loop, self._demand.follow(channel), "the reports of demand"),
+                    run_beside(self.loop, self.metrics.follow(channel), "the answers of metrics"),
                 ]
                 is_first = True
                 async for change in stream_control(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from remora.errors import ConnectionLostError, RemoraError
+from remora.observe.background import run_beside
 from remora.transport.channel import Channel
 from remora.transport.control import call_control, stream_control
 from remora.types import DeploymentID, Seconds
@@ -54,7 +55,8 @@ class DemandReporter:
         """Report what the controller wants to know, until the connection ends."""
         self._wanted = {}
         self._told = {}
-        reporting = asyncio.create_task(self._report(channel))
+        loop = asyncio.get_running_loop()
+        reporting = run_beside(loop, self._report(channel), "the reports of demand")
         try:
             async for message in stream_control(
                 channel, "demand", self._subscription, DemandWanted

@@ -10,6 +10,7 @@ from remora.core.promises import NO_PROMISES
 from remora.core.room import limit_called_back, limit_turned_away
 from remora.core.snapshot import ReplicaRoute
 from remora.errors import ConnectionLostError, ProtocolError, ReplicaUnavailableError
+from remora.observe.background import run_beside
 from remora.router.call import Call
 from remora.router.pinned_queue import PinnedQueue
 from remora.router.reconnect import waits
@@ -108,7 +109,8 @@ class ReplicaLink:
 
     def start(self) -> None:
         """Connect in the background; the router is told when requests can be sent."""
-        self._task = self.router.loop.create_task(self._connect())
+        loop = self.router.loop
+        self._task = run_beside(loop, self._connect(), f"the link to {self.address}")
 
     async def _connect(self) -> None:
         wait_s = waits()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from remora.errors import ConnectionLostError, RemoraError
+from remora.observe.background import run_beside
 from remora.transport.channel import Channel
 from remora.transport.control import call_control, stream_control
 from remora.types import DeploymentID, Seconds
@@ -55,7 +56,8 @@ class ShareKeeper:
         self._needed.clear()
         self._told = self._claims()
         first = QueueClaim(self._subscriber, self._told)
-        claiming = asyncio.create_task(self._claim(channel))
+        loop = asyncio.get_running_loop()
+        claiming = run_beside(loop, self._claim(channel), "the claims of queues")
         try:
             async for message in stream_control(channel, "queue", first, QueueShares):
                 self._apply(message)

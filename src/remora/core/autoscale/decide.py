@@ -351,7 +351,7 @@ class _Deciding:
         self.up_since_s = since
         if now - since >= delay_s - TOLERANCE_S:
             return up
-        self._delay("upscale_delay", f"{up} are wanted", since, since + delay_s)
+        self._delay("upscale_delay", f"{_are(up)} wanted", since, since + delay_s)
         return self.situation.target
 
     def _shrink(self, down: int, *, is_rising: bool) -> int:
@@ -377,7 +377,7 @@ class _Deciding:
             return target
         if now - since >= delay_s - TOLERANCE_S:
             return new
-        self._delay("downscale_delay", f"{new} are enough", since, since + delay_s)
+        self._delay("downscale_delay", f"{_are(new)} enough", since, since + delay_s)
         return target
 
     def _keeps_all(self, down: int) -> bool:
@@ -489,3 +489,7 @@ class _Deciding:
             limits=tuple(Limit(name, num, why()) for name, num, why in self.limits),
             error=self.asked.error if self.asked is not None else "",
         )
+
+
+def _are(num: int) -> str:
+    return f"{num} is" if num == 1 else f"{num} are"
