@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine, peers, report
+from benchmarks import compare, machine, peers, report
 from benchmarks.http_load import require_wrk
 from benchmarks.processes import TargetError
 from benchmarks.rows import Row, Sampling, select_rows
 from benchmarks.session import FULL, QUICK, Outcome, Outcomes, Session
-from benchmarks.sides import LIMIT_SIDE, REMORA_SIDE
+from benchmarks.sides import LIMIT_SIDE, RAY_SIDE, REMORA_SIDE
 from benchmarks.targets import ROOT
 
 _RESULTS = Path(__file__).parent / "results"
@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help=f"compare with some of {' '.join(peers.PEERS)}",
+    )
+    parser.add_argument(
+        "--on-ray", action="store_true", help="measure Remora on its Ray engine too, in turns"
     )
     parser.add_argument("--limits-only", action="store_true", help="do not measure Remora")
     parser.add_argument(
@@ -112,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = machine.describe(ROOT)
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         session = Session(QUICK if flags.quick else FULL, Path(scratch), _say)
-        session.measure(rows, [LIMIT_SIDE] if flags.limits_only else [LIMIT_SIDE, REMORA_SIDE])
+        ours = [] if flags.limits_only else [REMORA_SIDE, *([RAY_SIDE] if flags.on_ray else [])]
+        session.measure(rows, [LIMIT_SIDE, *ours])
         versions = _measure_peers(chosen, rows, session)
     record |= {"effort": "quick" if flags.quick else "full", "took_s": time.monotonic() - begin}
     outcomes: Outcomes = session.outcomes
@@ -123,4 +127,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(f"measured for {record['took_s']:.0f} s; written to {flags.output}")
     if flags.limits_only:
         return 0
+    if flags.require_goals and not compare.are_met(rows, outcomes):
+        return 2
     return exit_status(verdicts, require_goals=flags.require_goals)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.processes import TargetError
@@ -19,26 +19,43 @@ _INSTALL_TIMEOUT_S = 900.0
 _READY_TIMEOUT_S = 90.0
 
 
+#: The version that Remora's own engine is tested with. It brings HAProxy along.
+_RAY = ("ray[serve]==2.60.0", "uvloop", "httptools", "numpy", "psutil")
+#: How Ray Serve is told to be fast: HAProxy in front of replicas that serve HTTP themselves, gRPC
+#: between processes, and user code on the loop that serves.
+_THROUGHPUT = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+
+
 @dataclass(frozen=True)
 class Peer:
     """A library to compare with.
 
     Attributes:
-        name: what `--peers` selects, and the name of its environment.
+        name: what `--peers` selects.
+        package: whose version is told; it names the virtual environment, too.
         requirements: what pip installs.
+        variables: environment variables of the mode that is measured.
     """
 
     name: str
+    package: str
     requirements: Sequence[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Its virtual environment."""
+        return VENVS / self.package
 
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("ray", ["ray[serve]", "uvloop", "httptools", "numpy", "psutil"]),
-        Peer("mosec", ["mosec"]),
-        Peer("litserve", ["litserve"]),
-        Peer("bentoml", ["bentoml"]),
+        Peer("ray", "ray", _RAY),
+        Peer("ray-throughput", "ray", _RAY, _THROUGHPUT),
+        Peer("mosec", "mosec", ["mosec"]),
+        Peer("litserve", "litserve", ["litserve"]),
+        Peer("bentoml", "bentoml", ["bentoml"]),
     )
 }
 
@@ -61,7 +78,7 @@ def install(peer: Peer) -> str:
     Raises:
         TargetError: pip failed or took too long.
     """
-    folder = VENVS / peer.name
+    folder = peer.folder
     python = folder / "bin" / "python"
     stamp = folder / ".requirements"
     wanted = "\n".join(peer.requirements)
@@ -86,8 +103,8 @@ def install(peer: Peer) -> str:
 
 def version_of(peer: Peer) -> str:
     """Return the installed version of an installed peer."""
-    code = f"import importlib.metadata as m; print(m.version({peer.name!r}))"
-    python = str(VENVS / peer.name / "bin" / "python")
+    code = f"import importlib.metadata as m; print(m.version({peer.package!r}))"
+    python = str(peer.folder / "bin" / "python")
     done = subprocess.run(
         [python, "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
@@ -96,20 +113,22 @@ def version_of(peer: Peer) -> str:
 
 def side_of(peer: Peer, python: str) -> Side:
     """Return the peer as a column of the table. Pure."""
-    if peer.name == "ray":
-        echo = handle_driver(python, "ray.serve", "benchmarks.apps.ray_echo:app", _READY_TIMEOUT_S)
+    if peer.package == "ray":
+        echo = "benchmarks.apps.ray_echo:app"
         return Side(
-            "ray",
+            peer.name,
             {
-                "hello": _ray(python, "benchmarks.apps.ray_hello:app"),
-                "fastapi": _ray(python, "benchmarks.apps.ray_api:app"),
-                "handle": echo,
+                "hello": _ray(python, "benchmarks.apps.ray_hello:app", peer.variables),
+                "fastapi": _ray(python, "benchmarks.apps.ray_api:app", peer.variables),
+                "handle": handle_driver(
+                    python, "ray.serve", echo, _READY_TIMEOUT_S, peer.variables
+                ),
             },
         )
     return Side(peer.name, {"hello": _SERVERS[peer.name](python)})
 
 
-def _ray(python: str, app: str) -> MakeTarget:
+def _ray(python: str, app: str, variables: Mapping[str, str]) -> MakeTarget:
     """`serve run` takes its port from a file only."""
 
     def launch(port: int, folder: Path) -> Launch:
@@ -120,7 +139,7 @@ def _ray(python: str, app: str) -> MakeTarget:
         )
         return Launch(
             [str(Path(python).parent / "serve"), "run", str(config)],
-            {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)},
+            {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), **variables},
         )
 
     return lambda scratch: HttpTarget("ray", launch, scratch, ready_timeout_s=_READY_TIMEOUT_S)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.compare import by_local, by_ray_serve
 from benchmarks.rows import Better, Goal, Row
 from benchmarks.session import Outcome, Outcomes
-from benchmarks.sides import LIMIT, REMORA
+from benchmarks.sides import LIMIT, ON_RAY, REMORA
 from benchmarks.stats import Summary, paired_ratio, summarize
 
 #: Two processes that answer each other run on one core or on two as the scheduler likes, which
@@ -108,7 +109,8 @@ def markdown(
         machine: the record of `machine.describe`.
     """
     head = ["work", "unit", "limit", "Remora", "goal", "ratio", "verdict"]
-    head += [f"{name} {version}" for name, version in peers.items()]
+    more = _comparisons(verdicts, outcomes)
+    head += [*more, *(f"{name} {version}" for name, version in peers.items())]
     lines = [_line(head), _line(["---"] * len(head))]
     for verdict in verdicts:
         row = verdict.row
@@ -121,6 +123,7 @@ def markdown(
             "-" if verdict.ratio is None else f"{verdict.ratio:.2f}",
             f"{verdict.word} ({row.note})" if row.note else verdict.word,
         ]
+        cells += [column[row.key] for column in more.values()]
         cells += [_cell(_summary(outcomes.get((row.key, name)))[0], row.digits) for name in peers]
         lines.append(_line(cells))
     about = (
@@ -139,12 +142,23 @@ def markdown(
     )
 
 
+def _comparisons(verdicts: Sequence[Verdict], outcomes: Outcomes) -> dict[str, dict[str, str]]:
+    """Return the columns of what was compared: heading → key of the row → cell."""
+    rows = [verdict.row for verdict in verdicts]
+    sides = {key: _summary(outcomes.get((key, ON_RAY)))[0] for key in (row.key for row in rows)}
+    found = {"Remora on Ray": {row.key: _cell(sides[row.key], row.digits) for row in rows}}
+    for title, compare in (("on Ray / local", by_local), ("Remora / Ray Serve", by_ray_serve)):
+        compared = {row.key: compare(row, outcomes) for row in rows}
+        found[title] = {key: "-" if each is None else str(each) for key, each in compared.items()}
+    return {title: cells for title, cells in found.items() if set(cells.values()) != {"-"}}
+
+
 def _problems(
     verdicts: Sequence[Verdict], outcomes: Outcomes, peers: Mapping[str, str]
 ) -> list[str]:
     lines = [f"- {v.row.key}: {_one_line(v.problem)}" for v in verdicts if v.problem]
     for verdict in verdicts:
-        for name in peers:
+        for name in (ON_RAY, *peers):
             outcome = outcomes.get((verdict.row.key, name))
             if outcome is not None and outcome.error is not None:
                 lines.append(f"- {verdict.row.key}, {name}: {_one_line(outcome.error)}")
@@ -188,7 +202,7 @@ def as_json(
                     "samples": found.samples,
                     "error": found.error,
                 }
-                for side in (LIMIT, REMORA, *peers)
+                for side in (LIMIT, REMORA, ON_RAY, *peers)
                 if (found := outcomes.get((row.key, side))) is not None
             },
         }
