@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import engines
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: what tests start would inherit the deafness to Ctrl-C.
@@ -23,6 +24,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What tests start keeps its bytecode, whatever the shell says: to compile everything again takes a
 # third of the time in which an instance starts.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--engine` is of the tests alone."""
+    parser.addoption(
+        "--engine",
+        choices=engines.ENGINES,
+        default="local",
+        help="what tests/e2e and tests/examples run on; other than local: these alone are run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any module of tests is imported, which may ask for the engine."""
+    engines.choose(config.getoption("--engine"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another engine: what runs on one, with the time that it takes there."""
+    if not engines.is_ray():
+        return
+    others = [each for each in items if not set(engines.FOLDERS) & set(each.path.parents)]
+    items[:] = [each for each in items if each not in others]
+    config.hook.pytest_deselected(items=others)
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        limit_s = limit.args[0] if limit else float(config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(engines.patient(limit_s)), append=False)
+        if why := item.get_closest_marker("local_only"):
+            item.add_marker(pytest.mark.skip(reason=f"local_only: {why.args[0]}"))
 
 
 def pytest_collection() -> None:

@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import engines
 from tests.e2e.processes import MARK, kill, marked, marking
 from tests.e2e.waiting import until, until_async, until_true
 
 from remora.build.graph import build
-from remora.config import LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
+from remora.config import AdminOptions, EngineOptions, HTTPOptions
 from remora.control.client import ControlClient
 from remora.deployment import Application
 from remora.engine.launch import Launch, launch
@@ -50,7 +51,7 @@ class Instance:
         grpc: GrpcSetup | None = None,
         machine: MachineOptions = AS_FOUND,
         admin: AdminOptions = NO_PORT,
-        engine: EngineOptions = LOCAL_ENGINE,
+        engine: EngineOptions | None = None,
     ) -> None:
         self.home = Home(folder)
         with marking() as self.mark:
@@ -61,10 +62,10 @@ class Instance:
                 grpc=grpc,
                 machine=machine,
                 admin=admin,
-                engine=engine,
+                engine=engine or engines.chosen(),
             )
         self._ended = False
-        ready = self.launched.wait_ready(SETTLE_S)
+        ready = self.launched.wait_ready(engines.patient(SETTLE_S))
         self.url = ready.http_url
         self.grpc_address = ready.grpc_address
         self.pid = ready.pid
@@ -289,7 +290,7 @@ class Command:
 
     def wait(self, timeout_s: float = SETTLE_S) -> int:
         """Wait for its end; returns its exit status."""
-        return self.process.wait(timeout_s)
+        return self.process.wait(engines.patient(timeout_s))
 
     def end(self) -> None:
         """See that neither it nor anything it started is left."""

@@ -112,6 +112,7 @@ async def test_from_zero_requests_wait_for_their_replica(shared: Instance) -> No
             assert max(answer.ended - answer.began for answer in answers) < 5.0
 
 
+@pytest.mark.local_only("replicas are forked")
 async def test_from_one_to_eight_replicas_in_a_second(shared: Instance) -> None:
     """The best of three, and a second of a machine that is not used by others as well."""
     outside = Slow.options(num_replicas=1)
@@ -134,6 +135,7 @@ async def test_from_one_to_eight_replicas_in_a_second(shared: Instance) -> None:
     assert min(took) < max(1.0, crowd), took
 
 
+@pytest.mark.local_only("replicas are forked, so their start is no part of a latency")
 async def test_a_simulation_of_the_same_load_has_the_same_latencies(shared: Instance) -> None:
     options = {
         "max_replicas": 6,

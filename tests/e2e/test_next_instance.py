@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import engines
 from tests.e2e.apps import Echo
 from tests.e2e.conftest import StartInstance
 from tests.e2e.load import get
@@ -24,8 +25,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 @pytest.fixture
 def bound(home: Path) -> Iterator[Launch]:
     """An instance that ends with this program."""
-    launched = launch(Home(home), HTTPOptions(port=0), bound=True)
-    launched.wait_ready(20.0)
+    launched = launch(Home(home), HTTPOptions(port=0), bound=True, engine=engines.chosen())
+    launched.wait_ready(engines.patient(20.0))
     yield launched
     launched.end(2.0)
 
@@ -70,9 +71,9 @@ async def test_a_program_s_instance_leaves_alone_what_was_there_before(
     await instance.run(Echo.bind("v"), "stays")
     kill(instance.pid)
     await until_true(lambda: not instance.members(), "all processes are gone")
-    launched = launch(instance.home, HTTPOptions(port=0), bound=True)
+    launched = launch(instance.home, HTTPOptions(port=0), bound=True, engine=engines.chosen())
     try:
-        launched.wait_ready(20.0)
+        launched.wait_ready(engines.patient(20.0))
         await deploy_in(instance.home, "of-a-program")
         async with ControlClient(instance.home) as client:
             assert set((await client.status()).applications) == {"of-a-program"}

@@ -77,6 +77,7 @@ async def test_ten_controllers_die_during_roll_outs_and_scaling(shared: Instance
 
 
 @pytest.mark.parametrize("damage", ["garbage", "deleted"])
+@pytest.mark.local_only("damages its database file")
 async def test_what_runs_is_known_again_when_its_database_is_lost(
     start_instance: StartInstance, damage: str
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests import engines
 from tests.e2e.waiting import until
 
 from remora.engine.launch import find_owner
@@ -47,7 +48,11 @@ def run_script(body: str, home: Path) -> subprocess.CompletedProcess[str]:
     script = home / "script.py"
     script.write_text(HEAD + body)
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=engines.patient(50),
     )
     until(lambda: find_owner(Home(home)) is None, "the instance ended with its script")
     return done
@@ -163,7 +168,7 @@ def test_a_blocking_run_ends_with_ctrl_c(remora_home: Path) -> None:
         # The last thing that is said before it stays.
         assert any("Application 'default' runs" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=engines.patient(30))
         assert out.splitlines()[-1] == "after"
     finally:
         process.kill()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests import engines
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -61,7 +62,7 @@ class Example:
 
 def wait_for_url(example: Example, lines: queue.Queue[str | None]) -> str:
     """Read what the server prints until it says where it serves."""
-    deadline = time.monotonic() + START_LIMIT_S
+    deadline = time.monotonic() + engines.patient(START_LIMIT_S)
     while True:
         try:
             line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -103,7 +104,7 @@ def served(home: Path, folder: Path, *words: str) -> Iterator[Example]:
         example.url = wait_for_url(example, lines)
         yield example
         os.killpg(server.pid, signal.SIGINT)
-        status = server.wait(STOP_LIMIT_S)
+        status = server.wait(engines.patient(STOP_LIMIT_S))
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
