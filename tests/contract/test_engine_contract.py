@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -339,6 +340,37 @@ async def test_an_environment_is_built_and_told_once_and_used_again(
     await engine.start_process(in_folder(tmp_path, "app/d#2"))
     await watch.started()
     assert (await watch.exited()).reason == "exit status 41"
+
+
+@of_one_machine
+async def test_an_environment_that_a_process_was_started_with_is_not_swept(
+    engine: Engine, tmp_path: Path, remora_home: Path
+) -> None:
+    assert isinstance(engine, LocalEngine)
+
+    async def swept() -> None:
+        # As if it had been used last long ago.
+        (complete,) = (remora_home / "environments").glob("*.complete")
+        os.utime(complete, (0, 0))
+        engine.sweep(())
+        await engine._environments._sweep  # type: ignore[misc]
+
+    watch = await connected(engine)
+    (tmp_path / "status").write_text("41")
+    spec = in_folder(tmp_path, "app/d#1")
+    await engine.start_process(dataclasses.replace(spec, entrypoint="entrypoints:idle"))
+    assert isinstance(await watch.next(), ProcessPreparing)
+    await watch.started()
+    # The process itself keeps it, whatever becomes of who started it.
+    assert not engine._environments._held
+    await swept()
+    await engine.start_process(in_folder(tmp_path, "app/d#2"))
+    await watch.started()
+    assert (await watch.exited()).reason == "exit status 41"
+    await engine.kill_process("app/d#1")
+    await watch.exited()
+    await swept()
+    assert not list((remora_home / "environments").glob("folder-*"))
 
 
 @of_one_machine

@@ -33,6 +33,7 @@ from remora.control.releases import ReleaseStore
 from remora.control.replica_control import Connect, connect_replica
 from remora.control.stacks import SavedStacks
 from remora.control.state_file import StateFile
+from remora.control.sweeps import Sweeps
 from remora.core import events as ev
 from remora.core import requests
 from remora.core.reconcile import Step, step
@@ -111,6 +112,7 @@ class Controller:
         self._unix = unix
         self._salt = salt
         self._file = StateFile(store)
+        self._sweeps = Sweeps(engine, self.releases, bound=bound)
         self.builders = Builders(engine, connect, self.code, request=self.request, post=self.post)
         self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home), logging)
         self.metrics = MetricsCollector(self._replicas, self._families)
@@ -379,13 +381,15 @@ class Controller:
             await self.releases.put(record)
 
     async def _tidy(self) -> None:
-        """Drop code that nobody needs any more, and write the log when it is long."""
+        """Drop what nobody needs any more, and write the log when it is long."""
         if self.now() - self._swept_s >= SWEEP_S:
             self._swept_s = self.now()
             try:
                 await self.code.sweep(self.state.code_keys(), self.releases.code_keys())
             except EngineError as error:
                 _log.debug("Old code could not be deleted: %s", error)
+            if not self._unsaved:
+                await self._sweeps.look(self.state, self.now())
         if self.log.is_due or self.now() - self._logged_s > BACKUP_S:
             await self._write_log()
 

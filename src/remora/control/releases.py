@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from typing import TypeVar
 
 import msgspec
 
 from remora.control.checkpoint import Section
 from remora.core.releases import Record
+from remora.options.resources import RuntimeEnv
+
+T = TypeVar("T")
 
 _log = logging.getLogger("remora.controller")
 
@@ -23,6 +27,8 @@ _KEY = "release/"
 KEPT_RELEASES = 100
 #: Releases of programs that can come back; the code of each may take megabytes.
 KEPT_WITH_CODE = 10
+#: Releases whose environments stay built; the folders of each may take gigabytes.
+KEPT_WITH_ENVIRONMENTS = 10
 
 
 class ReleaseStore:
@@ -34,6 +40,8 @@ class ReleaseStore:
         self._numbers: deque[int] = deque()
         #: Of those that have code: what each needs.
         self._code: dict[int, set[str]] = {}
+        #: Of those that have environments: which.
+        self._environments: dict[int, set[RuntimeEnv]] = {}
 
     async def load(self) -> None:
         """Find out what there is.
@@ -55,22 +63,26 @@ class ReleaseStore:
         await self._store.put(_key(record.number), msgspec.msgpack.encode(record))
         if record.number not in self._numbers:
             self._numbers.append(record.number)
-        self._code.pop(record.number, None)
+        for of_each in (self._code, self._environments):
+            of_each.pop(record.number, None)
         self._note(record)
         while len(self._numbers) > KEPT_RELEASES:
             gone = self._numbers.popleft()
-            self._code.pop(gone, None)
+            for of_each in (self._code, self._environments):
+                of_each.pop(gone, None)
             await self._store.delete(_key(gone))
 
     def _note(self, record: Record) -> None:
-        if needed := record.code_keys():
-            self._code[record.number] = needed
-            while len(self._code) > KEPT_WITH_CODE:
-                del self._code[min(self._code)]
+        _keep(self._code, record.number, record.code_keys(), KEPT_WITH_CODE)
+        _keep(self._environments, record.number, record.environments(), KEPT_WITH_ENVIRONMENTS)
 
     def code_keys(self) -> set[str]:
         """Keys of the code that is kept for a rollback."""
         return set().union(*self._code.values())
+
+    def environments(self) -> set[RuntimeEnv]:
+        """Environments that are kept for a rollback."""
+        return set().union(*self._environments.values())
 
     async def read(self) -> list[Record]:
         """Read what is kept, oldest first; what cannot be read any more is left out.
@@ -87,6 +99,14 @@ class ReleaseStore:
             except (msgspec.MsgspecError, ValueError) as error:
                 _log.warning("Release %d cannot be read and is left out: %s", number, error)
         return records
+
+
+def _keep(of_each: dict[int, set[T]], number: int, needed: set[T], limit: int) -> None:
+    """Note what a release needs, and forget that of the oldest beyond `limit`."""
+    if needed:
+        of_each[number] = needed
+        while len(of_each) > limit:
+            del of_each[min(of_each)]
 
 
 def _key(number: int) -> str:

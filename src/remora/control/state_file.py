@@ -65,13 +65,7 @@ class StateFile:
             EngineError: the store itself cannot be read.
         """
         await self._finish_journal(unix_s)
-        keys = [
-            key
-            for prefix in (saved.HEADER, saved.APPS, saved.DEPLOYMENTS)
-            for key in await self._store.keys(prefix)
-            if prefix != saved.HEADER or key == saved.HEADER
-        ]
-        pieces = {key: data for key in keys if (data := await self._store.get(key)) is not None}
+        pieces = await self._pieces()
         reading = saved.read(pieces)
         if reading.unreadable:
             await self._put_aside(reading.unreadable, pieces, unix_s)
@@ -92,6 +86,28 @@ class StateFile:
             for name in app.deployments
         )
         return Loaded(state, is_whole=bool(pieces) and not reading.unreadable)
+
+    async def peek(self) -> ControllerState | None:
+        """Read the state of an instance that is not this one, and change nothing.
+
+        None: it is not known, because not all of it can be read as it lies there.
+
+        Raises:
+            EngineError: the store itself cannot be read.
+        """
+        if await self._store.get(JOURNAL) is not None:
+            return None
+        reading = saved.read(await self._pieces())
+        return None if reading.unreadable else reading.state
+
+    async def _pieces(self) -> dict[str, bytes]:
+        keys = [
+            key
+            for prefix in (saved.HEADER, saved.APPS, saved.DEPLOYMENTS)
+            for key in await self._store.keys(prefix)
+            if prefix != saved.HEADER or key == saved.HEADER
+        ]
+        return {key: data for key in keys if (data := await self._store.get(key)) is not None}
 
     async def _finish_journal(self, unix_s: float) -> None:
         data = await self._store.get(JOURNAL)

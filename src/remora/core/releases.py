@@ -14,6 +14,7 @@ import msgspec
 from remora.config import DeploymentConfig
 from remora.core import events as ev
 from remora.errors import ReleaseError
+from remora.options.resources import RuntimeEnv
 from remora.wire.releases import Release
 
 #: What a release may be.
@@ -32,6 +33,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.event, ev.DeployRequested):
             return set()
         return {each.code_key for app in self.event.applications for each in app.deployments}
+
+    def environments(self) -> set[RuntimeEnv]:
+        """Environments that it takes to let it come back."""
+        found: set[RuntimeEnv] = set()
+        if isinstance(self.event, ev.ConfigSubmitted):
+            found = {app.runtime_env for app in self.event.applications}
+        elif isinstance(self.event, ev.DeployRequested):
+            found = {env for app in self.event.applications for env in app.environments()}
+        return {env for env in found if env}
 
 
 def told(

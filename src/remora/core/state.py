@@ -21,6 +21,7 @@ from remora.core.snapshot import Snapshot
 from remora.core.submission import ApplicationRequest, Submission
 from remora.core.update_class import UpdateClass, options_that
 from remora.errors import InternalError
+from remora.options.resources import RuntimeEnv
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
 from remora.wire.control import DeclaredApplication, Surroundings
 
@@ -291,6 +292,19 @@ class ControllerState(msgspec.Struct, kw_only=True):
                 if target is not None
             }
         )
+
+    def environments(self) -> set[RuntimeEnv]:
+        """Environments that a process may still be started with. Pure."""
+        found = self.submission.environments() if self.submission is not None else set()
+        for app in self.applications.values():
+            for request in (app.request, app.good):
+                found |= request.environments() if request is not None else set()
+            for declared in (app.declared, app.requested_by, app.good_by):
+                found |= {declared.runtime_env} if declared is not None else set()
+            for deployment in app.deployments.values():
+                for target in (deployment.target, deployment.previous):
+                    found |= {target.config.runtime_env} if target is not None else set()
+        return {env for env in found if env}
 
 
 def validate(state: ControllerState) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
+from remora.options.resources import RuntimeEnv
 from remora.wire.control import DeclaredApplication, Surroundings
 
 
@@ -35,6 +36,10 @@ class ApplicationRequest(msgspec.Struct, frozen=True, kw_only=True):
     external_scaler: bool = False
     #: Decides for all deployments; without a path each has its own policy.
     scaling_policy: ScalingPolicySetup = ScalingPolicySetup()
+
+    def environments(self) -> set[RuntimeEnv]:
+        """Environments of its replicas. Pure."""
+        return {each.config.runtime_env for each in self.deployments}
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,3 +75,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     def code_keys(self) -> set[str]:
         """Keys of the code of everything that is imported already. Pure."""
         return {each.code_key for app in self.built.values() for each in app.deployments}
+
+    def environments(self) -> set[RuntimeEnv]:
+        """Environments of what imports its applications, and of what is imported already. Pure."""
+        built = {env for app in self.built.values() for env in app.environments()}
+        return built | {app.runtime_env for app in self.applications}

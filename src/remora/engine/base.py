@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -277,6 +277,13 @@ class Engine(ABC):
         """Hear what finds no room, all of it, whenever that may have changed.
 
         An engine that can get more nodes, or has somebody who can, asks for them.
+        """
+
+    def sweep(self, needed: Collection[RuntimeEnv]) -> None:  # noqa: B027
+        """Hear which environments may be needed, all of them, every few minutes.
+
+        An engine that keeps what it built for processes may remove the rest, except what a process
+        that it runs was started with.
         """
 
     @abstractmethod

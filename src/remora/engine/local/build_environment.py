@@ -1,10 +1,10 @@
 """Builds one piece of an environment, in a process of its own: packages, or the copy of a folder.
 
 Theory of operation: a piece has a name that says what is in it, so equal ones are built once and
-never changed. Whoever builds holds a lock on the name; the others wait for it and find the piece
-built. A piece counts only once there is a file `….complete` beside it, which is made last: what a
-builder that was killed left behind is removed by the next one. What a copy holds is compared with its
-name, because its source may have changed since.
+never changed. Whoever builds has the lock of the piece alone; the others wait for it and find the
+piece built (`pieces.py`). That it is complete is written last: what a builder that was killed left
+behind is removed by the next one, or by a sweep. What a copy holds is compared with its name, because
+its source may have changed since.
 
 Rules: blocks as long as it likes; nobody else's process does any of this.
 """
@@ -24,25 +24,16 @@ from typing import Any
 
 from remora.engine import linux
 from remora.engine.contents import digest_of, files_of
+from remora.engine.local.pieces import (
+    complete_file,
+    is_complete,
+    lock,
+    python_of,
+    size_of,
+    venv_of,
+)
+from remora.engine.local.removal import delete, move_aside
 from remora.errors import ConfigError, EngineError
-
-_VENV = "venv"
-
-
-def python_of(piece: Path) -> Path:
-    """Return the interpreter of a piece with packages."""
-    return piece / _VENV / "bin" / "python"
-
-
-def is_complete(piece: Path) -> bool:
-    """Say whether a piece can be used."""
-    return _beside(piece, "complete").is_file()
-
-
-def _beside(piece: Path, kind: str) -> Path:
-    # Names of modules have dots, so the whole name stays: each version has files of its own. And
-    # nothing of ours lies among what is the user's.
-    return piece.with_name(f"{piece.name}.{kind}")
 
 
 def build(piece: Path, order: dict[str, Any], log: Path) -> None:
@@ -58,31 +49,36 @@ def build(piece: Path, order: dict[str, Any], log: Path) -> None:
         EngineError: it cannot be built; says why, and where the output is.
     """
     piece.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(piece, "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_complete(piece):
-            return
-        shutil.rmtree(piece, ignore_errors=True)
+    held = lock(piece, fcntl.LOCK_EX)
+    try:
+        if not is_complete(piece):
+            _build(piece, order, log)
+    finally:
+        os.close(held)
+
+
+def _build(piece: Path, order: dict[str, Any], log: Path) -> None:
+    try:
+        delete(move_aside(piece))
         piece.mkdir()
-        try:
-            if "folder" in order:
-                _copy(Path(order["folder"]), piece, order)
-            else:
-                _install(piece, order, log)
-            _beside(piece, "complete").touch()
-        except OSError as error:
-            shutil.rmtree(piece, ignore_errors=True)
-            raise EngineError(f"{piece} cannot be made: {error}") from None
-        except EngineError:
-            shutil.rmtree(piece, ignore_errors=True)
-            raise
+        if "folder" in order:
+            _copy(Path(order["folder"]), piece, order)
+        else:
+            _install(piece, order, log)
+        complete_file(piece).write_text(str(size_of(piece)))
+    except OSError as error:
+        delete(move_aside(piece))
+        raise EngineError(f"{piece} cannot be made: {error}") from None
+    except EngineError:
+        delete(move_aside(piece))
+        raise
 
 
 # ---------------------------------------------------------------------------------------- packages
 
 
 def _install(piece: Path, order: dict[str, Any], log: Path) -> None:
-    venv = piece / _VENV
+    venv = venv_of(piece)
     with log.open("w") as output:
         _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], output, log, "venv")
         python = str(python_of(piece))
@@ -181,9 +177,9 @@ def _unwrap(piece: Path) -> None:
 
 
 def main() -> None:
-    """Build what the first argument says; what goes wrong is the last line of the output."""
+    """Build what standard input says; what goes wrong is the last line of the output."""
     linux.die_with_parent()
-    order = json.loads(sys.argv[1])
+    order = json.load(sys.stdin)
     if os.getppid() != order["parent"]:
         sys.exit(1)
     try:

@@ -29,6 +29,7 @@ from remora.engine.base import ProcessContext
 from remora.engine.boot import StartError, load, set_environment
 from remora.engine.doors import listen_unix
 from remora.engine.local import protocol
+from remora.engine.local.pieces import hold_all
 from remora.home import Home
 
 #: A report must fit into one atomic write to the pipe that all children share.
@@ -206,6 +207,8 @@ def _own_sockets(
 
 def _load(request: Mapping[str, Any]) -> Callable[[ProcessContext], None]:
     linux.set_title(str(request["title"]))
+    if missing := hold_all(request.get("pieces", ())):
+        raise StartError(f"{missing} is part of its environment and was removed meanwhile")
     set_environment(request.get("env", {}))
     # What was the template's main module must not look like this process's own: pickle and
     # multiprocessing ask `__main__` for names and for the file to run.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from remora.engine.base import (
@@ -29,7 +29,7 @@ from remora.engine.local.resources import Machine, this_machine
 from remora.engine.local.store import Store
 from remora.errors import EngineError
 from remora.home import Home
-from remora.options.resources import AS_FOUND, MachineOptions
+from remora.options.resources import AS_FOUND, MachineOptions, RuntimeEnv
 from remora.types import LOCAL_NODE, Seconds
 
 
@@ -125,13 +125,17 @@ class LocalEngine(Engine):
             self._events.put_nowait(ProcessPreparing(process_id, what))
 
         try:
-            prepared = await self._environments.prepare(spec.runtime_env, tell)
+            prepared = await self._environments.prepare(process_id, spec.runtime_env, tell)
             await self._start(spec, prepared)
         # OSError: no builder can be started. Nobody else waits for this task.
         except (EngineError, OSError) as error:
+            self._environments.let_go(process_id)
             self._events.put_nowait(
                 ProcessExited(process_id, f"could not start: {error}", expected=False)
             )
+        except asyncio.CancelledError:
+            self._environments.let_go(process_id)
+            raise
 
     async def _start(self, spec: ProcessSpec, prepared: Prepared) -> None:
         await self._send(
@@ -146,6 +150,7 @@ class LocalEngine(Engine):
                 "python": prepared.python,
                 "sys_path": list(prepared.sys_path),
                 "cwd": prepared.cwd,
+                "pieces": list(prepared.pieces),
                 "shared": _shared(spec, prepared),
             }
         )
@@ -170,6 +175,10 @@ class LocalEngine(Engine):
         """Pass the order on."""
         if not self._ends_preparing(process_id):
             await self._send({"op": "kill", "id": process_id})
+
+    def sweep(self, needed: Collection[RuntimeEnv]) -> None:
+        """Remove pieces of environments, in a process of its own."""
+        self._environments.sweep(needed)
 
     async def system_processes(self) -> list[SystemProcess]:
         """Ask the supervisor."""
@@ -263,12 +272,14 @@ class LocalEngine(Engine):
                 machine = self._machine()
                 return NodeJoined(Node(LOCAL_NODE, machine.resources, labels=machine.labels))
             case "started":
+                self._environments.let_go(message["id"])
                 return ProcessStarted(
                     message["id"], message["address"], int(message["pid"]), LOCAL_NODE
                 )
             case "preparing":
                 return ProcessPreparing(message["id"], message["what"])
             case "exited":
+                self._environments.let_go(message["id"])
                 return ProcessExited(message["id"], message["reason"], bool(message["expected"]))
             case unknown:
                 raise ValueError(f"unknown event {unknown!r}")

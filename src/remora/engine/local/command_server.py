@@ -108,6 +108,7 @@ class CommandServer:
             "python": str(message.get("python", "")),
             "sys_path": [str(path) for path in message.get("sys_path", ())],
             "cwd": str(message.get("cwd", "")),
+            "pieces": [str(path) for path in message.get("pieces", ())],
             "shared": message.get("shared") or None,
             # Numbered: an id can be longer than the path of a socket may be.
             "listen": str(self._folder / f"r{self._num_sockets}.sock"),

@@ -1,7 +1,7 @@
-"""Environments of processes: which pieces one needs, and having them built once.
+"""Environments of processes: which pieces one needs, having them built once, and swept.
 
-Rules: decides nothing about processes. Building is done by `build_environment`, in processes of
-its own; what is built already costs a look at a file.
+Rules: decides nothing about processes. Building is done by `build_environment` and removing by
+`sweep_environments`, in processes of their own; what is built already costs a look at a file.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remora.engine.local.build_environment import is_complete, python_of
+from remora.engine.local.pieces import hold, is_complete, python_of
 from remora.errors import EngineError
 from remora.home import Home
 from remora.options.resources import RuntimeEnv
 from remora.options.runtime_env import excludes_of
 
-#: What a builder runs: it must find the same package as this process.
-_BOOT = (
-    f"import sys; sys.path.append({str(Path(__file__).resolve().parents[3])!r}); "
-    "from remora.engine.local.build_environment import main; main()"
-)
+_log = logging.getLogger("remora.engine")
+
+#: Where the processes beside find the same package as this one.
+_ROOT = str(Path(__file__).resolve().parents[3])
+#: How often a piece is asked for again that somebody removes as soon as it is built.
+_MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Prepared:
         python: its interpreter; empty: that of the instance.
         sys_path: in front of everything that the application brings.
         cwd: its working directory; empty: that of the application.
+        pieces: the folders that it needs for as long as it lives.
     """
 
     python: str = ""
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,19 @@ class Environments:
         self._folder = home.root / "environments"
         #: By piece; several processes wait for one build.
         self._builds: dict[str, asyncio.Task[None]] = {}
+        #: By process: what keeps its pieces until it does so itself.
+        self._held: dict[str, list[int]] = {}
+        self._sweep: asyncio.Task[None] | None = None
+        #: What was said of sweeps already.
+        self._told: set[str] = set()
 
-    async def prepare(self, env: RuntimeEnv, tell: Callable[[str], None]) -> Prepared:
-        """Have everything built that `env` needs.
+    async def prepare(
+        self, process_id: str, env: RuntimeEnv, tell: Callable[[str], None]
+    ) -> Prepared:
+        """Have everything built that `env` needs, and keep it until `let_go`.
 
         Args:
+            process_id: what it is for.
             env: pinned.
             tell: told what takes time.
 
@@ -110,18 +122,33 @@ class Environments:
             EngineError: something cannot be built; says what, why, and where its output is.
         """
         python, sys_path, cwd = "", [], ""
-        for piece in pieces_of(env):
+        held = self._held.setdefault(process_id, [])
+        pieces = pieces_of(env)
+        for piece in pieces:
             place = self._folder / piece.name
-            if not is_complete(place):
-                log = self._log_of(piece)
-                tell(f"{piece.what} for it" + (f"; see {log}" if "packages" in piece.order else ""))
-                await self._built(piece)
+            held.append(await self._held_piece(piece, place, tell))
             if "packages" in piece.order:
                 python = str(python_of(place))
             else:
                 sys_path.append(str(place))
                 cwd = cwd or ("" if piece.order["keeps_name"] else str(place))
-        return Prepared(python, tuple(sys_path), cwd)
+        places = tuple(str(self._folder / piece.name) for piece in pieces)
+        return Prepared(python, tuple(sys_path), cwd, places)
+
+    async def _held_piece(self, piece: Piece, place: Path, tell: Callable[[str], None]) -> int:
+        for _ in range(_MAX_TRIES):
+            if (fd := hold(place)) is not None:
+                return fd
+            if not is_complete(place):
+                log = self._log_of(piece)
+                tell(f"{piece.what} for it" + (f"; see {log}" if "packages" in piece.order else ""))
+            await self._built(piece)
+        raise EngineError(f"{place} cannot be used: it is removed whenever it was built")
+
+    def let_go(self, process_id: str) -> None:
+        """Keep nothing for a process any more: it does so itself, or is none."""
+        for fd in self._held.pop(process_id, ()):
+            os.close(fd)
 
     def _log_of(self, piece: Piece) -> Path:
         return self._home.logs / f"environment-{piece.name}.log"
@@ -142,30 +169,83 @@ class Environments:
             "log": str(self._log_of(piece)),
             "parent": os.getpid(),
         }
-        builder = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-c",
-            _BOOT,
-            json.dumps(order),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            output, _ = await builder.communicate()
-        except asyncio.CancelledError:
-            builder.kill()
-            await builder.wait()
-            raise
-        if builder.returncode:
+        status, output = await _run("build_environment", order)
+        if status:
             lines = output.decode(errors="replace").strip().splitlines()
-            why = lines[-1] if lines else f"its builder ended with status {builder.returncode}"
+            why = lines[-1] if lines else f"its builder ended with status {status}"
             raise EngineError(f"its environment could not be built: {why}")
 
+    def sweep(self, needed: Collection[RuntimeEnv]) -> None:
+        """Begin to remove what none of these has in it, unless a sweep is under way already.
+
+        Args:
+            needed: all environments that something may need, pinned.
+        """
+        if self._sweep is not None and not self._sweep.done():
+            return
+        if self._folder.is_dir():
+            self._sweep = asyncio.create_task(self._swept(needed), name="sweep environments")
+
+    async def _swept(self, needed: Collection[RuntimeEnv]) -> None:
+        order = {
+            "folder": str(self._folder),
+            "logs": str(self._home.logs),
+            "needed": sorted({piece.name for env in needed for piece in pieces_of(env)}),
+            "parent": os.getpid(),
+        }
+        try:
+            status, output = await _run("sweep_environments", order)
+        except OSError as error:
+            _log.debug("Environments could not be swept: %s", error)
+            return
+        if status:
+            self._warn(f"{self._folder} could not be swept: its process ended with status {status}")
+            return
+        swept = json.loads(output)
+        if swept["gone"]:
+            _log.info(
+                "Removed %d environment(s) that nothing needs, %.0f MiB: %s",
+                len(swept["gone"]),
+                swept["num_bytes"] / (1 << 20),
+                "; ".join(f"{name}: {why}" for name, why in swept["gone"]),
+            )
+        for left in swept["left"]:
+            self._warn(f"An environment that nothing needs cannot be removed: {left}")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            _log.warning("%s. Delete it by hand if it is large. Said once.", text)
+
     async def close(self) -> None:
-        """End all builds; what they have built so far is never used."""
-        builds = list(self._builds.values())
-        for build in builds:
-            build.cancel()
-        if builds:
-            await asyncio.wait(builds)
+        """End all builds and the sweep; what they have done so far is never used."""
+        tasks = [*self._builds.values(), *([self._sweep] if self._sweep is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for process_id in list(self._held):
+            self.let_go(process_id)
+
+
+async def _run(module: str, order: dict[str, Any]) -> tuple[int, bytes]:
+    """Run a module beside this one in a process of its own; returns its status and output."""
+    boot = (
+        f"import sys; sys.path.append({_ROOT!r}); "
+        f"from remora.engine.local.{module} import main; main()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-c",
+        boot,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, _ = await process.communicate(json.dumps(order).encode())
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, output

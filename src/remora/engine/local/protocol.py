@@ -3,6 +3,7 @@
     controller → supervisor   {"op": "connect"}                       events follow, now and live
                               {"op": "start", "id", "entrypoint", "title", "args", "env", "preload",
                                "python", "sys_path", "cwd"}     interpreter and folders of its own
+                               and "pieces": [what these are in, to be kept for as long as it lives]
                                and "shared": {"names", "sys_path", "cwd", "version"} or null
                               {"op": "stop", "id", "timeout_s"}  {"op": "kill", "id"}
                               {"op": "processes", "seq"}  {"op": "shutdown"}

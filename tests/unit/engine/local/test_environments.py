@@ -18,8 +18,9 @@ from tests.wheels import make_wheel
 from remora.build.pinning import pinned
 from remora.engine import contents
 from remora.engine.local import build_environment
-from remora.engine.local.build_environment import build, is_complete, python_of
+from remora.engine.local.build_environment import build
 from remora.engine.local.environments import Environments, Piece, pieces_of
+from remora.engine.local.pieces import is_complete, python_of
 from remora.errors import EngineError
 from remora.home import Home
 from remora.options.resources import RuntimeEnv
@@ -251,7 +252,7 @@ async def test_an_environment_is_prepared_once_for_all_who_want_it(remora_home: 
     environments = Environments(home)
     told: list[str] = []
     first, second = await asyncio.gather(
-        environments.prepare(env, told.append), environments.prepare(env, told.append)
+        environments.prepare("a#1", env, told.append), environments.prepare("a#2", env, told.append)
     )
     assert first == second
     assert first.cwd == first.sys_path[0]
@@ -260,7 +261,7 @@ async def test_an_environment_is_prepared_once_for_all_who_want_it(remora_home: 
     assert (Path(first.sys_path[1]) / "source" / "a.py").is_file()
     assert set(told) == {f"copies {source} for it"}
     told.clear()
-    assert await environments.prepare(env, told.append) == first
+    assert await environments.prepare("a#3", env, told.append) == first
     assert told == []
     await environments.close()
 
