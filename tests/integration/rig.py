@@ -312,7 +312,7 @@ class Rig:
         for server, state, access in self.doors:
             server.close()
             for connection in list(state.connections):
-                cast(Any, connection).abort()
+                cast(Any, connection).ending.abort()
             await until(lambda state=state: not state.connections)  # type: ignore[misc]
             access.close()
         for router in self.routers:

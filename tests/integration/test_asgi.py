@@ -170,7 +170,7 @@ async def test_small_parts_are_joined_in_order_and_both_sides_count_alike(rig: R
     assert num_chunks < 1000
     (work,) = [work for one in node.replica._connections for work in one._work.values()]
     (client,) = door.state.connections
-    exchange = cast(Any, client)._active
+    exchange = cast(Any, client).active
     assert isinstance(work, Work)
     # What was sent and not given back yet is what the reader has counted since its last grant.
     await until(lambda: work._window + exchange._consumed == WINDOW_BYTES)

@@ -16,7 +16,10 @@ from tests.integration.rig import Door, Node, Rig, until
 
 from remora.config import HTTPOptions
 from remora.proxy.connection import ClientConnection
+from remora.proxy.ending import Ending
 from remora.proxy.limits import MIN_BODY_BYTES_PER_S, Progress
+from remora.proxy.patience import Patience
+from remora.proxy.presence import Presence
 
 MEGABYTE = 1024 * 1024
 
@@ -199,8 +202,8 @@ async def test_nothing_is_begun_for_a_client_that_does_not_read(app: tuple[Node,
 async def test_a_client_that_does_not_read_is_not_waited_for_for_ever(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "take_timeout_s", 0.1)
-    monkeypatch.setattr(ClientConnection, "linger_s", 0.05)
+    monkeypatch.setattr(Patience, "take_timeout_s", 0.1)
+    monkeypatch.setattr(Ending, "linger_s", 0.05)
     node = await rig.node(App)
     options = HTTPOptions(keep_alive_timeout_s=0.05 if end == "idle" else 60)
     door = await rig.door(node, options=options)
@@ -217,7 +220,7 @@ async def test_a_client_that_does_not_read_is_not_waited_for_for_ever(
 async def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "take_timeout_s", 0.3)
+    monkeypatch.setattr(Patience, "take_timeout_s", 0.3)
     door = await rig.door(await rig.node(App))
     with deaf_client(door, 256 * 1024) as client:
         loop = asyncio.get_running_loop()
@@ -238,7 +241,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(
 async def test_a_client_that_leaves_is_noticed_while_nothing_of_it_is_read(
     app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.02)
+    monkeypatch.setattr(Presence, "watch_every_s", 0.02)
     node, door = app
     _, writer = await door.connect()
     size = 8 * MEGABYTE
@@ -246,7 +249,7 @@ async def test_a_client_that_leaves_is_noticed_while_nothing_of_it_is_read(
         writer.write(request("/hold", "POST", content_length=str(size)) + bytes(size // 2))
     else:
         writer.write(request("/hold") * 2)
-    await until(lambda: node.target.begun == 1 and only_connection(door).is_read_paused)
+    await until(lambda: node.target.begun == 1 and only_connection(door).inlet.is_paused)
     reset(writer)
     await until(lambda: node.target.cancelled == 1 and node.replica.ongoing == 0)
 
@@ -254,7 +257,7 @@ async def test_a_client_that_leaves_is_noticed_while_nothing_of_it_is_read(
 async def test_a_body_that_comes_too_slowly_is_408(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "body_timeout_s", 0.2)
+    monkeypatch.setattr(Patience, "body_timeout_s", 0.2)
     node = await rig.node(App, max_ongoing=1)
     door = await rig.door(node)
     reader, writer = await door.connect()
@@ -288,8 +291,8 @@ async def drip(door: Door, start: bytes) -> bytes:
 async def test_clients_that_send_a_byte_at_a_time_hold_nobody_up(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ClientConnection.head_timeout_s == 30.0
-    monkeypatch.setattr(ClientConnection, "head_timeout_s", 0.3)
+    assert Patience.head_timeout_s == 30.0
+    monkeypatch.setattr(Patience, "head_timeout_s", 0.3)
     node = await rig.node(App, max_ongoing=1)
     door = await rig.door(node)
     body = request("/text", "POST", content_length="50000")
@@ -360,7 +363,7 @@ async def test_who_is_answered_without_its_body_does_not_go_on_behind_it(
 async def test_leave_to_send_comes_when_the_handler_wants_the_body(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "body_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "body_timeout_s", 0.05)
     node = await rig.node(App, max_ongoing=1)
     door = await rig.door(node)
     held = asyncio.create_task(ask(door, "/hold"))
@@ -385,8 +388,8 @@ async def test_leave_to_send_comes_when_the_handler_wants_the_body(
 async def test_a_body_that_does_not_come_ends_also_while_the_server_stops(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, junk: bytes
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "body_timeout_s", 0.05)
-    monkeypatch.setattr(ClientConnection, "linger_s", 0.05)
+    monkeypatch.setattr(Patience, "body_timeout_s", 0.05)
+    monkeypatch.setattr(Ending, "linger_s", 0.05)
     node = await rig.node(App)
     door = await rig.door(node)
     reader, writer = await door.connect()

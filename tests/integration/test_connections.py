@@ -19,6 +19,8 @@ from remora.config import HTTPOptions
 from remora.proxy.accept import Tally
 from remora.proxy.connection import ClientConnection
 from remora.proxy.exchange import Exchange
+from remora.proxy.patience import Patience
+from remora.proxy.presence import Presence
 from remora.proxy.server import HttpServer
 from remora.router.call import CallState
 
@@ -184,7 +186,7 @@ async def test_a_chunked_body_that_is_too_large_counts_only_until_the_answer(
 async def test_a_head_behind_another_request_has_its_time(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "head_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "head_timeout_s", 0.05)
     door = await rig.door(await rig.node(App))
     reader, writer = await door.connect()
     writer.write(request("/text") + b"GET /te")
@@ -213,7 +215,7 @@ async def test_an_idle_connection_is_kept_as_long_as_the_option_says(rig: Rig) -
 async def test_a_body_that_stops_coming_is_408(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, framing: str
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "body_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "body_timeout_s", 0.05)
     node = await rig.node(App)
     door = await rig.door(node)
     reader, writer = await door.connect()
@@ -230,7 +232,7 @@ async def test_a_body_that_stops_coming_is_408(
 async def test_the_rest_of_a_body_that_nobody_wants_is_not_awaited_for_ever(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "body_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "body_timeout_s", 0.05)
     door = await rig.door(await rig.node(App))
     reader, writer = await door.connect()
     writer.write(request("/early", "POST", content_length="100000") + b"abc")
@@ -242,7 +244,7 @@ async def test_the_rest_of_a_body_that_nobody_wants_is_not_awaited_for_ever(
 async def test_a_handler_that_takes_no_body_for_a_while_is_waited_for(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "body_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "body_timeout_s", 0.05)
     node = await rig.node(App)
     door = await rig.door(node)
     reader, writer = await door.connect()
@@ -361,7 +363,7 @@ async def test_a_connection_that_is_gone_needs_no_collector(
 async def test_a_refusal_carries_a_request_id(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "head_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "head_timeout_s", 0.05)
     door = await rig.door(await rig.node(App), options=HTTPOptions(max_head_bytes=300))
     reader, writer = await door.connect()
     writer.write(sent)
@@ -410,14 +412,14 @@ async def test_who_sends_no_more_gets_an_answer_that_is_there_at_once(
 async def test_who_sends_no_more_and_reads_on_is_answered_however_long_it_takes(
     app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.02)
+    monkeypatch.setattr(Presence, "watch_every_s", 0.02)
     node, door = app
     reader, writer = await door.connect()
     writer.write(request("/hold") * number)
     writer.write_eof()
     assert await asyncio.wait_for(reader.readexactly(len(CONTINUE)), 5) == CONTINUE
     (connection,) = cast(set[ClientConnection], door.state.connections)
-    half_close = connection._half_close
+    half_close = connection.presence._half_close
     assert half_close is not None
     # Looked at several times after that, it is still there.
     await until(lambda: half_close._wait_s > 0.05)

@@ -23,6 +23,8 @@ from remora.core.snapshot import Snapshot
 from remora.errors import RequestCancelledError
 from remora.proxy import limits
 from remora.proxy.connection import ClientConnection
+from remora.proxy.ending import Ending
+from remora.proxy.patience import Patience
 from remora.replica.work import Work
 from remora.router.call import CallState
 
@@ -661,7 +663,7 @@ async def test_connect_is_refused_in_words(
 async def test_a_malformed_body_ends_its_request(
     plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "linger_s", 0.05)
+    monkeypatch.setattr(Ending, "linger_s", 0.05)
     node, door = plain
     reader, writer = await door.connect()
     writer.write(request("/length", "POST", transfer_encoding="chunked") + b"3\r\nabc\r\n")
@@ -700,7 +702,7 @@ async def test_large_heads_are_431(plain: tuple[Node, Door], where: str, at_once
 async def test_a_slow_head_is_408(
     plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "head_timeout_s", 0.05)
+    monkeypatch.setattr(Patience, "head_timeout_s", 0.05)
     _, door = plain
     assert (await door.raw(b"GET /text HTTP/1.1\r\nho")).startswith(b"HTTP/1.1 408")
     # One that takes its time between two requests is none.

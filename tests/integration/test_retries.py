@@ -14,6 +14,7 @@ from tests.integration.rig import Door, Node, Rig, call, stream, until
 from remora.errors import ReplicaDiedError
 from remora.method import method
 from remora.proxy.connection import ClientConnection
+from remora.proxy.presence import Presence
 from remora.replica.connection import ReplicaConnection
 from remora.replica.work import Work
 from remora.wire.framing import RawFrame
@@ -220,18 +221,18 @@ async def test_promises_of_a_replica_are_kept_when_it_is_gone(rig: Rig) -> None:
 
 
 def _is_begun(connection: Any) -> bool:
-    return connection._active is not None and connection._active.answered
+    return connection.active is not None and connection.active.answered
 
 
 def is_any_paused(door: Door) -> bool:
-    return any(cast(ClientConnection, each).is_read_paused for each in door.state.connections)
+    return any(cast(ClientConnection, each).inlet.is_paused for each in door.state.connections)
 
 
 @pytest.mark.parametrize("leave", ("close", "abort"))
 async def test_an_upload_whose_client_leaves_while_it_waits_never_starts(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, leave: str
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.02)
+    monkeypatch.setattr(Presence, "watch_every_s", 0.02)
     node = await rig.node(Careless, max_ongoing=1)
     door = await rig.door(node)
     running = asyncio.create_task(ask(door))
@@ -252,7 +253,7 @@ async def test_an_upload_whose_client_leaves_while_it_waits_never_starts(
 async def test_an_upload_that_waits_for_long_is_taken_whole(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientConnection, "watch_every_s", 0.001)
+    monkeypatch.setattr(Presence, "watch_every_s", 0.001)
     node = await rig.node(Careless, max_ongoing=1)
     door = await rig.door(node)
     running = asyncio.create_task(ask(door))
@@ -260,14 +261,14 @@ async def test_an_upload_that_waits_for_long_is_taken_whole(
     upload = asyncio.create_task(ask(door, "/", "POST", bytes(LARGE)))
     await until(lambda: is_any_paused(door))
     looks = 0
-    watch = ClientConnection._watch
+    look = Presence._look
 
-    def counted(connection: ClientConnection) -> None:
+    def counted(presence: Presence) -> None:
         nonlocal looks
         looks += 1
-        watch(connection)
+        look(presence)
 
-    monkeypatch.setattr(ClientConnection, "_watch", counted)
+    monkeypatch.setattr(Presence, "_look", counted)
     await until(lambda: looks > 3)
     node.target.gate.set()
     assert (await running).status == 200

@@ -219,7 +219,7 @@ def rows(door: Door) -> list[tuple[str, int, int]]:
 
 def exchange_of(door: Door) -> WebSocketExchange:
     (connection,) = door.state.connections
-    exchange: WebSocketExchange = cast(Any, connection)._active
+    exchange: WebSocketExchange = cast(Any, connection).active
     return exchange
 
 
@@ -681,7 +681,7 @@ async def test_pings_of_a_client_that_never_reads_fill_no_memory(
         await still(lambda: node.target.num_sent)
         exchange = exchange_of(door)
         assert exchange.connection.is_write_paused
-        transport = exchange.connection._transport
+        transport = exchange.connection.inlet._transport
         before = transport.get_write_buffer_size()
         for number in range(1000):
             writer.write(b"\x89\x84" + bytes(4) + number.to_bytes(4, "big"))
@@ -799,12 +799,12 @@ async def test_a_refusal_may_come_in_parts(sockets: tuple[Node, Door]) -> None:
 async def test_a_client_that_leaves_is_noticed_while_its_handler_does_not_receive(
     sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remora.proxy.connection.ClientConnection.watch_every_s", 0.02)
+    monkeypatch.setattr("remora.proxy.presence.Presence.watch_every_s", 0.02)
     node, door = sockets
     async with raw_opened(door, "/busy") as (_, writer):
         frame = b"\x81\xfe\xff\xff" + bytes(4) + bytes(65535)
         writer.write(frame * 20)
-        await until(lambda: exchange_of(door).connection.is_read_paused)
+        await until(lambda: exchange_of(door).connection.inlet.is_paused)
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()

@@ -155,7 +155,7 @@ class Exchange(Call):
         if self.envelope.body_follows:
             self._pump_upload()
             if self._buffered_bytes > SMALL_BODY_BYTES:
-                self.connection.pause_reading()
+                self.connection.inlet.pause()
 
     def end_body(self) -> None:
         """The client has sent the whole request."""
@@ -169,7 +169,7 @@ class Exchange(Call):
         if self._parts:
             self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts.clear()
-        if self.connection.is_turn_of(self) and self.request.later is None:
+        if self.connection.active is self and self.request.later is None:
             self.router.submit(self)
 
     def _answer_late(self, task: asyncio.Task[Response]) -> None:
@@ -195,7 +195,7 @@ class Exchange(Call):
             self._upload_ended = True
             self.link.channel.send(FrameKind.BODY, self.number, b"\x01")
         if self._buffered_bytes <= SMALL_BODY_BYTES:
-            self.connection.resume_reading()
+            self.connection.inlet.resume()
 
     def _invite(self) -> None:
         self.owes_continue = False
@@ -223,7 +223,7 @@ class Exchange(Call):
             super().on_frame(frame)
         except Exception:
             # Half an answer with no end would keep its client for ever; who passed it on logs why.
-            self.connection.abort()
+            self.connection.ending.abort()
             raise
 
     def _deliver(self, frame: RawFrame) -> None:
@@ -253,7 +253,7 @@ class Exchange(Call):
             return
         if isinstance(error, RequestCancelledError) and self.connection.is_gone:
             self._finish(respond.STATUS_CLIENT_LEFT)
-        elif not self.connection.is_turn_of(self):
+        elif self.connection.active is not self:
             # Sent ahead by the client: what it is told waits for the answers before it.
             self.request.response = respond.from_error(error)
         elif self.head_sent:
@@ -285,7 +285,7 @@ class Exchange(Call):
         connection = self.connection
         if len(body) <= SMALL_BODY_BYTES:
             lines.append(body)
-            connection.write_now(b"".join(lines))
+            connection.outbox.write_now(b"".join(lines))
         else:
             connection.write(b"".join(lines))
             connection.write(body)
@@ -394,7 +394,7 @@ class Exchange(Call):
     def _cut(self) -> None:
         """A cut connection is the only honest sign that a response is not whole."""
         self.keep_alive = False
-        self.connection.abort()
+        self.connection.ending.abort()
         self._finish(self.status)
 
     def _finish(self, status: int) -> None:

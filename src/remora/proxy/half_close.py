@@ -43,10 +43,10 @@ class HalfClose:
         if active is not None and not active.head_sent:
             if not active.request.speaks_chunked:
                 # Of HTTP/1.0, where no answer stands before the answer.
-                connection.abort()
+                connection.ending.abort()
                 return
             connection.write(_PROBE)
-            connection.flush()
+            connection.outbox.flush()
         self._look_later()
 
     def _look_later(self) -> None:
@@ -55,6 +55,6 @@ class HalfClose:
 
     def _look(self) -> None:
         if peer.is_closed(self._transport):
-            self._connection.abort()
+            self._connection.ending.abort()
         else:
             self._look_later()

@@ -123,7 +123,7 @@ class WebSocketExchange(Exchange):
         self.is_read = True
         if self.complete:
             self.connection.on_turn_over(self)
-        elif self.connection.is_turn_of(self):
+        elif self.connection.active is self:
             self.begin()
 
     def feed(self, data: bytes) -> None:
@@ -132,7 +132,7 @@ class WebSocketExchange(Exchange):
             if not self.complete and len(self._early) <= SMALL_BODY_BYTES:
                 self._early += data
                 if len(self._early) > SMALL_BODY_BYTES:
-                    self.connection.pause_reading()
+                    self.connection.inlet.pause()
             return
         self._is_heard = True
         if self.complete or self._client_is_done:
@@ -140,7 +140,7 @@ class WebSocketExchange(Exchange):
         self._listen(data)
         self._pump_upload()
         if self._code == 0 and (self._buffered_bytes > SMALL_BODY_BYTES or self._session.has_more):
-            self.connection.pause_reading()
+            self.connection.inlet.pause()
 
     def _listen(self, data: bytes = b"") -> None:
         """Unpack what has come, as far as there is room for messages."""
@@ -187,9 +187,9 @@ class WebSocketExchange(Exchange):
         self._pong = []
         self._write()
         if event.failed:
-            self.connection.linger()
+            self.connection.ending.linger()
         else:
-            self.connection.close()
+            self.connection.ending.close()
         if self._code and self.state is CallState.DONE:
             self._finish(self._code)
         elif self._code == 0:
@@ -234,10 +234,10 @@ class WebSocketExchange(Exchange):
         self._resume()
 
     def _resume(self) -> None:
-        if self.connection.is_read_paused:
+        if self.connection.inlet.is_paused:
             # Until now it was we who did not listen.
             self._is_heard = True
-            self.connection.resume_reading()
+            self.connection.inlet.resume()
 
     # -- the replica's side -----------------------------------------------------------------
 
@@ -286,9 +286,11 @@ class WebSocketExchange(Exchange):
         self._buffered_bytes = 0
         self._session.close(code, reason)
         self._write()
-        self.connection.resume_reading()
+        self.connection.inlet.resume()
         self._stop_pinging()
-        self._pinger = self.router.loop.call_later(self.close_timeout_s, self.connection.abort)
+        self._pinger = self.router.loop.call_later(
+            self.close_timeout_s, self.connection.ending.abort
+        )
         if self._session.has_more:
             self._listen()
 
@@ -337,7 +339,7 @@ class WebSocketExchange(Exchange):
         connection = self.connection
         options = self._options
         wait_s = options.websocket_ping_interval_s
-        if connection.is_write_paused or connection.is_read_paused:
+        if connection.is_write_paused or connection.inlet.is_paused:
             self._is_heard = True
         elif self._is_heard or options.websocket_ping_timeout_s is None:
             self._is_heard = False
@@ -347,7 +349,7 @@ class WebSocketExchange(Exchange):
         else:
             self._session.fail(INTERNAL_ERROR, "keepalive ping timeout")
             self._write()
-            connection.abort()
+            connection.ending.abort()
             return
         self._ping_in(wait_s)
 
