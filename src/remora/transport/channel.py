@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol, cast
+from typing import Protocol
 
 from remora.errors import ConnectionLostError, ProtocolError
 from remora.transport import address as addresses
-from remora.transport.lending import Lending, count_others
+from remora.transport.connection import Connection
 from remora.transport.membership import mine
-from remora.transport.outbox import Outbox
-from remora.transport.spin import Spinner
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
-from remora.wire.framing import LARGE_BODY_BYTES, FrameDecoder, RawFrame
+from remora.wire.framing import LARGE_BODY_BYTES, RawFrame
 from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
 from remora.wire.parcel import Body, Parcel
 
@@ -75,42 +73,27 @@ class Owner(Protocol):
         """The connection is gone; its sinks have been told."""
 
 
-class Channel(asyncio.Protocol):
+class Channel(Connection):
     """One connection to a listener of the instance."""
 
     def __init__(self, peer: str, name: str, token: str = "", owner: Owner | None = None) -> None:
+        super().__init__()
         self.peer = peer
         self._name = name
         self._token = token
         self._owner = owner
         self._sinks: dict[int, Sink] = {}
-        self._decoder = FrameDecoder()
-        self._greeted = False
         self._last = 0
         self._wrapped = False
         self._last_taken: int | None = None
         #: The first request in what waits for the end of the turn, or was written at one last.
         self._batch_first = _NO_REQUEST
         self._greeting: asyncio.Future[None] | None = None
-        self._transport: asyncio.WriteTransport | None = None
-        self._outbox: Outbox
-        self._spinner: Spinner
-        self._is_calm = True
-        self._lending: Lending | None = None
         self._reason = "closed by the other side"
-
-    @property
-    def is_open(self) -> bool:
-        """Requests can be sent."""
-        return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet; requests may follow without waiting for the answer."""
-        # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
-        transport = cast(asyncio.WriteTransport, transport)
-        self._transport = transport
-        self._outbox = Outbox(transport)
-        self._spinner = Spinner(asyncio.get_running_loop())
+        super().connection_made(transport)
         hello = Hello(WIRE_VERSION, self._token, self._name)
         self._outbox.send(_HELLO, 0, pack(hello))
 
@@ -185,9 +168,7 @@ class Channel(asyncio.Protocol):
     def close(self, reason: str = "closed here") -> None:
         """Close the connection; requests still under way are lost."""
         self._reason = reason
-        if self._transport is not None:
-            self._outbox.flush()
-            self._transport.close()
+        super().close()
 
     def data_received(self, data: bytes) -> None:
         """Cut frames and hand each to its sink."""
@@ -201,11 +182,7 @@ class Channel(asyncio.Protocol):
         except ProtocolError as error:
             self._break(error)
             return
-        num_others = count_others(frames)
-        if num_others or not frames:
-            self._spinner.end()
-            # Answers that come in bunches are the sign of a busy time, even when none is left.
-            self._is_calm = num_others < 2
+        self._note_pace(frames)
         try:
             self._take(frames)
         except ProtocolError as error:
@@ -264,12 +241,6 @@ class Channel(asyncio.Protocol):
         self._reason = f"{self.peer} does not speak this wire protocol: {error}"
         if self._transport is not None:
             self._transport.abort()
-
-    def _lend(self) -> Lending:
-        """What is lent over this connection; most never need it."""
-        if self._lending is None:
-            self._lending = Lending(self._send_own)
-        return self._lending
 
     def _send_own(self, kind: int, body: bytes) -> None:
         if self.is_open:

@@ -11,15 +11,12 @@ import hmac
 import logging
 import socket
 from collections.abc import Callable
-from typing import cast
 
 from remora.errors import ProtocolError
-from remora.transport.lending import Lending, count_others
-from remora.transport.outbox import Outbox
-from remora.transport.spin import Spinner
+from remora.transport.connection import Connection
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
-from remora.wire.framing import FrameDecoder, RawFrame
+from remora.wire.framing import RawFrame
 from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
 from remora.wire.parcel import Body, Parcel
 
@@ -30,18 +27,12 @@ _SEGMENT = int(FrameKind.SEGMENT)
 HELLO_TIMEOUT_S = 10.0
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(Connection):
     """One accepted connection. Subclasses implement `on_frame` and `on_closed`."""
 
     def __init__(self, token: str = "") -> None:
+        super().__init__()
         self._token = token
-        self._decoder = FrameDecoder()
-        self._greeted = False
-        self._transport: asyncio.WriteTransport | None = None
-        self._outbox: Outbox
-        self._spinner: Spinner
-        self._is_calm = True
-        self._lending: Lending | None = None
         self._room: asyncio.Event | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         #: Who called, as it introduced itself.
@@ -63,18 +54,9 @@ class ServerConnection(asyncio.Protocol):
         """The peer has proved itself."""
         return self._greeted
 
-    @property
-    def is_open(self) -> bool:
-        """Frames can be sent."""
-        return self._transport is not None and not self._transport.is_closing()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the peer a limited time to greet."""
-        # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
-        transport = cast(asyncio.WriteTransport, transport)
-        self._transport = transport
-        self._outbox = Outbox(transport)
-        self._spinner = Spinner(asyncio.get_running_loop())
+        super().connection_made(transport)
         loop = asyncio.get_running_loop()
         self._hello_timer = loop.call_later(HELLO_TIMEOUT_S, self._refuse, "no HELLO in time")
 
@@ -90,10 +72,7 @@ class ServerConnection(asyncio.Protocol):
         except ProtocolError as error:
             self._refuse(str(error))
             return
-        num_others = count_others(frames)
-        if num_others or not frames:
-            self._spinner.end()
-            self._is_calm = num_others < 2
+        self._note_pace(frames)
         try:
             for frame in frames:
                 if frame[1] & LENT:
@@ -155,12 +134,6 @@ class ServerConnection(asyncio.Protocol):
         if self._room is not None:
             self._room.set()
 
-    def close(self) -> None:
-        """Close after what was written has left."""
-        if self._transport is not None:
-            self._outbox.flush()
-            self._transport.close()
-
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the peer."""
         if self._hello_timer is not None:
@@ -171,12 +144,6 @@ class ServerConnection(asyncio.Protocol):
         if self._room is not None:
             self._room.set()
         self.on_closed()
-
-    def _lend(self) -> Lending:
-        """What is lent over this connection; most never need it."""
-        if self._lending is None:
-            self._lending = Lending(self._send_own)
-        return self._lending
 
     def _send_own(self, kind: int, body: bytes) -> None:
         self.write(kind, 0, b"", body)
