@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DeploymentStatus,
         InstanceStatus,
     )
+    from remora.wire.health import ControllerHealth
     from remora.wire.plan import Plan
     from remora.wire.releases import Release
     from remora.wire.scaling import ScalingDetail
@@ -239,6 +240,17 @@ class Instance:
 
         async with ControlClient(self.home) as client:
             return await client.status()
+
+    async def controller_health(self) -> ControllerHealth:
+        """Ask how the controller itself is.
+
+        Raises:
+            InstanceError: the controller does not answer.
+        """
+        from remora.control.client import ControlClient
+
+        async with ControlClient(self.home) as client:
+            return await client.health()
 
     async def scaling(self) -> tuple[ScalingDetail, ...]:
         """Ask how every deployment is scaled, and why.

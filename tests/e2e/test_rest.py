@@ -28,12 +28,24 @@ import remora as serve
 
 
 @serve.deployment
+class Words:
+    async def greeting(self):
+        return await serve.get_deployment_handle("Greeter", "rest").tone.remote()
+
+
+@serve.deployment
 class Greeter:
-    def __call__(self, request):
+    def __init__(self, words):
+        self.words = words
+
+    async def __call__(self, request):
+        return await self.words.greeting.remote()
+
+    def tone(self):
         return "hello"
 
 
-app = Greeter.bind()
+app = Greeter.bind(Words.bind())
 """
 
 
@@ -66,9 +78,19 @@ async def test_a_config_is_put_served_and_deleted(
         found = (await client.get(APPLICATIONS)).json()["applications"].get("rest")
         return (found["status"] if found is not None else None) == expected
 
+    async def calls(caller: str, callee: str) -> bool:
+        app = (await client.get(APPLICATIONS)).json()["applications"]["rest"]
+        node = app["deployment_topology"]["nodes"][caller]
+        return {"name": callee, "app_name": "rest"} in node["outbound_deployments"]
+
     await until_async(lambda: status("RUNNING"), "it runs", 20.0)
     async with httpx2.AsyncClient() as plain:
         assert (await plain.get(f"{shared.url}/rest")).text == "hello"
+    await until_async(lambda: calls("Greeter", "Words"), "it was bound with that", 20.0)
+    await until_async(lambda: calls("Words", "Greeter"), "it has called that", 20.0)
+    health = (await client.get(APPLICATIONS)).json()["controller_health_metrics"]
+    assert health["num_control_loops"] > 0
+    assert health["process_memory_mb"] > 1
     metrics = (await client.get("/metrics")).text
     assert 'serve_application_status{application="rest"}' in metrics
     plan = (await client.post("/api/remora/plan", json=wanted)).json()

@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -89,7 +89,7 @@ def build(
     check_route_prefix(route_prefix)
     specs, owned = [], []
     names: dict[Application, str] = {}
-    for node, node_name, code in walk(target, name):
+    for node, node_name, code, bound in walk(target, name):
         names[node] = node_name
         version = code_version or _version(node._deployment.func_or_class, code)
         config = _complete(
@@ -97,7 +97,15 @@ def build(
         )
         config, actors = with_actors(config, node_name, version)
         owned += actors
-        specs.append(DeploymentSpec(name=node_name, code=code, code_version=version, config=config))
+        specs.append(
+            DeploymentSpec(
+                name=node_name,
+                code=code,
+                code_version=version,
+                config=config,
+                calls=(*bound, *(each.name for each in actors)),
+            )
+        )
     _check_one_ingress(names, name)
     policy = _application_policy(autoscaling_policy, name, specs)
     return ApplicationSpec(
@@ -140,25 +148,45 @@ def _complete(
     return with_scaling_policy(with_policy(config))
 
 
-def walk(target: Application, app_name: str) -> Iterator[tuple[Application, str, bytes]]:
-    """Give each node of a graph with its name and its pickled code, the root first.
+class Node(NamedTuple):
+    """A deployment of a graph.
+
+    Attributes:
+        application: as it was bound.
+        name: of the deployment.
+        code: pickled, with its arguments.
+        calls: names of the deployments that it was bound with.
+    """
+
+    application: Application
+    name: str
+    code: bytes
+    calls: tuple[str, ...]
+
+
+def walk(target: Application, app_name: str) -> Iterator[Node]:
+    """Give each node of a graph, the root first.
 
     Raises:
         CodeNotPicklableError: code or arguments that cannot travel.
     """
     names = {target: target._deployment.name}
     waiting = deque([target])
+    #: By the node that is being pickled, in the order in which they are met.
+    called: dict[str, None] = {}
 
     def replace(node: Application) -> DeploymentHandle[Any]:
         if node not in names:
             names[node] = _new_name(node._deployment.name, set(names.values()))
             waiting.append(node)
+        called[names[node]] = None
         return DeploymentHandle(names[node], app_name)
 
     while waiting:
         node = waiting.popleft()
+        called.clear()
         code = dumps_call(node._deployment.func_or_class, node._args, node._kwargs, replace)
-        yield node, names[node], code
+        yield Node(node, names[node], code, tuple(called))
 
 
 def _version(func_or_class: Callable[..., Any], code: bytes) -> str:

@@ -78,7 +78,7 @@ def describe(
 ) -> dict[str, Any]:
     """Write one application as a config has it, with the options that its code sets."""
     deployments = []
-    for node, node_name, _code in walk(application, name):
+    for node, node_name, _, _ in walk(application, name):
         deployment = node._deployment
         deployments.append({"name": node_name, **options_of(deployment)})
     return {

@@ -494,6 +494,15 @@ def explain(target: str | None, as_json: bool) -> None:
     show(target, as_json=as_json)
 
 
+@cli.command("controller-health")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
+def controller_health(as_json: bool) -> None:
+    """Show how the controller itself is: its ticks, how late they come, its memory."""
+    from remora.cli.controller_health import show_controller_health
+
+    show_controller_health(as_json=as_json)
+
+
 @cli.command()
 @click.argument("target", metavar="[MODULE:APP]", required=False)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")

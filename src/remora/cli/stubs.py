@@ -66,7 +66,7 @@ def stubs_of(application: Application, name: str, origin: str) -> str:
     """Make the module's text."""
     imports: set[str] = set()
     classes = []
-    for node, deployment, _ in walk(application, name):
+    for node, deployment, _, _ in walk(application, name):
         classes.append(_class_of(deployment, node._deployment.func_or_class, name, imports))
     lines = [
         f'"""Typed handles of {origin}. Made by `remora stubs {origin}`; do not edit."""',

@@ -28,6 +28,7 @@ from remora.wire.control import (
     Accepted,
     Ack,
     ApplicationStatus,
+    Callees,
     ConfigRequest,
     Configs,
     DeleteRequest,
@@ -98,6 +99,8 @@ class Admin:
             "watch": self._watch,
             "subscribe": self._subscribe,
             "ack": self._ack,
+            "callees": self._callees,
+            "health": self._health,
             "snapshot_version": self._snapshot_version,
             "queue": self._queue,
             "claim": self._claim,
@@ -143,7 +146,7 @@ class Admin:
         began = time.thread_time()
         found = report(controller.state, controller.now())
         self._report_s = time.thread_time() - began
-        return with_policy_errors(found, controller.autoscaler)
+        return with_policy_errors(controller.callees.added(found), controller.autoscaler)
 
     async def _deploy(self, body: bytes) -> bytes:
         request = unpack(body, DeployRequest)
@@ -268,6 +271,14 @@ class Admin:
     async def _ack(self, body: bytes) -> bytes:
         self._controller.publisher.ack(unpack(body, Ack))
         return b""
+
+    async def _callees(self, body: bytes) -> bytes:
+        self._controller.callees.note(unpack(body, Callees))
+        return b""
+
+    async def _health(self, _body: bytes) -> bytes:
+        await self._controller.ready.wait()
+        return pack(self._controller.health(self._measure(os.getpid())))
 
     async def _queue(self, body: bytes) -> AsyncIterator[bytes]:
         claim = unpack(body, QueueClaim)

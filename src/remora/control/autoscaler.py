@@ -47,7 +47,12 @@ class _Router:
 
 
 class Autoscaler:
-    """All deployments that are scaled by demand."""
+    """All deployments that are scaled by demand.
+
+    Attributes:
+        num_router_reports: how many came of what waits in processes that call.
+        num_replica_reports: how many came of what replicas work on.
+    """
 
     def __init__(
         self, post: Callable[[ev.AnyEvent], None], connect: Connect, policies: Policies
@@ -71,6 +76,7 @@ class Autoscaler:
         self._wanted: dict[DeploymentID, Seconds] = {}
         self._unix_offset_s = 0.0
         self._report_s = REPORT_S
+        self.num_router_reports = self.num_replica_reports = 0
 
     def _now(self) -> Seconds:
         return asyncio.get_running_loop().time()
@@ -169,6 +175,7 @@ class Autoscaler:
 
     def _watch(self, scaled: Scaled, replica_id: ReplicaID, address: str) -> None:
         def on_load(load: ReplicaLoad) -> None:
+            self.num_replica_reports += 1
             now = self._now()
             if load.ongoing is not None:
                 scaled.demand.report_running(replica_id, load.ongoing, now, scaled.keep_s)
@@ -205,6 +212,7 @@ class Autoscaler:
 
     def report(self, report: DemandReport) -> None:
         """A process says how many requests wait in it."""
+        self.num_router_reports += 1
         now = self._now()
         for where, num in report.queued.items():
             scaled = self._scaled.get(where)

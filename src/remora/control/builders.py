@@ -249,6 +249,7 @@ def as_request(
                 code_key=key,
                 code_version=deployment.code_version,
                 config=with_resources(deployment.config, defaults),
+                calls=deployment.calls,
             )
             for deployment, key in zip(app.deployments, code_keys, strict=True)
         ),

@@ -31,6 +31,7 @@ from remora.wire.control import (
     Story,
     StoryRequest,
 )
+from remora.wire.health import ControllerHealth
 from remora.wire.metrics import MetricsReport, MetricsRequest
 from remora.wire.plan import Plan
 from remora.wire.releases import Release, Releases, RollbackRequest
@@ -180,6 +181,16 @@ class ControlClient:
         """
         return await self._again(
             lambda channel: call_control(channel, "status", None, InstanceStatus, unpickle=True)
+        )
+
+    async def health(self) -> ControllerHealth:
+        """Ask how the controller itself is.
+
+        Raises:
+            InstanceError: no instance, or it does not come back.
+        """
+        return await self._again(
+            lambda channel: call_control(channel, "health", None, ControllerHealth, unpickle=True)
         )
 
     async def metrics(self) -> str:

@@ -23,11 +23,13 @@ import msgspec
 from remora.control.applier import Applier
 from remora.control.autoscaler import Autoscaler
 from remora.control.builders import Builders
+from remora.control.callees import CalleeRegistry
 from remora.control.checkpoint import CodeStore, EventLog, Section
 from remora.control.metrics import AskReplica, MetricsCollector
 from remora.control.missing import missing
 from remora.control.policies import Policies
 from remora.control.publisher import Publisher
+from remora.control.pulse import Pulse
 from remora.control.queue_leases import QueueLeases
 from remora.control.releases import ReleaseStore
 from remora.control.replica_control import Connect, connect_replica
@@ -47,6 +49,7 @@ from remora.errors import EngineError, InstanceError, RemoraError
 from remora.home import Home
 from remora.observe.status_metrics import status_families
 from remora.types import ReplicaID, Seconds, is_replica
+from remora.wire.health import ControllerHealth
 from remora.wire.metrics import Family
 
 _log = logging.getLogger("remora.controller")
@@ -116,6 +119,9 @@ class Controller:
         self.builders = Builders(engine, connect, self.code, request=self.request, post=self.post)
         self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home), logging)
         self.metrics = MetricsCollector(self._replicas, self._families)
+        self.callees = CalleeRegistry()
+        self._pulse = Pulse()
+        self._started_unix_s = unix()
         self._inbox: list[_Inbox] = []
         self._wake = asyncio.Event()
         self._wake_at: Seconds | None = None
@@ -137,6 +143,7 @@ class Controller:
 
     def post(self, event: ev.AnyEvent) -> None:
         """Tell the controller what happened."""
+        self._pulse.woken(self.now())
         self._inbox.append(_Inbox(event))
         self._wake.set()
 
@@ -150,6 +157,7 @@ class Controller:
             RemoraError: it is refused, and nothing has changed.
         """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pulse.woken(self.now())
         self._inbox.append(_Inbox(request, answer))
         self._wake.set()
         return await answer
@@ -175,6 +183,21 @@ class Controller:
 
     def _families(self) -> list[Family]:
         return status_families(report(self.state, self.now()))
+
+    def health(self, memory_bytes: int) -> ControllerHealth:
+        """Tell how the controller itself is.
+
+        Args:
+            memory_bytes: of its process.
+        """
+        return self._pulse.health(
+            self.now(),
+            self._unix(),
+            self._started_unix_s,
+            num_tasks=len(asyncio.all_tasks()),
+            reports=(self.autoscaler.num_router_reports, self.autoscaler.num_replica_reports),
+            memory_bytes=memory_bytes,
+        )
 
     def _on_acked(self, version: int) -> None:
         self.post(ev.RoutersAcked(version=version))
@@ -266,6 +289,7 @@ class Controller:
             return
         now = self.now()
         wait_s = BACKUP_S if self._wake_at is None else min(BACKUP_S, self._wake_at - now)
+        self._pulse.pauses(now, max(0.0, wait_s))
         try:
             async with asyncio.timeout(max(0.0, wait_s)):
                 await self._wake.wait()
@@ -285,7 +309,11 @@ class Controller:
         self._wake.clear()
         facts, asked = self._observe()
         now = self.now()
-        decided = await self._save(self._step(facts, asked, now), facts, asked, now)
+        self._pulse.begins(now)
+        decided = self._step(facts, asked, now)
+        decided_s = self.now() - now
+        decided = await self._save(decided, facts, asked, now)
+        saved_s = self.now() - now - decided_s
         self.state = decided.state
         self._wake_at = decided.wake_at
         if self._unsaved:
@@ -307,6 +335,7 @@ class Controller:
         for changed in self._watchers:
             changed.set()
         await self._tidy()
+        self._pulse.ends(self.now(), decided_s, saved_s)
 
     def _publish(self, snapshot: Snapshot) -> None:
         if snapshot is not self._published:

@@ -50,6 +50,7 @@ def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Applicat
             route_prefix=request.route_prefix or "",
             ingress=wanted.name == request.ingress,
             revision=app.revision,
+            calls=wanted.calls,
         )
         found = draft.deployment(DeploymentID(wanted.name, app.name))
         if found is None:

@@ -46,6 +46,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     #: Differs: `reconfigure` is enough.
     config_key: str
+    #: Deployments of the application that it was bound with.
+    calls: tuple[str, ...] = ()
 
 
 def make_target(
@@ -57,6 +59,7 @@ def make_target(
     route_prefix: str,
     ingress: bool,
     revision: int,
+    calls: tuple[str, ...] = (),
 ) -> Target:
     """Describe a target and tell what of it needs a restart, and what a reconfiguration. Pure."""
     born_with = options_that(UpdateClass.RESTART, config)
@@ -72,6 +75,7 @@ def make_target(
         revision=revision,
         version=_digest(heavy),
         config_key=_digest(light),
+        calls=calls,
     )
 
 

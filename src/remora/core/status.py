@@ -17,7 +17,12 @@ from remora.core.replica_state import Replica, ReplicaState
 from remora.core.scale import attempts_for, count_of
 from remora.core.state import Application, ControllerState, Deployment, Pacing, Target
 from remora.types import DeploymentID, Seconds
-from remora.wire.control import ApplicationStatus, DeploymentStatus, ReplicaStatus
+from remora.wire.control import (
+    ApplicationStatus,
+    DeadReplica,
+    DeploymentStatus,
+    ReplicaStatus,
+)
 
 #: Worst first (MO-02).
 _RANKING = (
@@ -34,6 +39,11 @@ _DONE = {
 }
 
 
+#: Replicas of a deployment that are shown after their end.
+SHOWN_DEAD = 10
+_LEAVING = (ReplicaState.DRAINING, ReplicaState.STOPPING, ReplicaState.STOPPED)
+
+
 @dataclass(frozen=True)
 class _Verdict:
     status: str
@@ -41,14 +51,26 @@ class _Verdict:
     message: str = ""
 
 
+#: Replicas that have ended, by their deployments.
+_Dead = dict[str, list[Replica]]
+
+
 def report(state: ControllerState, now: Seconds) -> dict[str, ApplicationStatus]:
     """Compute the status of everything. Pure."""
-    return {name: _application(state, app, now) for name, app in sorted(state.applications.items())}
+    dead: _Dead = {}
+    for replica in state.stopped:
+        dead.setdefault(replica.replica_id.rpartition("#")[0], []).append(replica)
+    return {
+        name: _application(state, app, dead, now)
+        for name, app in sorted(state.applications.items())
+    }
 
 
-def _application(state: ControllerState, app: Application, now: Seconds) -> ApplicationStatus:
+def _application(
+    state: ControllerState, app: Application, dead: _Dead, now: Seconds
+) -> ApplicationStatus:
     deployments = {
-        name: _deployment(state, app, deployment, now)
+        name: _deployment(state, app, deployment, dead, now)
         for name, deployment in sorted(app.deployments.items())
     }
     # What the application no longer has does not make it worse.
@@ -81,6 +103,7 @@ def _application(state: ControllerState, app: Application, now: Seconds) -> Appl
         release=app.release,
         failure=app.failure,
         source="imperative" if app.declared is None else "declarative",
+        ingress=app.ingress,
     )
 
 
@@ -116,9 +139,11 @@ def _application_message(status: str, deployments: list[DeploymentStatus]) -> st
 
 
 def _deployment(
-    state: ControllerState, app: Application, deployment: Deployment, now: Seconds
+    state: ControllerState, app: Application, deployment: Deployment, dead: _Dead, now: Seconds
 ) -> DeploymentStatus:
-    pacing = state.pacing.get(DeploymentID(deployment.name, app.name)) or Pacing()
+    where = DeploymentID(deployment.name, app.name)
+    pacing = state.pacing.get(where) or Pacing()
+    gone = dead.get(str(where), [])[-SHOWN_DEAD:]
     verdict = _judge(state, app, deployment, pacing, now)
     replicas = list(deployment.replicas.values())
     return DeploymentStatus(
@@ -129,6 +154,25 @@ def _deployment(
         target_num_replicas=0 if app.deleting else count_of(deployment),
         replica_states=dict(Counter(str(replica.state) for replica in replicas)),
         replicas=tuple(_replica(deployment, replica) for replica in replicas),
+        recent_dead_replicas=tuple(_dead_replica(replica) for replica in gone),
+        calls=tuple(DeploymentID(name, app.name) for name in deployment.target.calls),
+    )
+
+
+def _dead_replica(replica: Replica) -> DeadReplica:
+    last = replica.history[-1] if replica.history else None
+    # Why it left: the end of a process that was told to end says nothing.
+    why = [
+        f"{moment.cause.value}{f' ({moment.detail})' if moment.detail else ''}"
+        for moment in replica.history
+        if moment.after in _LEAVING
+    ]
+    return DeadReplica(
+        replica_id=replica.replica_id,
+        pid=replica.pid,
+        started_at_unix_s=replica.started_at_unix_s,
+        ended_at_unix_s=last.at_unix_s if last is not None else 0.0,
+        reason=why[0] if why else "",
     )
 
 

@@ -22,6 +22,8 @@ class DeploymentRequest(msgspec.Struct, frozen=True, kw_only=True):
     code_key: str
     code_version: str
     config: DeploymentConfig
+    #: Deployments of the application that it was bound with.
+    calls: tuple[str, ...] = ()
 
 
 class ApplicationRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from remora.rest.docs import docs_page, openapi
 from remora.rest.guard import Guard, Rules, body_of, too_large
 from remora.rest.problems import error_response, refusals
 from remora.wire.control import ConfigRequest, InstanceStatus, Surroundings
+from remora.wire.health import ControllerHealth
 from remora.wire.plan import Plan
 from remora.wire.releases import Release
 from remora.wire.scaling import ScalingDetail
@@ -48,6 +49,9 @@ class Control(Protocol):
 
     async def scaling(self) -> tuple[ScalingDetail, ...]:
         """How deployments are scaled."""
+
+    async def health(self) -> ControllerHealth:
+        """How the controller itself is."""
 
     async def submit(self, request: ConfigRequest) -> int:
         """Hand in a config."""
@@ -141,6 +145,7 @@ class _Routes:
             await control.configs(),
             await control.scaling(),
             self._options,
+            await control.health(),
             source=wanted.lower() if wanted is not None else None,
         )
         return JSONResponse(details)

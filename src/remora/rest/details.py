@@ -10,14 +10,19 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from remora.observe.log_files import replica_log_name
+from remora.rest.topology import topology
 from remora.types import LOCAL_NODE, ReplicaID
 from remora.wire.control import (
     ApplicationStatus,
+    DeadReplica,
     DeploymentStatus,
     InstanceStatus,
     ReplicaStatus,
 )
+from remora.wire.health import ControllerHealth
 from remora.wire.scaling import ScalingDetail
 
 #: Of a process here and of an actor of Ray's.
@@ -29,6 +34,7 @@ def instance_details(
     configs: Mapping[str, bytes],
     scaling: Iterable[ScalingDetail],
     options: Mapping[str, Any],
+    health: ControllerHealth,
     *,
     source: str | None = None,
 ) -> dict[str, Any]:
@@ -41,6 +47,7 @@ def instance_details(
         configs: what was declared of each application, as JSON.
         scaling: how deployments are scaled.
         options: those of the front doors.
+        health: of the controller.
         source: `declarative` or `imperative` applications only; None: all.
     """
     details = {
@@ -64,6 +71,7 @@ def instance_details(
         "target_capacity": status.target_capacity,
         "target_groups": _target_groups(status),
         "release": status.release,
+        "controller_health_metrics": msgspec.to_builtins(health),
         "restores_unset_config_options": True,
     }
 
@@ -103,6 +111,7 @@ def _application(
             name: _deployment(each, scaling.get((app.name, name)))
             for name, each in app.deployments.items()
         },
+        "deployment_topology": msgspec.to_builtins(topology(app)),
     }
 
 
@@ -114,6 +123,7 @@ def _deployment(each: DeploymentStatus, scaling: dict[str, Any] | None) -> dict[
         "message": each.message,
         "target_num_replicas": each.target_num_replicas,
         "replicas": [_replica(replica) for replica in each.replicas],
+        "recent_dead_replicas": [_dead(replica) for replica in each.recent_dead_replicas],
         "autoscaling_detail": scaling,
     }
 
@@ -145,6 +155,17 @@ def _replica(replica: ReplicaStatus) -> dict[str, Any]:
         "replica_id": replica.replica_id,
         "state": replica.state,
         "start_time_s": replica.started_at_unix_s,
+    }
+
+
+def _dead(replica: DeadReplica) -> dict[str, Any]:
+    return {
+        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id))),
+        "replica_id": replica.replica_id,
+        "state": "STOPPED",
+        "start_time_s": replica.started_at_unix_s,
+        "end_time_s": replica.ended_at_unix_s,
+        "reason": replica.reason,
     }
 
 

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from remora.config_file.schema import json_schema
+from remora.rest.details_schema import details_schemas
 
 _ERROR = {
     "description": "What is wrong, and what to do.",
@@ -25,9 +26,11 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(
-    summary: str, *statuses: int, kind: str = "application/json", **more: Any
+    summary: str, *statuses: int, kind: str = "application/json", answer: str = "", **more: Any
 ) -> dict[str, Any]:
     schema = {"type": "object"} if kind == "application/json" else {"type": "string"}
+    if answer:
+        schema = {"$ref": f"#/components/schemas/{answer}"}
     if 413 in statuses:
         # Who takes a body takes it as JSON.
         statuses = (*statuses, 415)
@@ -67,6 +70,7 @@ def openapi(version: str) -> dict[str, Any]:
             "schemas": {
                 "Config": schema,
                 **definitions,
+                **details_schemas(),
                 "Error": {
                     "type": "object",
                     "properties": {
@@ -93,6 +97,7 @@ def _paths() -> dict[str, Any]:
             "get": _operation(
                 "What runs: applications, deployments, replicas, proxies.",
                 400,
+                answer="InstanceDetails",
                 parameters=[
                     {
                         "name": "api_type",

@@ -20,6 +20,7 @@ from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
 from remora.observe.background import run_beside
 from remora.observe.routing_counts import RoutingRow, routing_families
+from remora.router.callees import CalleeReporter
 from remora.router.demand import DemandReporter
 from remora.router.metrics import ProcessMetrics
 from remora.router.reconnect import waits
@@ -28,7 +29,7 @@ from remora.router.shares import ShareKeeper
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.transport.membership import join_by_folder
-from remora.types import DeploymentID, Seconds
+from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Ack, SnapshotVersion, Subscription
 from remora.wire.metrics import Family
 
@@ -71,6 +72,12 @@ class RoutingClient:
         self.metrics = ProcessMetrics(self._subscriber, os.getpid())
         self.metrics.sources.append(self._families)
         self._demand = DemandReporter(self._subscription, self._all_routers)
+        #: People want to see which deployments call which; who else calls is not asked.
+        self._callees: CalleeReporter | None = None
+        if is_replica(name):
+            self._callees = CalleeReporter(
+                name, lambda: (each.deployment for each in self._all_routers())
+            )
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
@@ -147,6 +154,8 @@ class RoutingClient:
                 router.update(route)
             self._shares.add(router)
             self._demand.add(router)
+            if self._callees is not None:
+                self._callees.on_new()
         return router
 
     def _all_routers(self) -> tuple[Router, ...]:
@@ -187,6 +196,8 @@ class RoutingClient:
                     run_beside(self.loop, self._demand.follow(channel), "the reports of demand"),
                     run_beside(self.loop, self.metrics.follow(channel), "the answers of metrics"),
                 ]
+                if self._callees is not None:
+                    beside.append(asyncio.create_task(self._callees.follow(channel)))
                 is_first = True
                 async for change in stream_control(
                     channel, "subscribe", self._subscription, SnapshotDiff, unpickle=True

@@ -18,6 +18,8 @@ Methods of the controller (application and deployment of the envelope are empty)
     shutdown(None) -> None               drains and deletes everything, then ends the instance
     subscribe(Subscription) -> stream of SnapshotDiff (core/snapshot.py)
     ack(Ack) -> None                     a router has applied that version
+    callees(Callees) -> None             which deployments a process calls
+    health(None) -> ControllerHealth     how the controller itself is (wire/health.py)
     snapshot_version(None) -> SnapshotVersion   what every subscriber has been or is being told
     queue(QueueClaim) -> stream of QueueShares      how many may wait in the caller
     claim(QueueClaim) -> None            what a router holds and needs of queues by now
@@ -58,6 +60,8 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Two specs with the same version have the same code and arguments.
     code_version: str
     config: DeploymentConfig
+    #: Deployments of its application that it was bound with, and those that hold its actors.
+    calls: tuple[str, ...] = ()
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +179,13 @@ class Ack(msgspec.Struct, frozen=True):
     version: int
 
 
+class Callees(msgspec.Struct, frozen=True):
+    """The deployments that a replica calls, all of them."""
+
+    replica_id: str
+    deployments: tuple[DeploymentID, ...]
+
+
 class QueueClaim(msgspec.Struct, frozen=True):
     """What one router holds and needs of the queues of deployments with a limit."""
 
@@ -209,6 +220,18 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     started_at_unix_s: float | None = None
 
 
+class DeadReplica(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica that has ended lately."""
+
+    replica_id: str
+    pid: int | None = None
+    started_at_unix_s: float | None = None
+    #: Unix time.
+    ended_at_unix_s: float = 0.0
+    #: What ended it, for people.
+    reason: str = ""
+
+
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment in a status report; computed from state, never stored."""
 
@@ -222,6 +245,10 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Count of replicas by state.
     replica_states: dict[str, int]
     replicas: tuple[ReplicaStatus, ...] = ()
+    #: The last ones that ended, oldest first.
+    recent_dead_replicas: tuple[DeadReplica, ...] = ()
+    #: Deployments that it was bound with, and those that its replicas have called.
+    calls: tuple[DeploymentID, ...] = ()
 
 
 class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +272,8 @@ class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
     release: int = 0
     #: `declarative`: a config did; `imperative`: a program.
     source: str = "imperative"
+    #: The deployment that requests enter at; empty: there is none yet.
+    ingress: str = ""
 
 
 class ProcessView(msgspec.Struct, frozen=True, kw_only=True):

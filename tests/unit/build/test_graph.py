@@ -148,3 +148,15 @@ def test_surroundings_name_what_is_not_installed() -> None:
     assert found.cwd
     assert not any("site-packages" in path for path in found.sys_path)
     assert "fastapi" not in found.preload or "fastapi" in __import__("sys").modules
+
+
+def test_what_a_deployment_was_bound_with_is_told() -> None:
+    leaf = deployment(Leaf)
+    shared = leaf.options(name="shared").bind()
+    middle = deployment(Root).options(name="middle").bind(shared)
+    spec = build(deployment(Root).options(name="root").bind(middle, [shared, middle]), "app")
+    assert {each.name: each.calls for each in spec.deployments} == {
+        "root": ("middle", "shared"),
+        "middle": ("shared",),
+        "shared": (),
+    }

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from remora.config_file.declaration import MAX_CONFIG_BYTES
+from remora.control.pulse import Pulse
 from remora.core.autoscale.record import ScalingRecord
 from remora.errors import (
     ExternalScalerDisabledError,
@@ -23,14 +24,17 @@ from remora.errors import (
 )
 from remora.rest.app import make_app
 from remora.rest.guard import Guard, Rules, is_loopback
+from remora.types import DeploymentID
 from remora.wire.control import (
     ApplicationStatus,
     ConfigRequest,
+    DeadReplica,
     DeploymentStatus,
     InstanceStatus,
     ProcessView,
     ReplicaStatus,
 )
+from remora.wire.health import ControllerHealth
 from remora.wire.plan import Plan
 from remora.wire.releases import Release
 from remora.wire.scaling import ScalingDetail
@@ -50,6 +54,16 @@ def application(name: str, source: str) -> ApplicationStatus:
         target_num_replicas=1,
         replica_states={"RUNNING": 1},
         replicas=(replica,),
+        recent_dead_replicas=(
+            DeadReplica(
+                replica_id=f"{name}/D#0",
+                pid=6,
+                started_at_unix_s=1.0,
+                ended_at_unix_s=2.0,
+                reason="leave (scale-down)",
+            ),
+        ),
+        calls=(DeploymentID("E", name), DeploymentID("F", "other")),
     )
     return ApplicationStatus(
         name=name,
@@ -59,6 +73,7 @@ def application(name: str, source: str) -> ApplicationStatus:
         last_deployed_time_s=1.0,
         deployments={"D": deployment},
         source=source,
+        ingress="D",
     )
 
 
@@ -124,6 +139,12 @@ class FakeControl:
             )
             for name, by in (("a", "demand"), ("b", "options"))
         )
+
+    async def health(self) -> ControllerHealth:
+        pulse = Pulse()
+        pulse.begins(10.0)
+        pulse.ends(10.5, 0.25, 0.125)
+        return pulse.health(20.0, 120.0, 100.0, memory_bytes=2**20)
 
     async def submit(self, request: ConfigRequest) -> int:
         self._answer()
@@ -203,6 +224,29 @@ async def test_get_tells_all_in_the_shape_of_the_reference(client: httpx2.AsyncC
     assert details["proxies"]["proxy-1"]["log_file_path"] == "proxy-1.log"
     assert deployment["replicas"][0]["pid"] == 7
     assert details["proxies"]["proxy-1"]["status"] == "HEALTHY"
+    (dead,) = deployment["recent_dead_replicas"]
+    assert (dead["replica_id"], dead["state"], dead["pid"]) == ("a/D#0", "STOPPED", 6)
+    assert (dead["start_time_s"], dead["end_time_s"]) == (1.0, 2.0)
+    assert (dead["reason"], dead["log_file_path"]) == ("leave (scale-down)", "replica_a+D+0.log")
+    assert app["deployment_topology"] == {
+        "app_name": "a",
+        "ingress_deployment": "D",
+        "nodes": {
+            "D": {
+                "name": "D",
+                "app_name": "a",
+                "is_ingress": True,
+                "outbound_deployments": [
+                    {"name": "E", "app_name": "a"},
+                    {"name": "F", "app_name": "other"},
+                ],
+            }
+        },
+    }
+    health = details["controller_health_metrics"]
+    assert (health["timestamp"], health["uptime_s"], health["num_control_loops"]) == (120, 20, 1)
+    assert health["loop_duration_s"] == {"mean": 0.5, "std": 0, "min": 0.5, "max": 0.5}
+    assert health["process_memory_mb"] == 1.0
     assert details["target_capacity"] == 50.0
     (group,) = details["target_groups"]
     assert (group["protocol"], group["targets"][0]["port"]) == ("HTTP", 8000)
