@@ -1,24 +1,21 @@
 """From what a user says about request routing to what controller and routers get.
 
-A class of the user's travels by value: the processes that route have neither the application's
-import path nor, after an edit, the right version of its modules in memory.
+A class of the user's travels by value: every router holds it, and gets it again with each change of
+the deployment.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import operator
 from typing import Any
 
 import msgspec
 
+from remora.build.by_value import dumped, imported
 from remora.config import DEFAULT_ROUTER_CLASS, DeploymentConfig, PolicySetup, RequestRouterConfig
 from remora.errors import ConfigError
 from remora.types import DeploymentID
 
-#: Every router holds the class, and gets it again with each change of the deployment.
-MAX_CODE_BYTES = 4 * 1024 * 1024
 _CLASS_FIELD = "request_router_config.request_router_class"
 
 
@@ -56,16 +53,13 @@ def _policy_of(found: type, given: RequestRouterConfig) -> PolicySetup:
     choose = inspect.getattr_static(found, "choose_replicas")
     if inspect.isfunction(choose) and not inspect.iscoroutinefunction(choose):
         raise TypeError(f"{found.__qualname__}.choose_replicas must be an `async def`.")
-    from remora.build.pickling import dumps_by_value
-
-    code = dumps_by_value(found, "the request router")
-    if len(code) > MAX_CODE_BYTES:
-        raise ConfigError(
-            _CLASS_FIELD,
-            found.__qualname__,
-            f"with what it uses it takes {len(code)} bytes, and at most {MAX_CODE_BYTES} travel to "
-            "every router; load large things in initialize_state",
-        )
+    code = dumped(
+        found,
+        _CLASS_FIELD,
+        found.__qualname__,
+        what="the request router",
+        travels="travel to every router; load large things in initialize_state",
+    )
     return msgspec.structs.replace(_setup(given, CUSTOM), code=code)
 
 
@@ -80,13 +74,7 @@ def _setup(given: RequestRouterConfig, name: str) -> PolicySetup:
 
 
 def _resolved(given: Any) -> type:
-    found = given
-    if isinstance(given, str):
-        module_name, _, name = given.partition(":") if ":" in given else given.rpartition(".")
-        try:
-            found = operator.attrgetter(name)(importlib.import_module(module_name))
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(_CLASS_FIELD, given, f"it cannot be imported: {error}") from error
+    found = imported(given, _CLASS_FIELD)
     if not isinstance(found, type) or not callable(getattr(found, "choose_replicas", None)):
         raise ConfigError(
             _CLASS_FIELD, given, "must be a class made from remora.request_router.RequestRouter"

@@ -1,25 +1,21 @@
 """From what a user says about an autoscaling policy to what the controller and its process get.
 
-A policy travels by value: its process has neither the application's import path nor, after an
-edit, the right version of its modules in memory. So functions and classes that are defined inside
-of others work as well as those that are named by an import path.
+A policy travels by value, so that functions and classes that are defined inside of others work as
+well as those that are named by an import path.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import operator
 from typing import Any
 
 import msgspec
 
+from remora.build.by_value import dumped, imported
 from remora.config import DeploymentConfig
 from remora.errors import ConfigError
 from remora.options.autoscaling import AutoscalingPolicy, ScalingPolicySetup
 
-#: It is stored, and sent to the policy's process.
-MAX_CODE_BYTES = 4 * 1024 * 1024
 _FIELD = "autoscaling_config.policy"
 
 
@@ -56,17 +52,14 @@ def scaling_policy_setup(policy: AutoscalingPolicy, field: str) -> ScalingPolicy
     """
     found = _resolved(policy.policy_function, field)
     _check_signature(found, policy.policy_kwargs, field)
-    from remora.build.pickling import dumps_by_value
-
-    code = dumps_by_value(found, "the autoscaling policy")
     path = _path_of(found)
-    if len(code) > MAX_CODE_BYTES:
-        raise ConfigError(
-            f"{field}.policy_function",
-            path,
-            f"with what it uses it takes {len(code)} bytes, and at most {MAX_CODE_BYTES} travel; "
-            "load large things in the constructor of a class",
-        )
+    code = dumped(
+        found,
+        f"{field}.policy_function",
+        path,
+        what="the autoscaling policy",
+        travels="travel; load large things in the constructor of a class",
+    )
     return ScalingPolicySetup(path, code, policy.policy_kwargs)
 
 
@@ -76,15 +69,7 @@ def _path_of(found: Any) -> str:
 
 
 def _resolved(given: Any, field: str) -> Any:
-    found = given
-    if isinstance(given, str):
-        module_name, _, name = given.partition(":") if ":" in given else given.rpartition(".")
-        try:
-            found = operator.attrgetter(name)(importlib.import_module(module_name))
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"{field}.policy_function", given, f"it cannot be imported: {error}"
-            ) from error
+    found = imported(given, f"{field}.policy_function")
     if not callable(found):
         raise ConfigError(f"{field}.policy_function", given, "must be a function or a class")
     return found

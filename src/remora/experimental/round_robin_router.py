@@ -32,9 +32,7 @@ class RoundRobinRouter(FIFOMixin, MultiplexMixin, RequestRouter):
     ) -> list[list[RunningReplica]]:
         """All that have room, beginning with the one whose turn it is."""
         left = self.select_available_replicas(candidate_replicas)
-        if pending_request is not None and pending_request.metadata.multiplexed_model_id:
-            model_id = pending_request.metadata.multiplexed_model_id
-            left = (self.rank_replicas_via_multiplex(left, model_id) or [[]])[0]
+        left = self._best_for_model(left, pending_request)
         last = self._last
         left.sort(key=lambda r: (r.replica_id <= last, r.replica_id))
         if left:

@@ -3,8 +3,8 @@
 Nothing of it is on the way of a request: while requests are under way the number is looked at
 twenty times a second, and a replica without any sleeps until the first one.
 
-The border to `record_autoscaling_stats`: what it raises is logged, once until it works again; what
-is no dict of numbers ends the recording, because it will not be one the next time.
+What `record_autoscaling_stats` returns that is no dict of numbers ends the recording, because it will
+not be one the next time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from remora.errors import ConfigError
 from remora.observe.background import run_beside
-from remora.observe.tracebacks import user_traceback
-from remora.replica.user_code import MethodKind, UserCode
+from remora.replica.recording import Recording
+from remora.replica.user_code import UserCode
 from remora.types import Seconds
 from remora.wire.scaling import LoadWanted, ReplicaLoad
 
@@ -44,7 +44,6 @@ class LoadReport:
         self._loop = replica.loop
         self._news: asyncio.Queue[ReplicaLoad] = asyncio.Queue(maxsize=8)
         self._busy = asyncio.Event()
-        self._is_failing = False
 
     async def follow(self) -> AsyncGenerator[ReplicaLoad, None]:
         """Stream the load until the reader closes."""
@@ -98,47 +97,21 @@ class LoadReport:
     # --------------------------------------------------------------------------- what users say
 
     async def _record(self, code: UserCode) -> None:
+        recording = Recording(code, _STATS, "the autoscaler keeps the last values")
+        limit = f"{STATS_LIMIT_S:g} s"
         while True:
             try:
-                recorded = await self._ask(code)
+                recorded = await recording.ask(code.hook_result, STATS_LIMIT_S, limit)
                 metrics = _numbers(recorded)
             except ConfigError as error:
                 _log.error("%s: %s It is not called any more.", code.deployment, error)
                 return
             except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
-                self._note_failure(code, error)
+                recording.note_failure(error)
             else:
-                self._is_failing = False
+                recording.note_success()
                 await self._news.put(ReplicaLoad(None, metrics))
             await asyncio.sleep(self._wanted.interval_s)
-
-    def _note_failure(self, code: UserCode, error: BaseException) -> None:
-        if self._is_failing:
-            return
-        self._is_failing = True
-        _log.warning(
-            "%s: %s failed; the autoscaler keeps the last values. Said once until it works "
-            "again.\n%s",
-            code.deployment,
-            _STATS,
-            user_traceback(error).rstrip(),
-        )
-
-    async def _ask(self, code: UserCode) -> object:
-        asked = self._loop.create_task(code.hook_result(_STATS))
-        try:
-            done, _ = await asyncio.wait((asked,), timeout=STATS_LIMIT_S)
-        except asyncio.CancelledError:
-            asked.cancel()
-            raise
-        if done:
-            return asked.result()
-        if code.kind_of_hook(_STATS) is MethodKind.ASYNC:
-            asked.cancel()
-        else:
-            # A thread cannot be stopped: nobody is asked again before this one has ended.
-            await asyncio.wait((asked,))
-        raise TimeoutError(f"it did not end within {STATS_LIMIT_S:g} s")
 
 
 def _numbers(recorded: object) -> dict[str, float]:

@@ -3,24 +3,21 @@
 `record_replica_metadata` is asked once, before the first request; `record_routing_stats` again and
 again. Both go out in the replica's notice.
 
-The border to that code: statistics that fail or take too long are logged, once until they work
-again; the last ones stay in force.
+Statistics that fail or take too long are no news: the last ones stay in force (`recording.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
-from typing import Any
 
 from remora.config import RequestRouterConfig
 from remora.errors import ReplicaStartError
 from remora.observe.background import run_beside
 from remora.observe.tracebacks import user_traceback
-from remora.replica.user_code import MethodKind, UserCode
+from remora.replica.recording import Recording
+from remora.replica.user_code import UserCode
 
-_log = logging.getLogger("remora.replica")
 _METADATA = "record_replica_metadata"
 _STATS = "record_routing_stats"
 
@@ -33,9 +30,8 @@ class SelfReport:
         self._config = RequestRouterConfig()
         self._code: UserCode | None = None
         self._task: asyncio.Task[None] | None = None
-        #: A plain function that runs on although its time was up.
-        self._late: asyncio.Task[dict[str, Any] | None] | None = None
-        self._is_failing = False
+        #: The statistics, whatever the period.
+        self._recording: Recording | None = None
 
     async def begin(self, code: UserCode, config: RequestRouterConfig) -> None:
         """Announce the metadata, and go on announcing statistics.
@@ -44,6 +40,7 @@ class SelfReport:
             ReplicaStartError: the user's `record_replica_metadata` failed.
         """
         self._code, self._config = code, config
+        self._recording = Recording(code, _STATS, "routers keep the last statistics")
         try:
             metadata = await code.record(_METADATA)
         except (Exception, SystemExit) as error:  # border: user code
@@ -70,45 +67,21 @@ class SelfReport:
             self._task = None
 
     def _start(self) -> None:
-        if self._code is not None and self._code.kind_of_hook(_STATS) is not None:
-            loop = asyncio.get_running_loop()
-            self._task = run_beside(loop, self._record(self._code), f"the asking of {_STATS}")
+        code, recording = self._code, self._recording
+        if code is None or recording is None or code.kind_of_hook(_STATS) is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._task = run_beside(loop, self._record(code, recording), f"the asking of {_STATS}")
 
-    async def _record(self, code: UserCode) -> None:
+    async def _record(self, code: UserCode, recording: Recording) -> None:
         while True:
-            if self._late is not None:
-                await asyncio.wait((self._late,))
-                self._late = None
+            limit_s = self._config.request_routing_stats_timeout_s
+            limit = f"request_routing_stats_timeout_s={limit_s:g}"
             try:
-                stats = await self._ask(code)
+                stats = await recording.ask(code.record, limit_s, limit)
                 if stats is not None:
                     self._announce(stats=stats)
-                self._is_failing = False
+                recording.note_success()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - border: user code
-                if not self._is_failing:
-                    self._is_failing = True
-                    _log.warning(
-                        "%s: %s failed; routers keep the last statistics. Said once until it works "
-                        "again.\n%s",
-                        code.deployment,
-                        _STATS,
-                        user_traceback(error).rstrip(),
-                    )
+                recording.note_failure(error)
             await asyncio.sleep(self._config.request_routing_stats_period_s)
-
-    async def _ask(self, code: UserCode) -> dict[str, Any] | None:
-        timeout_s = self._config.request_routing_stats_timeout_s
-        asked = asyncio.get_running_loop().create_task(code.record(_STATS))
-        try:
-            done, _ = await asyncio.wait((asked,), timeout=timeout_s)
-        except asyncio.CancelledError:
-            asked.cancel()
-            raise
-        if done:
-            return asked.result()
-        if code.kind_of_hook(_STATS) is MethodKind.ASYNC:
-            asked.cancel()
-        else:
-            # A thread cannot be stopped: nobody is asked again before this one has ended.
-            self._late = asked
-        raise TimeoutError(f"it did not end within request_routing_stats_timeout_s={timeout_s:g}")

@@ -57,6 +57,15 @@ class MultiplexMixin:
         others = [r for r in rest if r not in chosen]
         return [rank for rank in (holders, chosen, others) if rank]
 
+    def _best_for_model(
+        self, replicas: list[RunningReplica], pending_request: PendingRequest | None
+    ) -> list[RunningReplica]:
+        """Those of `replicas` that suit a request's model best; all, if it is for none."""
+        if pending_request is None or not pending_request.metadata.multiplexed_model_id:
+            return replicas
+        model_id = pending_request.metadata.multiplexed_model_id
+        return (self.rank_replicas_via_multiplex(replicas, model_id) or [[]])[0]
+
     def apply_multiplex_routing(self, pending_request: PendingRequest) -> set[ReplicaID]:
         """Ids of the replicas that suit a request's model best; of more on later attempts."""
         replicas = list(self.curr_replicas.values())
@@ -82,9 +91,7 @@ class PowerOfTwoChoicesRequestRouter(FIFOMixin, LocalityMixin, MultiplexMixin, R
     ) -> list[list[RunningReplica]]:
         """Two at random that have room, from the nearest that suit the model."""
         left = self.select_available_replicas(candidate_replicas)
-        if pending_request is not None and pending_request.metadata.multiplexed_model_id:
-            model_id = pending_request.metadata.multiplexed_model_id
-            left = (self.rank_replicas_via_multiplex(left, model_id) or [[]])[0]
+        left = self._best_for_model(left, pending_request)
         left = (self.rank_replicas_via_locality(left) or [[]])[0]
         return [random.sample(left, min(2, len(left)))]
 

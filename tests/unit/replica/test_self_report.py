@@ -141,7 +141,7 @@ async def test_a_thread_that_takes_too_long_is_not_joined_by_another(
     model = Model()
     report, announced = await begun(model)
     async with asyncio.timeout(5):
-        while report._late is None:
+        while report._recording is None or report._recording._late is None:
             await asyncio.sleep(0.001)
     assert model.count == 1
     gate.set()
