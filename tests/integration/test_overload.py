@@ -69,7 +69,7 @@ async def test_a_call_that_has_waited_keeps_its_place_when_it_is_turned_away(rig
     await running
     await until(lambda: router.num_waiting == 1)
     node.replica.turns_away = False
-    node.replica._call_back()
+    node.replica.call_back()
     assert await queued == ""
 
 
