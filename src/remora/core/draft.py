@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from remora.core.actions import Action, KillProcess, StopReplica
+from remora.core.actions import Action, InitializeReplica, KillProcess, StopReplica
 from remora.core.losses import Loss
 from remora.core.placement import Capacity
 from remora.core.replica_state import Cause, Replica, ReplicaState, transition
@@ -263,6 +263,12 @@ class Draft:
     def stop(self, replica_id: ReplicaID, cause: Cause, timeout_s: Seconds, detail: str) -> None:
         """Take a replica to STOPPING and ask it to end."""
         replica = self.move(replica_id, cause, detail)
+        # What this same step decided for it a moment ago never begins.
+        self.actions = [
+            each
+            for each in self.actions
+            if not (isinstance(each, InitializeReplica) and each.replica_id == replica_id)
+        ]
         self.note(replica_id, stop_timeout_s=timeout_s)
         self.call(StopReplica(replica_id, replica.address, timeout_s), replica_id, "stop")
 
