@@ -15,7 +15,10 @@ from remora.cli.deploy import follow, is_file, to_yaml
 from remora.cli.errors import CommandError, UsageError
 from remora.cli.instance import find
 from remora.instance import Instance
-from remora.wire.releases import Release
+from remora.wire.releases import Release, ReleaseStatus
+
+#: A rollback without a number goes to none that ended so.
+_NO_WAY_BACK = (ReleaseStatus.FAILED, ReleaseStatus.ROLLED_BACK, ReleaseStatus.REPLACED)
 
 
 def show_history(limit: int, *, as_json: bool) -> None:
@@ -32,19 +35,35 @@ def show_history(limit: int, *, as_json: bool) -> None:
         return
     if not releases:
         click.echo("Nothing was deployed yet.", err=True)
+    width = max((len(release.outcome) for release in releases), default=0)
     for release in releases:
-        click.echo(line(release))
+        click.echo(line(release, width))
 
 
-def line(release: Release) -> str:
-    """Say in one line what a release was. Pure but for the time zone."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(release.unix_s))
+def line(release: Release, width: int = 0) -> str:
+    """Say in one line what a release was, and what became of it.
+
+    Pure but for the time zone.
+
+    Args:
+        release: which one.
+        width: of the column that says what became of it, in characters.
+    """
+    when = _when(release)
     names = ", ".join(release.applications) or "no application"
     what = f"deleted {names}" if release.kind == "delete" else names
     source = f" ({release.source})" if release.source else ""
-    back = f"  rolled back: {', '.join(release.rolled_back)}" if release.rolled_back else ""
+    # Of a release with one application it says so already.
+    some = release.rolled_back if set(release.rolled_back) != set(release.applications) else ()
+    back = f"  rolled back: {', '.join(some)}" if some else ""
     now = "  <- declared now" * release.in_effect
-    return f"{release.number:>5}  {when}  {what}{source}{back}{now}"
+    became = f"{release.outcome or '-':<{width}}  "
+    why = f"  {release.reason}" if release.reason else ""
+    return f"{release.number:>5}  {when}  {became}{what}{source}{back}{now}{why}"
+
+
+def _when(release: Release) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(release.unix_s))
 
 
 def show_diff(before: str | None, after: str | None) -> None:
@@ -102,7 +121,7 @@ def _text(which: str, releases: list[Release]) -> tuple[list[str], str]:
 
 
 def roll_back(number: int, *, wait: bool) -> None:
-    """Go back to what a release said; 0: to the config before the present one.
+    """Go back to what a release said; 0: to the last one that worked and says something else.
 
     Raises:
         CommandError: no instance runs, or it does not come up.
@@ -113,8 +132,30 @@ def roll_back(number: int, *, wait: bool) -> None:
 
 async def _roll_back(instance: Instance, number: int, *, wait: bool) -> None:
     release = await instance.roll_back(number)
-    made = next(each for each in await instance.releases() if each.number == release)
-    click.echo(f"Release {release} is accepted: {made.source}.")
+    releases = await instance.releases()
+    made = next(each for each in releases if each.number == release)
+    for said in where_to(releases, made):
+        click.echo(said)
     if wait:
         await follow(instance, release, list(made.applications))
         click.echo(f"Release {release} is in effect.")
+
+
+def where_to(releases: list[Release], made: Release) -> list[str]:
+    """Say which release a rollback goes to, and why to none of those since. Pure but for the zone.
+
+    Args:
+        releases: those that are kept.
+        made: the one that the rollback made.
+    """
+    to = next((each for each in releases if each.number == made.rollback_to), None)
+    if to is None:
+        return [f"Release {made.number} is accepted: {made.source}."]
+    came = ", ".join(part for part in (to.source, _when(to)) if part)
+    passed = [
+        f"Release {each.number} is passed over: {each.outcome}."
+        for each in releases
+        if to.number < each.number < made.number and each.outcome in _NO_WAY_BACK
+    ]
+    back = f"Release {made.number} is accepted: back to what release {to.number} said ({came})."
+    return [*passed, back]

@@ -449,7 +449,7 @@ def delete(name: str, wait: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each release.")
 def history(limit: int, as_json: bool) -> None:
-    """Show what was deployed when, the latest first."""
+    """Show what was deployed when and what became of it, the latest first."""
     from remora.cli.history import show_history
 
     show_history(limit, as_json=as_json)
@@ -478,7 +478,10 @@ def diff(before: str | None, after: str | None) -> None:
     help="Wait until it is in effect, or return when it is accepted.",
 )
 def rollback(release: int | None, wait: bool) -> None:
-    """Go back to what RELEASE deployed, or to the config before the present one."""
+    """Go back to what RELEASE deployed.
+
+    Without a number: to the last config before the present one that was in effect and says something else.
+    """
     from remora.cli.history import roll_back
 
     roll_back(release or 0, wait=wait)

@@ -19,6 +19,7 @@ from remora.core import events as ev
 from remora.core import releases
 from remora.core.reconcile import story_of
 from remora.core.replica_state import story
+from remora.core.state import ControllerState
 from remora.core.status import report
 from remora.errors import EngineError, ReleaseError
 from remora.transport.control import ControlHandler
@@ -31,6 +32,7 @@ from remora.wire.control import (
     Callees,
     ConfigRequest,
     Configs,
+    DeclaredApplication,
     DeleteRequest,
     DeployRequest,
     InstanceStatus,
@@ -175,7 +177,8 @@ class Admin:
             for name, app in sorted(self._controller.state.applications.items())
             if app.failure and not app.deleting
         }
-        return pack(Releases(releases.told(await self._records(), failed)))
+        outcomes = self._controller.state.outcomes
+        return pack(Releases(releases.told(await self._records(), failed, outcomes)))
 
     async def _records(self) -> list[releases.Record]:
         """What is kept and counts; one that was written last and refused after does not."""
@@ -185,14 +188,26 @@ class Admin:
     async def _rollback(self, body: bytes) -> bytes:
         await self._controller.ready.wait()
         number = unpack(body, RollbackRequest).number
-        record = releases.to_go_back_to(await self._records(), number)
-        code = self._controller.code
-        if not all(code.has(key) for key in record.code_keys()):
-            raise ReleaseError(
-                f"The code of release {record.number}, which a program deployed, is not kept any "
-                "more: run the program again."
+        records, state = await self._records(), self._controller.state
+        if number:
+            record = releases.to_go_back_to(records, number)
+        else:
+            record = releases.before_present(
+                records, state.outcomes, _declared(state), state.target_capacity
             )
-        return pack(Accepted(await self._controller.request(releases.again(record))))
+        code, keys = self._controller.code, record.code_keys()
+        # A release that drops out of those that are kept must not take the code along meanwhile.
+        code.pin(keys)
+        try:
+            if not all(code.has(key) for key in keys):
+                raise ReleaseError(
+                    f"The code of release {record.number}, which a program deployed, is not kept "
+                    "any more: run the program again."
+                )
+            accepted = Accepted(await self._controller.request(releases.again(record)))
+        finally:
+            code.unpin(keys)
+        return pack(accepted)
 
     async def _plan(self, body: bytes) -> bytes:
         await self._controller.ready.wait()
@@ -201,12 +216,8 @@ class Admin:
 
     async def _configs(self, _body: bytes) -> bytes:
         await self._controller.ready.wait()
-        found = {
-            name: app.declared.given
-            for name, app in sorted(self._controller.state.applications.items())
-            if app.declared is not None and not app.deleting
-        }
-        return pack(Configs(found))
+        found = sorted(_declared(self._controller.state).items())
+        return pack(Configs({name: each.given for name, each in found}))
 
     async def _delete(self, body: bytes) -> bytes:
         request = unpack(body, DeleteRequest)
@@ -303,6 +314,15 @@ class Admin:
     async def _answer_metrics(self, body: bytes) -> bytes:
         self._controller.metrics.on_answer(unpack(body, MetricsAnswer))
         return b""
+
+
+def _declared(state: ControllerState) -> dict[str, DeclaredApplication]:
+    """List what is declared now."""
+    return {
+        name: app.declared
+        for name, app in state.applications.items()
+        if app.declared is not None and not app.deleting
+    }
 
 
 def _submitted(request: ConfigRequest) -> ev.ConfigSubmitted:

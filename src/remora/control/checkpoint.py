@@ -99,6 +99,10 @@ class CodeStore:
         self._at_hand[key] = code
         return key
 
+    def pin(self, keys: Iterable[str]) -> None:
+        """Let a request hold on to these keys, there or not; `unpin` ends it."""
+        self._pinned.update(keys)
+
     def unpin(self, keys: Iterable[str]) -> None:
         """End a request's hold on these keys."""
         self._pinned.subtract(keys)
@@ -135,9 +139,16 @@ class CodeStore:
         for key in list(self._at_hand):
             if key not in needed and not self._pinned[key]:
                 del self._at_hand[key]
-        for key in self._known - needed - kept - set(self._pinned):
-            await self._store.delete(key)
+        for key in self._known - needed - kept:
+            # Looked at one by one: a request may come while others are being deleted.
+            if self._pinned[key]:
+                continue
             self._known.discard(key)
+            try:
+                await self._store.delete(key)
+            except EngineError:
+                self._known.add(key)
+                raise
 
 
 class EventLog:

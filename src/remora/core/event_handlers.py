@@ -16,6 +16,7 @@ from remora.core import events as ev
 from remora.core.actions import KillProcess
 from remora.core.deploy import deploy_application
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
+from remora.core.outcomes import settled
 from remora.core.replica_state import STAYING, Cause, ReplicaState
 from remora.core.scale import set_scale, take_capacity
 from remora.core.setbacks import count_failure, note_crash, note_failure, note_loss
@@ -55,6 +56,7 @@ def _controller_started(draft: Draft, event: ev.ControllerStarted) -> None:
     if event.forget:
         state.applications.clear()
         state.submission = None
+        state.outcomes = settled(state.outcomes)
     for _, _, replica in state.replicas():
         replica_id = replica.replica_id
         # Times of another process's clock mean nothing here.

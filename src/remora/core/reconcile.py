@@ -25,6 +25,7 @@ from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
 from remora.core.goal import Goal, goal_of, is_current, is_reached
 from remora.core.lifecycle import advance
+from remora.core.outcomes import note_outcomes
 from remora.core.ranks import ranks_of, settled
 from remora.core.replica_state import STAYING, Replica, ReplicaState
 from remora.core.routing_view import publish_routing
@@ -85,6 +86,7 @@ def step(
         _end_hold(draft)
     publish_routing(draft)
     _end_instance(draft)
+    note_outcomes(state, draft.state, draft.touched_apps)
     warnings = (*draft.warnings, *(losses.tell(loss, draft.state, now) for loss in draft.losses))
     return Step(
         draft.state,

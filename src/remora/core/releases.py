@@ -15,7 +15,11 @@ from remora.config import DeploymentConfig
 from remora.core import events as ev
 from remora.errors import ReleaseError
 from remora.options.resources import RuntimeEnv
-from remora.wire.releases import Release
+from remora.wire.control import DeclaredApplication
+from remora.wire.releases import Outcome, Release, ReleaseStatus
+
+#: Of the releases that a rollback passes over, so many are told about.
+_TOLD = 5
 
 #: What a release may be.
 ReleaseEvent = ev.DeployRequested | ev.ConfigSubmitted | ev.DeleteRequested
@@ -45,7 +49,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def told(
-    records: Sequence[Record], rolled_back: Mapping[str, int] | None = None
+    records: Sequence[Record],
+    rolled_back: Mapping[str, int] | None = None,
+    outcomes: Mapping[int, Outcome] | None = None,
 ) -> tuple[Release, ...]:
     """Describe releases for people, oldest first.
 
@@ -54,17 +60,29 @@ def told(
     Args:
         records: those that are kept.
         rolled_back: by name, the releases that applications were rolled back from.
+        outcomes: what became of them, by number, as far as it is known.
     """
     failed = rolled_back or {}
+    became = outcomes or {}
     steps = _declaring(records)
     present = next(reversed(steps), 0)
     return tuple(
         msgspec.structs.replace(
             _told(record, steps.get(record.number), record.number == present),
             rolled_back=tuple(name for name in failed if failed[name] == record.number),
+            outcome=_outcome(record, became.get(record.number)),
+            reason=became[record.number].reason if record.number in became else "",
         )
         for record in records
     )
+
+
+def _outcome(record: Record, outcome: Outcome | None) -> str:
+    """Name what became of a release; empty: it is not known. Pure."""
+    if outcome is None:
+        return ""
+    is_deletion = isinstance(record.event, ev.DeleteRequested)
+    return "deleted" if is_deletion and outcome.status == "deployed" else str(outcome.status)
 
 
 def _declaring(records: Sequence[Record]) -> dict[int, ev.ConfigSubmitted]:
@@ -117,6 +135,7 @@ def _told(record: Record, declared: ev.ConfigSubmitted | None, in_effect: bool) 
         unix_s=record.unix_s,
         kind=kind,
         source=event.source,
+        rollback_to=event.rollback_to if isinstance(event, ev.ConfigSubmitted) else 0,
         applications=tuple(names),
         said=msgspec.json.encode(said),
         in_effect=in_effect,
@@ -135,46 +154,98 @@ def _program(app: ev.ApplicationRequest) -> dict[str, Any]:
 
 
 def to_go_back_to(records: Sequence[Record], number: int) -> Record:
-    """Find the release of a rollback.
+    """Find the release of a rollback that names one.
 
     Pure.
 
     Args:
         records: those that are kept, oldest first.
-        number: which one; 0: what was declared before the release that is in effect. One that is
-            itself a rollback counts as the one that it went to, so that the next goes further back.
+        number: which one.
 
     Raises:
         ReleaseError: there is none, or it cannot come back.
     """
     steps = _declaring(records)
-    if number:
-        found = next((each for each in records if each.number == number), None)
-        if found is None:
-            kept = f"{records[0].number} to {records[-1].number}" if records else "none"
-            raise ReleaseError(f"There is no release {number} (kept: {kept}).")
-        if number in steps:
-            return msgspec.structs.replace(found, event=steps[number])
-        if isinstance(found.event, ev.DeleteRequested):
-            raise ReleaseError(
-                f"Release {number} only deleted {', '.join(found.event.names)}: name one that "
-                "deployed something. `remora history` lists them."
-            )
-        return found
+    found = next((each for each in records if each.number == number), None)
+    if found is None:
+        kept = f"{records[0].number} to {records[-1].number}" if records else "none"
+        raise ReleaseError(f"There is no release {number} (kept: {kept}).")
+    if number in steps:
+        return msgspec.structs.replace(found, event=steps[number])
+    if isinstance(found.event, ev.DeleteRequested):
+        raise ReleaseError(
+            f"Release {number} only deleted {', '.join(found.event.names)}: name one that "
+            "deployed something. `remora history` lists them."
+        )
+    return found
+
+
+def before_present(
+    records: Sequence[Record],
+    outcomes: Mapping[int, Outcome],
+    declared: Mapping[str, DeclaredApplication] | None = None,
+    target_capacity: float | None = None,
+) -> Record:
+    """Find the release of a rollback that names none: the last that worked and is another one.
+
+    Pure.
+
+    Args:
+        records: those that are kept, oldest first.
+        outcomes: what became of them, as far as it is known; where it is not, it worked.
+        declared: what is declared now, by name; None: what the latest of the releases says. After
+            a roll-out that was rolled back by itself it is what that went back to.
+        target_capacity: the share that is switched on now.
+
+    Returns:
+        One before the release that is in effect. If that one is itself a rollback, the search
+        begins before the one that it went to: a second rollback goes further back.
+
+    Raises:
+        ReleaseError: there is none; says why each of the last few is none.
+    """
+    steps = _declaring(records)
     if not steps:
         raise ReleaseError("No config was deployed, so there is none to go back to.")
-    numbers = list(steps)
-    base = steps[numbers[-1]].rollback_to or numbers[-1]
-    earlier = [each for each in numbers if each < base]
-    if earlier:
-        before = earlier[-1]
-        # A rollback said nothing of its own.
-        goes_to = steps[before].rollback_to
-        return to_go_back_to(records, goes_to if goes_to in steps else before)
-    raise ReleaseError(
-        f"There is no config before release {base} that is kept. `remora history` lists what is; "
-        "`remora rollback NUMBER` goes to any of them."
+    latest = steps[next(reversed(steps))]
+    base = latest.rollback_to or next(reversed(steps))
+    present = (
+        _content(latest)
+        if declared is None
+        else ({each.name: each for each in declared.values()}, target_capacity)
     )
+    passed: list[str] = []
+    for number in sorted((each for each in steps if each < base), reverse=True):
+        became = outcomes.get(number)
+        if became is not None and became.status != ReleaseStatus.DEPLOYED:
+            passed.append(f"{number} {_what_it_was(became)}")
+        elif _content(steps[number]) == present:
+            passed.append(f"{number} says what is declared now")
+        else:
+            # A rollback said nothing of its own.
+            goes_to = steps[number].rollback_to
+            return to_go_back_to(records, goes_to if goes_to in steps else number)
+    why = f": {'; '.join(passed[:_TOLD])}" if passed else ""
+    more = f"; and {len(passed) - _TOLD} more" if len(passed) > _TOLD else ""
+    raise ReleaseError(
+        f"There is no config before release {base} that was in effect and differs from what is "
+        f"declared now{why}{more}. `remora history` lists what is kept; `remora rollback NUMBER` "
+        "goes to any of it."
+    )
+
+
+def _what_it_was(outcome: Outcome) -> str:
+    words = {
+        ReleaseStatus.FAILED: "failed",
+        ReleaseStatus.ROLLED_BACK: "failed and was rolled back",
+        ReleaseStatus.REPLACED: "was replaced before it was there",
+    }
+    return words.get(outcome.status, "never got there")
+
+
+def _content(event: ev.ConfigSubmitted) -> tuple[dict[str, DeclaredApplication], float | None]:
+    """Say what a config wants, so that two can be compared. Pure."""
+    return {app.name: app for app in event.applications}, event.target_capacity
 
 
 def again(record: Record) -> ev.DeployRequested | ev.ConfigSubmitted:

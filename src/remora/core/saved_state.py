@@ -22,6 +22,7 @@ from remora.core.state import Application, ControllerState, Deployment, validate
 from remora.core.submission import Submission
 from remora.errors import InternalError, RemoraError
 from remora.types import DeploymentID
+from remora.wire.releases import Outcome
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class _Header(msgspec.Struct, kw_only=True):
     last_event_id: int = 0
     release: int = 0
     submission: Submission | None = None
+    outcomes: dict[int, Outcome] = {}
 
 
 _HEADER_FIELDS = tuple(name for name in _Header.__struct_fields__ if name != "schema")
@@ -75,6 +77,7 @@ class _Whole(msgspec.Struct, kw_only=True):
     capacity_grows: bool = False
     release: int = 0
     submission: None = None
+    outcomes: dict[int, Outcome] = {}
 
 
 class _Schema(msgspec.Struct):

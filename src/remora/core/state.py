@@ -24,6 +24,7 @@ from remora.errors import InternalError
 from remora.options.resources import RuntimeEnv
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
 from remora.wire.control import DeclaredApplication, Surroundings
+from remora.wire.releases import Outcome
 
 #: Stopped replicas kept for their story.
 KEPT_STOPPED = 50
@@ -242,6 +243,8 @@ class ControllerState(msgspec.Struct, kw_only=True):
     release: int = 0
     #: A config whose applications are being imported.
     submission: Submission | None = None
+    #: What became of the latest releases, by number.
+    outcomes: dict[int, Outcome] = {}
     # ---- volatile
     #: Unix time minus `now`.
     unix_offset_s: float = 0.0

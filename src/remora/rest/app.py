@@ -209,7 +209,9 @@ class _Routes:
         given = await _json(request)
         number = 0 if given == {} else _whole(given, "release")
         if number is None:
-            raise ConfigError("body", given, 'must be {"release": n}, or {} for the one before')
+            raise ConfigError(
+                "body", given, 'must be {"release": n}, or {} for the last one that worked'
+            )
         return JSONResponse({"release": await control.roll_back(number)})
 
     async def metrics(self, _request: Request, control: Control) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from remora.cli import history
@@ -46,3 +47,16 @@ def test_a_file_is_what_comes_after_what_is_declared(
     assert "+- name: new" in shown
     history.show_diff(None, None)
     assert capsys.readouterr().out.splitlines()[:2] == ["--- release 1", "+++ release 2"]
+
+
+def test_a_rollback_says_where_it_goes_and_what_it_passes_over() -> None:
+    told = history.where_to(
+        [
+            msgspec.structs.replace(release(1, "a"), source="serve.yaml", outcome="deployed"),
+            msgspec.structs.replace(release(2, "a"), outcome="failed"),
+            msgspec.structs.replace(release(3, "a"), outcome="deployed"),
+        ],
+        msgspec.structs.replace(release(4, "a"), rollback_to=1, source="rollback to 1"),
+    )
+    assert told[0] == "Release 2 is passed over: failed."
+    assert told[1].startswith("Release 4 is accepted: back to what release 1 said (serve.yaml, ")

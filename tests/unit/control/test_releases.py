@@ -109,7 +109,7 @@ def test_config_and_history_tell_of_a_version_that_was_rolled_back() -> None:
             assert unpack(await ask(r, "configs"), Configs).applications == {"a": b"1"}
             first, second = await releases(r)
             assert (first.rolled_back, second.rolled_back) == ((), ("a",))
-            assert line(second).endswith("a (test)  rolled back: a  <- declared now")
+            assert line(second).endswith("  rolled back  a (test)  <- declared now  a: no")
 
     run(main())
 

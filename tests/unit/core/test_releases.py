@@ -8,9 +8,10 @@ import pytest
 
 from remora.config import DeploymentConfig
 from remora.core import events as ev
-from remora.core.releases import Record, ReleaseEvent, again, to_go_back_to, told
+from remora.core.releases import Record, ReleaseEvent, again, before_present, to_go_back_to, told
 from remora.errors import ReleaseError
 from remora.wire.control import DeclaredApplication
+from remora.wire.releases import Outcome, ReleaseStatus
 
 
 def config(*names: str, rollback_to: int = 0) -> ev.ConfigSubmitted:
@@ -66,17 +67,43 @@ def test_each_is_told_in_the_words_of_a_config() -> None:
 
 def test_without_a_number_it_goes_to_the_config_before() -> None:
     kept = records(config("a"), program("x"), config("b"))
-    assert to_go_back_to(kept, 0).number == 1
+    assert before_present(kept, {}).number == 1
+
+
+def became(**outcomes: str) -> dict[int, Outcome]:
+    return {int(name[1:]): Outcome(status=ReleaseStatus(how)) for name, how in outcomes.items()}
+
+
+def test_without_a_number_it_passes_over_what_did_not_work_or_says_the_same() -> None:
+    kept = records(config("a"), config("b"), config("bad"), config("late"), config("b"))
+    outcomes = became(r1="deployed", r2="deployed", r3="failed", r4="replaced", r5="deployed")
+    assert before_present(kept, outcomes).number == 1
+    # What an automatic rollback went back to is declared, not what failed.
+    kept, outcomes = kept[:3], became(r1="deployed", r2="deployed", r3="rolled back")
+    declared = {"b": config("b").applications[0]}
+    assert before_present(kept, outcomes, declared).number == 1
+    # One that failed and stayed is gone back from, to what runs.
+    assert before_present(kept, became(r3="failed")).number == 2
+
+
+def test_without_a_number_and_without_one_that_worked_it_says_why() -> None:
+    kept = records(config("a"), config("b"), config("c"), config("b"))
+    outcomes = became(r1="failed", r2="deployed", r3="under way")
+    with pytest.raises(ReleaseError) as caught:
+        before_present(kept, outcomes)
+    assert "3 never got there; 2 says what is declared now; 1 failed. `remora history`" in str(
+        caught.value
+    )
 
 
 def test_a_second_rollback_goes_further_back() -> None:
     kept = records(config("a"), config("b"), config("c"), config("b", rollback_to=2))
-    assert to_go_back_to(kept, 0).number == 1
+    assert before_present(kept, {}).number == 1
 
 
 def test_after_a_rollback_the_next_goes_to_what_that_brought_back() -> None:
     kept = records(config("a"), config("bad"), config("a", rollback_to=1), config("worse"))
-    assert to_go_back_to(kept, 0).number == 1
+    assert before_present(kept, {}).number == 1
 
 
 def test_a_deletion_of_what_is_declared_is_a_release_to_go_back_from_and_to() -> None:
@@ -84,13 +111,13 @@ def test_a_deletion_of_what_is_declared_is_a_release_to_go_back_from_and_to() ->
     first, second = told(kept)
     assert (first.in_effect, second.in_effect) == (False, True)
     assert json.loads(second.said) == {"deleted": ["b"], "applications": [{"name": "a"}]}
-    assert to_go_back_to(kept, 0) == kept[0]
+    assert before_present(kept, {}) == kept[0]
     kept = records(*(each.event for each in kept), config("a", "c"))
-    back = again(to_go_back_to(kept, 0))
+    back = again(before_present(kept, {}))
     assert isinstance(back, ev.ConfigSubmitted)
     assert ([app.name for app in back.applications], back.rollback_to) == (["a"], 2)
     kept = records(*(each.event for each in kept), back)
-    assert to_go_back_to(kept, 0).number == 1
+    assert before_present(kept, {}).number == 1
 
 
 def test_a_deletion_of_what_a_program_took_over_declares_nothing() -> None:
@@ -109,9 +136,9 @@ def test_a_named_one_may_be_anything_that_deployed() -> None:
 
 def test_there_may_be_none() -> None:
     with pytest.raises(ReleaseError, match="No config was deployed"):
-        to_go_back_to([], 0)
+        before_present([], {})
     with pytest.raises(ReleaseError, match="no config before release 1"):
-        to_go_back_to(records(config("a")), 0)
+        before_present(records(config("a")), {})
 
 
 def test_what_is_asked_for_again_says_where_it_comes_from() -> None:
