@@ -4,7 +4,7 @@ Frozen structs grouped by who reads them. Python keywords, files, flags, the sta
 the wire derive from these definitions. Defaults are those of Ray Serve unless the field says
 why not. Checks live in `__post_init__`, so no value that breaks a rule ever exists.
 
-What a user writes in a decorator is turned into these structs by `options.py`.
+What a user writes in a decorator is turned into these structs by `options/deployment.py`.
 """
 
 from __future__ import annotations

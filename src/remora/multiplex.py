@@ -1,7 +1,7 @@
 """`@multiplexed`: many models on one replica, loaded when they are asked for.
 
 The decorator checks what it is given and makes a `ModelLoader` for each object (of a method) or
-for the function; `model_loader` does the work.
+for the function; `models/loader.py` does the work.
 """
 
 from __future__ import annotations

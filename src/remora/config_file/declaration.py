@@ -5,7 +5,7 @@
 there can be written in a file without a word here.
 
 Rules: pure; reads no file. Every problem is collected with the path that leads to it, so that the
-one who reads files can name lines (`config_file.py`), and a REST client is told all of them at once.
+one who reads files can name lines (`read.py`), and a REST client is told all of them at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The JSON Schema of a config file, for editors and other tools.
 
-Rules: pure; derived from the lists of keys in `declaration.py` and from the types in `options.py`.
+Rules: pure; derived from the lists of keys in `declaration.py` and from the types in `options/`.
 """
 
 from __future__ import annotations

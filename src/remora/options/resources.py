@@ -125,7 +125,7 @@ class GangSchedulingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 class RuntimeEnv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the process of a replica finds beside the packages and folders of the instance.
 
-    Made from the dict `runtime_env` of `ray_actor_options` (`runtime_env.py`); its environment
+    Made from the dict `runtime_env` of `ray_actor_options` (`options/runtime_env.py`); its environment
     variables are `DeploymentConfig.env_vars`.
     """
 
