@@ -159,19 +159,23 @@ async def test_a_simulation_of_the_same_load_has_the_same_latencies(shared: Inst
             await told.remote(took)
             return time.monotonic() - asked
 
-        tasks = []
+        tasks, lateness = [], []
         for at, took in requests:
             await asyncio.sleep(max(0.0, began + at - time.monotonic()))
+            lateness.append(time.monotonic() - began - at)
             tasks.append(asyncio.create_task(one(took)))
         live = sorted(await asyncio.gather(*tasks))
+    # What a machine that others use as well adds, at each of the places where somebody waits.
+    late_s = 3 * quantile(sorted(lateness), 0.9)
     (found,) = simulate(
         [Simulated("Told", scaled.config, Recorded(requests), Service(start_s=0.3))],
         # All of them end, as they did.
         length_s=60,
     )
     assert found.peak > 3
-    assert found.latency_s(0.5) == pytest.approx(quantile(live, 0.5), rel=0.2)
-    assert found.latency_s(0.99) == pytest.approx(quantile(live, 0.99), rel=0.2)
+    for part in (0.5, 0.99):
+        expected = quantile(live, part)
+        assert found.latency_s(part) == pytest.approx(expected, abs=0.2 * expected + late_s)
 
 
 @serve.deployment
