@@ -35,6 +35,7 @@ from remora.config import grpc_options as _grpc_options
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
+from remora.core.status_text import awaited, failure_text
 from remora.current import (
     begin,
     begin_local_testing,
@@ -49,7 +50,7 @@ from remora.deployment import Application
 from remora.errors import ConfigError, DeployError, NotSupportedYetError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.home import Home
-from remora.instance import Instance, awaited, failure_text
+from remora.instance import Instance
 from remora.options.logging import LoggingConfig, with_absolute_folder
 from remora.options.logging import logging_config as _logging_config
 from remora.options.resources import AS_FOUND, MachineOptions, machine_options

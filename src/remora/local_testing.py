@@ -28,7 +28,8 @@ import msgspec
 from remora.config import DeploymentConfig
 from remora.errors import InstanceError
 from remora.home import Home
-from remora.instance import EXIT_LIMIT_S, Instance
+from remora.instance import Instance
+from remora.instance.processes import EXIT_LIMIT_S
 
 if TYPE_CHECKING:
     from remora.wire.control import ApplicationSpec, ApplicationStatus

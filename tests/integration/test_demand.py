@@ -260,12 +260,12 @@ async def test_a_router_reports_nothing_that_nobody_wants(
 ) -> None:
     reports = []
     async with ControlClient(instance.home) as client:
-        from remora.router import demand
+        from remora.router import demand_report
 
         async def noted(_channel: object, method: str, *_: object) -> None:
             reports.append(method)
 
-        monkeypatch.setattr(demand, "call_control", noted)
+        monkeypatch.setattr(demand_report, "call_control", noted)
         await client.deploy([app("default", deployment())])
         await running(client)
         waiting = request(caller)

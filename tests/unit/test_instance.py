@@ -14,11 +14,10 @@ import pytest
 from remora.engine.launch import Owner
 from remora.errors import InstanceError
 from remora.home import Home
-from remora.instance import Instance, failure_text
+from remora.instance import Instance
 from remora.wire.control import (
     ApplicationSpec,
     ApplicationStatus,
-    DeploymentStatus,
     InstanceStatus,
 )
 
@@ -26,39 +25,6 @@ T = TypeVar("T")
 
 #: Above what the kernel hands out.
 NO_PROCESS = 2**22 + 1
-
-
-def failed(message: str, app_message: str = "") -> ApplicationStatus:
-    deployment = DeploymentStatus(
-        name="D",
-        status="DEPLOY_FAILED",
-        status_trigger="REPLICA_STARTUP_FAILED",
-        message=message,
-        target_num_replicas=1,
-        replica_states={},
-    )
-    return ApplicationStatus(
-        name="a",
-        status="DEPLOY_FAILED",
-        message=app_message,
-        route_prefix="/",
-        last_deployed_time_s=0.0,
-        deployments={"D": deployment},
-    )
-
-
-def test_a_failure_shows_the_traceback_once() -> None:
-    trace = "Traceback …\nValueError: no model"
-    for app in (failed(trace), failed(trace, f"Deployment D: {trace}")):
-        assert failure_text(app).count("ValueError: no model") == 1
-
-
-def test_a_failure_tells_the_applications_own_reason_too() -> None:
-    assert failure_text(failed("no memory", "gave up")).splitlines() == ["gave up", "D: no memory"]
-
-
-def test_a_failure_without_a_reason_points_to_the_logs() -> None:
-    assert "logs" in failure_text(failed(""))
 
 
 class FakeController:

@@ -23,9 +23,10 @@ from remora.config import ProxyLocation, gRPCOptions, nearest
 from remora.config_file import declaration
 from remora.config_file import read as config_file
 from remora.config_file.declaration import DeployConfig
+from remora.core.status_text import failure_text
 from remora.current import refuse_other_options
 from remora.errors import ConfigError
-from remora.instance import Instance, failure_text
+from remora.instance import Instance
 from remora.types import DEFAULT_APP_NAME
 from remora.wire.control import ApplicationStatus, ConfigRequest, InstanceStatus, Surroundings
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from remora.instance import TROUBLE, awaited
+from remora.core.status_text import TROUBLE, awaited
 from remora.wire.control import ApplicationStatus, DeploymentStatus
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import msgspec
 
 from remora.cli.errors import CommandError
 from remora.config import nearest
-from remora.instance import own_message
+from remora.core.status_text import own_message
 from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
 
 if TYPE_CHECKING:

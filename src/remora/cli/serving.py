@@ -24,8 +24,9 @@ from remora.cli.reload import edits, forget_modules
 from remora.cli.report import address
 from remora.cli.run import RunOptions
 from remora.cli.target import Target, load
+from remora.core.status_text import failure_text
 from remora.errors import RemoraError
-from remora.instance import Instance, failure_text
+from remora.instance import Instance
 from remora.wire.control import ApplicationSpec, ApplicationStatus
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from remora.home import Home
 from remora.observe.background import run_beside
 from remora.observe.routing_counts import RoutingRow, routing_families
 from remora.router.callees import CalleeReporter
-from remora.router.demand import DemandReporter
+from remora.router.demand_report import DemandReporter
 from remora.router.metrics import ProcessMetrics
 from remora.router.reconnect import waits
 from remora.router.router import Router

@@ -1,0 +1,215 @@
+"""The processes of one instance, as a program outside of it sees them: begun, waited for, ended.
+
+Rules: prints nothing, holds no module-level state, and never asks the controller. Modules that need
+an event loop are imported when they are first used: a command launches the supervisor before it
+pays for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from typing import Self
+
+from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
+from remora.engine import launch as local
+from remora.engine.launch import Launch, Owner, find_owner, left_behind
+from remora.home import Home
+from remora.options.logging import LoggingConfig
+from remora.options.resources import AS_FOUND, MachineOptions
+from remora.wire.grpc import GrpcSetup, digest
+
+#: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
+START_LIMIT_S = 60.0
+#: Seconds that an instance has to end by itself before it is killed.
+EXIT_LIMIT_S = 10.0
+
+
+class InstanceProcesses:
+    """The processes of an instance that ran already, or that this program launched."""
+
+    #: All of it is inside this process (`local_testing`).
+    is_local_testing = False
+
+    def __init__(
+        self,
+        home: Home,
+        launched: Launch | None,
+        owner: Owner | None,
+        http: HTTPOptions | None = None,
+        grpc: GrpcSetup | None = None,
+        engine: str = "local",
+    ) -> None:
+        """Take hold of an instance; `find` and `launch` are the usual ways.
+
+        Args:
+            home: its state folder.
+            launched: the supervisor that this program started; None: somebody else did.
+            owner: who holds the folder, if somebody else does.
+            http: what it was launched with; None: that is not known.
+            grpc: what it was launched with for gRPC.
+            engine: that it was launched on.
+        """
+        self.home = home
+        self.engine = engine if owner is None else owner.engine
+        self.http = http
+        #: What its machine was said to have; None: that is not known.
+        self.machine: MachineOptions | None = None
+        self._grpc = grpc
+        self._launched = launched
+        self._owner = owner
+        self._launcher_pid = os.getpid()
+
+    @classmethod
+    def find(cls, home: Home) -> Self | None:
+        """Find the instance of a state folder; None: none runs there."""
+        owner = find_owner(home)
+        return None if owner is None else cls(home, None, owner)
+
+    @classmethod
+    def launch(
+        cls,
+        home: Home,
+        http: HTTPOptions,
+        *,
+        bound: bool,
+        grpc: GrpcSetup | None = None,
+        machine: MachineOptions = AS_FOUND,
+        engine: EngineOptions = LOCAL_ENGINE,
+        admin: AdminOptions = ADMIN,
+        logging: LoggingConfig | None = None,
+    ) -> Self:
+        """Launch one without waiting for it.
+
+        Args:
+            home: its state folder.
+            http: the front door.
+            bound: True: it ends with this process, however that ends.
+            grpc: the front door for gRPC; None: there is none.
+            machine: what this machine is said to have.
+            engine: what runs its processes.
+            admin: where the REST API listens.
+            logging: how its processes log; None: the defaults.
+
+        Raises:
+            InstanceError: no process can be started here.
+            ModuleNotFoundError: the engine is not installed.
+        """
+        require_engine(engine.engine)
+        launched = local.launch(
+            home,
+            http,
+            bound,
+            grpc=grpc,
+            machine=machine,
+            engine=engine,
+            admin=admin,
+            logging=logging,
+        )
+        made = cls(home, launched, None, http, grpc, engine.engine)
+        made.machine = machine
+        return made
+
+    # ---------------------------------------------------------------------- its processes
+
+    @property
+    def joined(self) -> bool:
+        """Somebody else launched it; of one in a cluster that is known once it is ready."""
+        return self._launched is None or self._launched.joined
+
+    @property
+    def pid(self) -> int:
+        """Of its supervisor."""
+        return self._launched.pid if self._launched is not None else self._known_owner.pid
+
+    @property
+    def _known_owner(self) -> Owner:
+        assert self._owner is not None
+        return self._owner
+
+    def wait_ready(self) -> str:
+        """Wait until it is up; return the URL of its front door, empty without one.
+
+        Raises:
+            InstanceError: it cannot come up; says why and what to do.
+        """
+        if self._launched is not None:
+            return self._launched.wait_ready(START_LIMIT_S).http_url
+        return self._known_owner.http_url
+
+    @property
+    def grpc_address(self) -> str:
+        """`host:port` where it serves gRPC, once it is ready; empty without."""
+        if self._launched is not None:
+            return self._launched.wait_ready(START_LIMIT_S).grpc_address
+        return self._known_owner.grpc_address
+
+    @property
+    def grpc_digest(self) -> str:
+        """Tells its gRPC setup from others; empty without gRPC."""
+        return digest(self._grpc) if self._launched is not None else self._known_owner.grpc_digest
+
+    def is_alive(self) -> bool:
+        """Its supervisor runs."""
+        if self._launched is not None:
+            return not self._launched.wait_gone(0.0)
+        owner = find_owner(self.home)
+        return owner is not None and owner.pid == self._known_owner.pid
+
+    async def wait_gone(self) -> None:
+        """Wait until its supervisor has ended."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        # A pidfd becomes readable when its process ends.
+        loop.add_reader(fd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        if self._launched is not None:
+            # Our child: the kernel keeps what is left of it until somebody asks.
+            self._launched.wait_gone(0.0)
+
+    def was_killed(self) -> bool:
+        """Say of one that has ended whether it was killed; False: it ended in good order."""
+        left = left_behind(self.home)
+        return left is not None and left.pid == self.pid
+
+    def force_end(self, timeout_s: float = EXIT_LIMIT_S) -> None:
+        """End it without asking its controller; kill it after `timeout_s`.
+
+        A process that was forked off the launching one leaves it alone.
+        """
+        if self._launched is None:
+            local.end(self._known_owner, timeout_s)
+        elif os.getpid() == self._launcher_pid:
+            self._launched.end(timeout_s)
+
+    def abandon(self) -> None:
+        """Let go of it; returns when it has ended, if it is bound to this process."""
+        if self._launched is not None:
+            self._launched.abandon()
+
+    def release(self) -> None:
+        """Let go of it: a bound instance ends, another one stays."""
+        if self._launched is not None:
+            self._launched.release()
+
+
+def require_engine(engine: str) -> None:
+    """See that an engine is installed, before anything is started.
+
+    Raises:
+        ModuleNotFoundError: it is not; says how to install it.
+    """
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ModuleNotFoundError(
+            "The engine 'ray' needs Ray, which is not installed: pip install 'remora[ray]'.",
+            name="ray",
+        )
