@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from remora.core.grpc_status import GrpcCode, clip, code_of, details_of
 from remora.errors import USER_ERRORS, RemoraError, gRPCStatusError
 from remora.grpc_util import GrpcContext, gRPCInputStream
-from remora.observe.tracebacks import has_user_frames
+from remora.observe.tracebacks import has_user_frames, user_traceback
 from remora.replica.grpc_messages import parser, serialize
+from remora.replica.methods import MethodKind, UserMethod
 from remora.replica.requests import RequestRunner
 from remora.replica.sync_stream import iterate_in_thread
-from remora.replica.user_code import MethodKind, UserMethod, user_traceback
 from remora.replica.work import Work
 from remora.wire.codec import pack
 from remora.wire.messages import Envelope, FrameKind, GrpcEnd, GrpcHead
@@ -54,7 +54,7 @@ class GrpcRequests:
             traceparent=envelope.trace_context,
         )
         try:
-            method = self._runner.code.method(envelope.method)
+            method = self._runner.code.methods.find(envelope.method)
             argument = _argument(work, head, method)
             kwargs = {"grpc_context": rpc} if method.takes_grpc_context else {}
             result = await self._runner.run(method, (argument,), kwargs)

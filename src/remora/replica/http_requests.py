@@ -12,10 +12,12 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import USER_ERRORS, RemoraError
+from remora.observe.tracebacks import user_traceback
 from remora.replica.http_values import to_reply
+from remora.replica.methods import MethodKind
 from remora.replica.requests import RequestRunner, path_of
 from remora.replica.sync_stream import iterate_in_thread
-from remora.replica.user_code import MethodKind, UserCode, user_traceback
+from remora.replica.user_code import UserCode
 from remora.replica.work import Work
 from remora.wire.codec import pack
 from remora.wire.framing import octets
@@ -67,10 +69,10 @@ class HttpRequests:
 
     async def _plain(self, code: UserCode, work: Work) -> None:
         envelope = work.envelope
-        method = code.method("__call__")
+        method = code.methods.find("__call__")
         args: tuple[Any, ...] = ()
         scope = None
-        if code.num_http_parameters:
+        if code.methods.num_http_parameters:
             scope = self._scope(envelope)
             request = self._request_class(scope, work.receive)
             if method.kind in (MethodKind.SYNC, MethodKind.GENERATOR):

@@ -19,10 +19,12 @@ from remora.context import DeploymentActorContext, GangContext, ReplicaContext, 
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
 from remora.observe.replica_counts import batch_families, model_families
+from remora.observe.tracebacks import user_traceback
+from remora.replica.construction import construct
 from remora.replica.promises import promises_of
 from remora.replica.self_report import SelfReport
 from remora.replica.surroundings import Place
-from remora.replica.user_code import UserCode, user_traceback
+from remora.replica.user_code import UserCode
 from remora.transport.control import ControlHandler
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
@@ -106,7 +108,7 @@ class Life:
         context.held_models.tell = self._tell_models
         place.enter(context)
         try:
-            code = replica.code = await UserCode.construct(spec)
+            code = replica.code = await construct(spec)
             await self._report.begin(code, spec.config.request_router_config)
         except RemoraError:
             raise

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from remora.observe.tracebacks import user_traceback
-from remora.replica.user_code import MethodKind, UserCode
+from remora.replica.methods import MethodKind
+from remora.replica.user_code import UserCode
 from remora.types import Seconds
 
 T = TypeVar("T")

@@ -15,11 +15,12 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import USER_ERRORS, RemoraError, RemoteError, RequestCancelledError, RequestError
-from remora.observe.tracebacks import has_user_frames
+from remora.observe.tracebacks import has_user_frames, user_traceback
 from remora.replica.inbound import Inbound
+from remora.replica.methods import MethodKind, UserMethod
 from remora.replica.sync_stream import iterate_in_thread
 from remora.replica.threads import wait_ended
-from remora.replica.user_code import MethodKind, UserCode, UserMethod, user_traceback
+from remora.replica.user_code import UserCode
 from remora.replica.work import Work
 from remora.request_context import RequestContext, current
 from remora.transport.errors import encode_error
@@ -60,7 +61,7 @@ class RequestRunner:
         """Run a method with one answer."""
         context = self.enter(envelope, connection.task_of(number))
         try:
-            method = self.code.method(envelope.method)
+            method = self.code.methods.find(envelope.method)
             args, kwargs = _arguments(envelope, body, inbound)
             body = b""
             # Not by way of `run`: a coroutine less for every request.
@@ -87,7 +88,7 @@ class RequestRunner:
         envelope = work.envelope
         context = self.enter(envelope, work.task)
         try:
-            method = self.code.method(envelope.method)
+            method = self.code.methods.find(envelope.method)
             args, kwargs = _arguments(envelope, work.body, work.inbound)
             work.body = b""
             await self._send_items(work, await self._begin_stream(method, args, kwargs))

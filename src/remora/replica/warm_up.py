@@ -13,7 +13,8 @@ from typing import Any
 
 from remora.errors import ReplicaStartError
 from remora.options.warmup import WarmupRequest
-from remora.replica.user_code import MethodKind, UserCode, in_thread
+from remora.replica.methods import MethodKind, in_thread
+from remora.replica.user_code import UserCode
 
 #: Of an answer that says what went wrong.
 _SHOWN_BYTES = 300
@@ -40,7 +41,7 @@ async def warm_up(code: UserCode, examples: tuple[WarmupRequest, ...], root_path
 
 
 async def _run(code: UserCode, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    method = code.method(name)
+    method = code.methods.find(name)
     if method.kind is MethodKind.SYNC:
         return await in_thread(method.function, *args, **kwargs)
     if method.kind is MethodKind.ASYNC:
@@ -63,7 +64,7 @@ async def _ask(code: UserCode, example: WarmupRequest, root_path: str) -> None:
         await code.asgi_app(exchange.scope, exchange.receive, exchange.send)
     else:
         args = []
-        if code.num_http_parameters:
+        if code.methods.num_http_parameters:
             from starlette.requests import Request
 
             request = Request(exchange.scope, exchange.receive)

@@ -10,9 +10,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import USER_ERRORS
+from remora.observe.tracebacks import user_traceback
 from remora.replica.http_requests import scope_of
 from remora.replica.requests import RequestRunner
-from remora.replica.user_code import UserCode, user_traceback
+from remora.replica.user_code import UserCode
 from remora.replica.websocket_work import ClientGoneError, WebSocketWork
 from remora.wire.codec import pack
 from remora.wire.messages import PLAIN_TEXT, Envelope, FrameKind, HttpStart, WebSocketClose

@@ -22,7 +22,7 @@ from remora.wire.messages import CallKind, Envelope, HttpHead, Promises
 
 async def promises(cls: type) -> Promises:
     code = UserCode(DeploymentID("D"), cls())
-    await code._start_asgi_app()
+    await code.start_asgi_app()
     found = promises_of(code)
     await code.destroy()
     return unpack(pack(found), Promises)

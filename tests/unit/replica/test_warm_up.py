@@ -15,6 +15,7 @@ from remora.config import DeploymentConfig
 from remora.errors import ConfigError, ReplicaStartError
 from remora.ingress import ingress
 from remora.options.deployment import deployment_config
+from remora.replica.construction import construct
 from remora.replica.user_code import UserCode
 
 __all__ = ["LOG"]
@@ -27,7 +28,7 @@ def _empty_log() -> None:
 
 async def start(target: Any, *examples: dict[str, Any]) -> UserCode:
     config = deployment_config({"warmup_requests": list(examples)})
-    return await UserCode.construct(spec_of(target, config=config))
+    return await construct(spec_of(target, config=config))
 
 
 class Warm:
@@ -45,7 +46,7 @@ class Warm:
 
 
 async def test_the_hook_runs_after_the_config_and_before_the_first_health_check() -> None:
-    await UserCode.construct(spec_of(Warm, config=DeploymentConfig(user_config=1)))
+    await construct(spec_of(Warm, config=DeploymentConfig(user_config=1)))
     assert LOG == ["constructed", "configured", "warm", "healthy"]
 
 
@@ -60,8 +61,8 @@ class NotMeant:
 
 
 async def test_a_hook_may_be_async_and_one_with_arguments_is_none() -> None:
-    await UserCode.construct(spec_of(AsyncWarm))
-    await UserCode.construct(spec_of(NotMeant))
+    await construct(spec_of(AsyncWarm))
+    await construct(spec_of(NotMeant))
     assert LOG == [2]
 
 
@@ -72,7 +73,7 @@ class Cold:
 
 async def test_a_hook_that_raises_fails_the_start_with_its_traceback() -> None:
     with pytest.raises(ReplicaStartError, match="the warm-up failed") as caught:
-        await UserCode.construct(spec_of(Cold))
+        await construct(spec_of(Cold))
     assert 'raise ValueError("no kernel for this GPU")' in str(caught.value)
 
 
@@ -161,7 +162,7 @@ async def test_routes_of_an_app_are_asked_below_its_prefix() -> None:
         {"warmup_requests": [{"path": "/orders/7", "method": "POST", "json": {"a": 1}}]}
     )
     spec = spec_of(Routes, config=config)
-    await UserCode.construct(spec)
+    await construct(spec)
     assert LOG == [(7, {"a": 1})]
 
 
