@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from remora.build.deploying import announce, delete_all, deploy_all
 from remora.build.graph import build, check_route_prefix, check_target
 from remora.calls.lookup import (
     forget_handles,
@@ -35,7 +35,6 @@ from remora.config import grpc_options as _grpc_options
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
-from remora.core.status_text import awaited, failure_text
 from remora.current import (
     begin,
     begin_local_testing,
@@ -47,7 +46,7 @@ from remora.current import (
     wait_ready,
 )
 from remora.deployment import Application
-from remora.errors import ConfigError, DeployError, NotSupportedYetError, RemoraError
+from remora.errors import ConfigError, NotSupportedYetError, RemoraError
 from remora.handle import DeploymentHandle
 from remora.home import Home
 from remora.instance import Instance
@@ -58,7 +57,7 @@ from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
 if TYPE_CHECKING:
-    from remora.wire.control import ApplicationSpec, ApplicationStatus
+    pass
 
 __all__ = [
     "ReplicaContext",
@@ -80,10 +79,6 @@ _log = logging.getLogger("remora")
 
 _D = TypeVar("_D")
 
-#: Seconds after which `run` says what it waits for.
-SLOW_AFTER_S = 5.0
-#: Seconds that `delete` waits for an application to be gone.
-DELETE_LIMIT_S = 60.0
 _LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
 _START = (
     "proxy_location",
@@ -203,12 +198,9 @@ def run_many(
         )
         for one in targets
     ]
+    deploy_all(instance, specs, wait=wait_for_applications_running)
     try:
-        wait_for(instance, lambda i: _deploy(i, specs, wait_for_applications_running))
-    finally:
-        note_change()
-    try:
-        _announce(specs, wait_ready(instance), aloud=blocking)
+        announce(specs, wait_ready(instance), aloud=blocking)
         if blocking:
             _stay(instance)
     except KeyboardInterrupt:
@@ -241,48 +233,6 @@ def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
         raise NotSupportedYetError(field, value, advice)
 
 
-async def _deploy(instance: Instance, specs: list[ApplicationSpec], wait: bool) -> None:
-    """Deploy, and return when it is accepted, or with `wait` when everything runs."""
-    waiting = {spec.name for spec in specs} if wait else set()
-    latest: dict[str, ApplicationStatus] = {}
-    loop = asyncio.get_running_loop()
-    slow = loop.call_later(SLOW_AFTER_S, lambda: _tell_slow(waiting, latest))
-    async with aclosing(instance.deploy(specs)) as reports:
-        async for report in reports:
-            latest.update(report)
-            for name in waiting & report.keys():
-                app = report[name]
-                if app.status == "DEPLOY_FAILED" or app.failure:
-                    raise DeployError(f"Deploying application {name} failed: {failure_text(app)}")
-                if app.status == "RUNNING":
-                    waiting.discard(name)
-            if not waiting:
-                slow.cancel()
-                return
-
-
-def _tell_slow(waiting: set[str], latest: dict[str, ApplicationStatus]) -> None:
-    """Say once what applications wait for, where a script shows warnings: on stderr."""
-    for name in sorted(waiting & latest.keys()):
-        reasons = [
-            f"{one.name}: {awaited(one) or one.message}"
-            for one in latest[name].deployments.values()
-            if one.status != "HEALTHY"
-        ]
-        _log.warning(
-            "Application %r is not ready after %g s. %s", name, SLOW_AFTER_S, " ".join(reasons)
-        )
-
-
-def _announce(specs: list[ApplicationSpec], url: str, *, aloud: bool) -> None:
-    for spec in specs:
-        where = f" at {url}{spec.route_prefix}" if url and spec.route_prefix else ""
-        _log.info("Application %r runs%s.", spec.name, where)
-        if aloud:
-            # Nothing is returned that could be asked, and without it the program says nothing.
-            print(f"Application {spec.name!r} is ready{where or '.'}", flush=True)  # noqa: T201
-
-
 def _stay(instance: Instance) -> None:
     """Wait until the instance ends. Ctrl-C comes out of here."""
     wait_for(instance, Instance.wait_gone)
@@ -292,27 +242,9 @@ def _stay(instance: Instance) -> None:
 def _end_stay(instance: Instance, names: list[str]) -> None:
     """End what a blocking call has started: all of it, or in a joined instance its part."""
     if instance.joined:
-        _delete(instance, names)
+        delete_all(instance, names)
     else:
         shutdown()
-
-
-def _delete(instance: Instance, names: list[str]) -> None:
-    """Delete applications and wait until they are gone."""
-
-    async def deleted(instance: Instance) -> None:
-        await instance.delete(names)
-        await asyncio.wait_for(instance.wait_deleted(names), DELETE_LIMIT_S)
-
-    try:
-        wait_for(instance, deleted)
-    except TimeoutError:
-        raise TimeoutError(
-            f"Applications {', '.join(names)} are not gone after {DELETE_LIMIT_S:g}s; they finish "
-            "their ongoing requests. `remora status` shows how far they are."
-        ) from None
-    finally:
-        note_change()
 
 
 def start(
@@ -476,7 +408,7 @@ def delete(name: str, _blocking: bool = True) -> None:
     instance = require_instance()
     forget_handles_of(name)
     if _blocking:
-        _delete(instance, [name])
+        delete_all(instance, [name])
     else:
         wait_for(instance, lambda i: i.delete([name]))
         note_change()

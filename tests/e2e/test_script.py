@@ -179,8 +179,8 @@ def test_a_blocking_run_ends_with_ctrl_c(remora_home: Path) -> None:
 def test_a_slow_deploy_says_why_it_waits_and_a_blocking_one_where_it_is(remora_home: Path) -> None:
     done = run_script(
         """
-import remora.api, signal
-remora.api.SLOW_AFTER_S = 1.0
+import remora.build.deploying, signal
+remora.build.deploying.SLOW_AFTER_S = 1.0
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 
 class Watched:
