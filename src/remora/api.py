@@ -52,6 +52,7 @@ from remora.home import Home
 from remora.instance import Instance
 from remora.options.logging import LoggingConfig, with_absolute_folder
 from remora.options.logging import logging_config as _logging_config
+from remora.options.node import NodeOptions
 from remora.options.resources import AS_FOUND, MachineOptions, machine_options
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
@@ -93,6 +94,7 @@ _START = (
     "resources",
     "labels",
     "admin_options",
+    "node_options",
 )
 
 
@@ -263,6 +265,7 @@ def start(
     engine: str | None = None,
     address: str | None = None,
     admin_options: AdminOptions | dict[str, Any] | None = None,
+    node_options: NodeOptions | dict[str, Any] | None = None,
     **unknown: Any,
 ) -> None:
     """Start an instance with these options; on a running one, check that they are its own.
@@ -285,6 +288,7 @@ def start(
             one; None: the environment variable REMORA_ADDRESS, else the one of this machine if
             there is one, else a new one.
         admin_options: where the REST API listens; None: port 8265 of this machine if that is free.
+        node_options: of the connections between the nodes of a cluster; None: plain TCP.
         unknown: refused.
 
     Raises:
@@ -307,6 +311,7 @@ def start(
         engine=engine,
         address=address,
         admin_options=admin_options,
+        node_options=node_options,
         **unknown,
     )
     wait_ready(instance)
@@ -321,6 +326,7 @@ def begin_start(
     engine: str | None = None,
     address: str | None = None,
     admin_options: AdminOptions | dict[str, Any] | None = None,
+    node_options: NodeOptions | dict[str, Any] | None = None,
     logging_config: dict[str, Any] | LoggingConfig | None = None,
     **others: Any,
 ) -> Instance:
@@ -335,6 +341,7 @@ def begin_start(
         engine: see `start`.
         address: see `start`.
         admin_options: see `start`.
+        node_options: see `start`.
         logging_config: see `start`.
         others: as `start`.
 
@@ -371,8 +378,8 @@ def begin_start(
                 "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
             )
     chosen = None
-    if engine is not None or address is not None or proxy_location is not None:
-        chosen = engine_options(engine, address, proxy_location)
+    if any(each is not None for each in (engine, address, proxy_location, node_options)):
+        chosen = engine_options(engine, address, proxy_location, node_options)
     admin = _admin_options(admin_options) if admin_options is not None else None
     return begin(
         http if asked else None, home, grpc, machine, chosen, admin, _logging(logging_config)

@@ -30,6 +30,7 @@ from remora.options.checks import nearest as nearest  # noqa: PLC0414 - found he
 from remora.options.checks import require_json as require_json  # noqa: PLC0414 - found here by users of this module
 from remora.options.checks import require_number as require_number  # noqa: PLC0414 - found here by users of this module
 from remora.options.logging import LoggingConfig
+from remora.options.node import PLAIN, NodeOptions, node_options
 from remora.options.resources import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
 from remora.options.resources import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
 from remora.options.resources import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
@@ -279,12 +280,18 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     address: str = ""
     #: On which nodes of the cluster proxies run.
     proxy_location: str = "EveryNode"
+    #: Of connections between nodes.
+    node: NodeOptions = PLAIN
 
     def __post_init__(self) -> None:
         if self.engine not in ("local", "ray"):
             raise ConfigError("engine", self.engine, "must be 'local' or 'ray'")
         if self.address and self.engine != "ray":
             raise ConfigError("address", self.address, "is of a Ray cluster and needs engine='ray'")
+        if self.node and self.engine != "ray":
+            raise ConfigError(
+                "node_options", self.node, "is for several nodes and needs engine='ray'"
+            )
 
 
 LOCAL_ENGINE = EngineOptions()
@@ -294,6 +301,7 @@ def engine_options(
     engine: str | None = None,
     address: str | None = None,
     location: str | ProxyLocation | None = None,
+    node: NodeOptions | dict[str, Any] | None = None,
 ) -> EngineOptions:
     """Make the options from what a user says; the environment variable `REMORA_ADDRESS` may add.
 
@@ -301,15 +309,21 @@ def engine_options(
         engine: `local` or `ray`; None: Ray if there is an address of a cluster.
         address: see `EngineOptions`; None: as the environment says.
         location: of proxies; None: every node.
+        node: of connections between nodes; None: plain TCP.
 
     Raises:
-        ConfigError: no such engine, or an address without Ray.
+        ConfigError: no such engine, or what is of a cluster without Ray.
     """
     if address is None and engine != "local":
         address = os.environ.get("REMORA_ADDRESS", "")
     chosen = engine or ("ray" if address else "local")
     where = proxy_location(location)
-    return EngineOptions(engine=chosen, address=address or "", proxy_location=where.value)
+    return EngineOptions(
+        engine=chosen,
+        address=address or "",
+        proxy_location=where.value,
+        node=node_options(node).absolute(),
+    )
 
 
 def with_resources(config: DeploymentConfig, defaults: Mapping[str, float]) -> DeploymentConfig:

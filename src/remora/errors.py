@@ -30,6 +30,7 @@
     │   ├── InstanceError       another instance, or none, uses this state folder or port
     │   └── ConnectionLostError the process on the other side of a connection went away
     ├── ProtocolError           the other side does not speak our wire protocol
+    │   └── RefusedError        it does, and takes no connection from here: says why
     └── InternalError           a bug in Remora
 
 A user's own exception is not in this tree: it reaches the caller as its own type, with the
@@ -328,6 +329,10 @@ class ConnectionLostError(EngineError):
 
 class ProtocolError(RemoraError):
     """The other side does not speak our wire protocol, or breaks its rules."""
+
+
+class RefusedError(ProtocolError):
+    """The other side takes no connection from here; its text says why."""
 
 
 class InternalError(RemoraError):

@@ -56,7 +56,7 @@ async def test_junk_closes_its_own_connection_and_no_other(rig: Rig, data: bytes
 
 
 async def test_who_never_greets_is_cut_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remora.transport.listener.HELLO_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("remora.transport.strangers.HELLO_TIMEOUT_S", 0.05)
     node, router = await rig.pair(App)
     for data in (b"", HELLO[:5]):
         reader, writer = await asyncio.open_unix_connection(node.path)

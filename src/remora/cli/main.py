@@ -91,6 +91,14 @@ def _machine_flags(command: Callable[..., None]) -> Callable[..., None]:
 def _engine_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for the engine to a command."""
     for option in (
+        *(
+            click.option(f"--node-ssl-{name}", metavar="FILE", help=f"TLS between nodes: {what}.")
+            for name, what in (
+                ("ca-certs", "PEM file of the authorities of all nodes"),
+                ("keyfile", "PEM file of its key"),
+                ("certfile", "PEM file of the certificate, on each node its own"),
+            )
+        ),
         click.option(
             "--address",
             envvar="REMORA_ADDRESS",
@@ -130,12 +138,23 @@ def _machine(
 
 
 def _engine_options(
-    engine: str | None, address: str | None, location: str | None = None
+    engine: str | None,
+    address: str | None,
+    node_ssl_certfile: str | None,
+    node_ssl_keyfile: str | None,
+    node_ssl_ca_certs: str | None,
+    location: str | None = None,
 ) -> EngineOptions:
     from remora.config import engine_options
+    from remora.options.node import NodeOptions
 
+    node = NodeOptions(
+        ssl_certfile=node_ssl_certfile,
+        ssl_keyfile=node_ssl_keyfile,
+        ssl_ca_certs=node_ssl_ca_certs,
+    )
     # The variable is for those who leave the choice open.
-    return engine_options(engine, None if engine == "local" else address, location)
+    return engine_options(engine, None if engine == "local" else address, location, node)
 
 
 @click.group(
@@ -185,6 +204,9 @@ def run(
     blocking: bool,
     engine: str | None,
     address: str | None,
+    node_ssl_certfile: str | None,
+    node_ssl_keyfile: str | None,
+    node_ssl_ca_certs: str | None,
     grpc_port: int | None,
     grpc_servicer_functions: tuple[str, ...],
     grpc_enable_reflection: bool,
@@ -209,7 +231,9 @@ def run(
             blocking=blocking,
             grpc=_grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection),
             machine=_machine(**machine),
-            engine=_engine_options(engine, address),
+            engine=_engine_options(
+                engine, address, node_ssl_certfile, node_ssl_keyfile, node_ssl_ca_certs
+            ),
         )
     )
 
@@ -239,6 +263,9 @@ def start(
     admin_port: int | None,
     engine: str | None,
     address: str | None,
+    node_ssl_certfile: str | None,
+    node_ssl_keyfile: str | None,
+    node_ssl_ca_certs: str | None,
     grpc_port: int | None,
     grpc_servicer_functions: tuple[str, ...],
     grpc_enable_reflection: bool,
@@ -249,7 +276,9 @@ def start(
     from remora.config import admin_options
 
     grpc = _grpc_options(grpc_port, grpc_servicer_functions, grpc_enable_reflection)
-    chosen = _engine_options(engine, address, proxy_location)
+    chosen = _engine_options(
+        engine, address, node_ssl_certfile, node_ssl_keyfile, node_ssl_ca_certs, proxy_location
+    )
     said = {"host": admin_host, "port": admin_port}
     admin = admin_options({name: value for name, value in said.items() if value is not None})
     start_instance(http_host, http_port, grpc, _machine(**machine), chosen, admin)

@@ -47,6 +47,7 @@ from remora.errors import ConfigFileError
 from remora.options.autoscaling import autoscaling_policy
 from remora.options.checks import require_number
 from remora.options.logging import LoggingConfig, logging_config
+from remora.options.node import NodeOptions, node_options
 from remora.types import DEFAULT_APP_NAME
 
 __all__ = ["DEPLOYMENT_KEYS", "Key", "Path", "Problem"]
@@ -186,6 +187,7 @@ KEYS: dict[str, Key] = {
         {"enum": ["local", "ray"]},
         checked_by(lambda value: EngineOptions(engine=value)),
     ),
+    "node_options": Key("Between the nodes of a cluster.", NodeOptions, checked_by(node_options)),
     "address": Key("Of the Ray cluster: host:port, auto or local.", _TEXT, is_a(str, "text")),
     "logging_config": Key("How everything logs.", LoggingConfig, checked_by(logging_config)),
     "tracing_config": Key("Where traces go.", _OBJECT, later=True),
@@ -253,14 +255,13 @@ def parse(
 
 
 def _engine(given: dict[str, Any]) -> EngineOptions | None:
-    said = [given.get(name) for name in ("engine", "address")]
-    if said == [None, None]:
+    engine, address, node = (given.get(name) for name in ("engine", "address", "node_options"))
+    if engine is None and address is None and not node:
         return None
     # What a file says holds wherever it is read, whatever the environment says.
-    engine, address = said
     chosen = engine or "ray"
     return engine_options(
-        chosen, None if chosen == "local" else address or "", given.get("proxy_location")
+        chosen, None if chosen == "local" else address or "", given.get("proxy_location"), node
     )
 
 

@@ -274,7 +274,11 @@ def launch(
     if engine.engine == "local":
         options["admin"] = msgspec.to_builtins(admin)
     else:
-        options |= {"address": engine.address, "proxy_location": engine.proxy_location}
+        options |= {
+            "address": engine.address,
+            "proxy_location": engine.proxy_location,
+            "node": msgspec.to_builtins(engine.node),
+        }
     try:
         pid = os.posix_spawn(
             sys.executable,

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
-from remora.errors import ConnectionLostError, ProtocolError
+from remora.errors import ConfigError, ConnectionLostError, ProtocolError, RefusedError
 from remora.transport import address as addresses
+from remora.transport import tcp
 from remora.transport.connection import Connection
 from remora.transport.membership import mine
+from remora.transport.secured import NotSecureError, Secured
+from remora.transport.strangers import tell_not_taken
+from remora.types import Seconds
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
 from remora.wire.framing import LARGE_BODY_BYTES, RawFrame
@@ -37,6 +42,8 @@ _SEGMENT = int(FrameKind.SEGMENT)
 _LAST_NUMBER = 2**32 - 1
 #: Above every number.
 _NO_REQUEST = 2**32
+#: A node that is there answers in milliseconds; the kernel would try for two minutes.
+CONNECT_LIMIT_S: Seconds = 5.0
 
 
 class Sink(Protocol):
@@ -227,6 +234,8 @@ class Channel(Connection):
         self._transport = None
         if error is not None:
             self._reason = str(error) or type(error).__name__
+        if isinstance(error, NotSecureError):
+            tell_not_taken(self.peer, self._reason)
         self._end_greeting()
         if self._lending is not None:
             self._lending.on_lost()
@@ -238,7 +247,11 @@ class Channel(Connection):
             sink.on_lost(lost, self._was_not_taken(number))
 
     def _break(self, error: ProtocolError) -> None:
-        self._reason = f"{self.peer} does not speak this wire protocol: {error}"
+        if isinstance(error, RefusedError):
+            self._reason = f"{self.peer} refused it: {error}"
+            tell_not_taken(self.peer, str(error))
+        else:
+            self._reason = f"{self.peer} does not speak this wire protocol: {error}"
         if self._transport is not None:
             self._transport.abort()
 
@@ -285,7 +298,8 @@ async def connect(
         owner: hears of room, goodbye and loss.
 
     Raises:
-        ConnectionLostError: nobody listens there.
+        ConnectionLostError: nobody listens there, nobody answers in time, or not in TLS where this
+            process's node has it.
     """
     membership = mine()
     where = addresses.parse(address, membership.node_id)
@@ -295,11 +309,43 @@ async def connect(
     def make() -> Channel:
         return Channel(address, name, token, owner)
 
+    if where.path is None:
+        return await _connect_far(address, where, make)
     try:
-        if where.path is not None:
-            _, channel = await loop.create_unix_connection(make, where.path)
-        else:
-            _, channel = await loop.create_connection(make, where.host, where.port)
+        _, channel = await loop.create_unix_connection(make, where.path)
     except OSError as error:
         raise ConnectionLostError(f"Nothing answers at {address}: {error}") from error
+    return channel
+
+
+async def _connect_far(
+    address: str, where: addresses.Address, make: Callable[[], Channel]
+) -> Channel:
+    """Connect to another node."""
+    loop = asyncio.get_running_loop()
+    try:
+        tls = mine().tls
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            if tls is None:
+                transport, channel = await loop.create_connection(make, where.host, where.port)
+            else:
+                transport, secured = await loop.create_connection(
+                    lambda: Secured(make, tls.client(), where.host), where.host, where.port
+                )
+                try:
+                    channel = await secured.inner
+                except BaseException:
+                    transport.abort()
+                    raise
+    except TimeoutError:
+        raise ConnectionLostError(
+            f"Nothing answers at {address} within {CONNECT_LIMIT_S:g} s: is that node cut off, or "
+            "does a firewall keep the ports above 1024 between the nodes closed?"
+        ) from None
+    except (ConfigError, NotSecureError) as error:
+        tell_not_taken(address, str(error))
+        raise ConnectionLostError(f"No secure connection to {address}: {error}") from error
+    except OSError as error:
+        raise ConnectionLostError(f"Nothing answers at {address}: {error}") from error
+    tcp.notice_loss(transport.get_extra_info("socket"))
     return channel

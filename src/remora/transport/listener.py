@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import socket
 from collections.abc import Callable
 
 from remora.errors import ProtocolError
+from remora.transport import tcp
 from remora.transport.connection import Connection
+from remora.transport.membership import mine
+from remora.transport.secured import Secured
+from remora.transport.strangers import host_of, tell_refused, waiting
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
+from remora.wire.foreign import ONLY_HERE_PLAIN
 from remora.wire.framing import RawFrame
 from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
 from remora.wire.parcel import Body, Parcel
 
-_log = logging.getLogger("remora.transport")
 _HELLO = int(FrameKind.HELLO)
 _SEGMENT = int(FrameKind.SEGMENT)
-#: A peer that has not greeted after this long is cut off, so silent ones cannot pile up.
-HELLO_TIMEOUT_S = 10.0
 
 
 class ServerConnection(Connection):
@@ -34,7 +35,6 @@ class ServerConnection(Connection):
         super().__init__()
         self._token = token
         self._room: asyncio.Event | None = None
-        self._hello_timer: asyncio.TimerHandle | None = None
         #: Who called, as it introduced itself.
         self.peer_name = "?"
 
@@ -57,8 +57,7 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the peer a limited time to greet."""
         super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        self._hello_timer = loop.call_later(HELLO_TIMEOUT_S, self._refuse, "no HELLO in time")
+        waiting.enter(self)
 
     def data_received(self, data: bytes) -> None:
         """Cut frames and hand them on; junk closes this connection and nothing else."""
@@ -67,10 +66,15 @@ class ServerConnection(Connection):
             if not self._greeted:
                 if not frames:
                     return
-                self._check_hello(frames[0])
+                if not self._takes(frames[0]):
+                    return
                 frames = self._decoder.trust()
         except ProtocolError as error:
-            self._refuse(str(error))
+            if str(error) == ONLY_HERE_PLAIN:
+                # Whatever is said makes the other side see that this one has no TLS.
+                self._turn_away(str(error))
+            else:
+                self.refuse(str(error))
             return
         self._note_pace(frames)
         try:
@@ -82,7 +86,7 @@ class ServerConnection(Connection):
                     continue
                 self.on_frame(frame)
         except ProtocolError as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
 
     def write(
         self,
@@ -136,8 +140,7 @@ class ServerConnection(Connection):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the peer."""
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        waiting.leave(self)
         if self._lending is not None:
             self._lending.on_lost()
         self._transport = None
@@ -148,28 +151,52 @@ class ServerConnection(Connection):
     def _send_own(self, kind: int, body: bytes) -> None:
         self.write(kind, 0, b"", body)
 
-    def _check_hello(self, frame: RawFrame) -> None:
-        hello = read_hello(frame)
+    def _takes(self, frame: RawFrame) -> bool:
+        """Take a greeting; whoever sends one hears why it is not taken."""
+        try:
+            hello = read_hello(frame)
+        except ProtocolError as error:
+            self._turn_away(str(error))
+            return False
         # Who reaches a Unix socket of ours needs no token, and may have one all the same.
         if self._token and not hmac.compare_digest(hello.token.encode(), self._token.encode()):
-            raise ProtocolError("wrong cluster token")
+            self._turn_away(
+                "wrong cluster token: it is of another instance, or of this one before it was "
+                "started again"
+            )
+            return False
         self._greeted = True
         self.peer_name = hello.name
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        waiting.leave(self)
         self.write(_HELLO, 0, pack(Hello(WIRE_VERSION)))
         self.on_greeted()
+        return True
 
-    def _refuse(self, reason: str) -> None:
-        _log.warning("Closed a connection to the wire socket: %s", reason)
+    def _turn_away(self, reason: str) -> None:
+        """Close the connection, and tell the other side why."""
         if self._transport is not None:
+            self.write(_HELLO, 0, pack(Hello(WIRE_VERSION, refused=reason)))
+            tell_refused(host_of(self._transport), reason)
+            self.close()
+
+    def refuse(self, reason: str) -> None:
+        """Close the connection now: the other side would not understand why."""
+        if self._transport is not None:
+            tell_refused(host_of(self._transport), reason)
             self._transport.abort()
 
 
 async def listen(sock: socket.socket, make: Callable[[], ServerConnection]) -> asyncio.Server:
-    """Serve connections on a listening Unix or TCP socket with the protocol `make()`."""
+    """Serve connections on a listening Unix or TCP socket with the protocol `make()`.
+
+    On TCP with TLS, where this process's node has it.
+    """
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         return await loop.create_unix_server(make, sock=sock)
+    # What is accepted takes after the listening socket.
+    tcp.notice_loss(sock)
+    if (tls := mine().tls) is not None:
+        return await loop.create_server(lambda: Secured(make, tls.server()), sock=sock)
     return await loop.create_server(make, sock=sock)

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
 
 from remora.errors import InstanceError
 from remora.home import Home
+from remora.options.node import PLAIN, NodeOptions
+from remora.transport.node_tls import NodeTls
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,21 @@ class Membership:
     Attributes:
         node_id: of the node that it runs on; empty: there is one node.
         token: proves to other nodes that a connection comes from this instance.
+        options: of connections to other nodes.
     """
 
     node_id: str = ""
     token: str = ""
+    options: NodeOptions = PLAIN
+
+    @cached_property
+    def tls(self) -> NodeTls | None:
+        """For connections to other nodes; None: they are plain.
+
+        Raises:
+            ConfigError: its files cannot be used.
+        """
+        return NodeTls(self.options) if self.options else None
 
     def write(self, home: Home) -> None:
         """Leave it in a state folder, for programs of this user on this node."""
@@ -34,7 +50,7 @@ class Membership:
         # Whoever reads meanwhile finds all of the old one or all of the new one.
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.touch(mode=0o600)
-        draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        draft.write_text(json.dumps(msgspec.to_builtins(self)), encoding="utf-8")
         draft.replace(path)
 
 
@@ -61,7 +77,8 @@ def join_by_folder(home: Home) -> None:
     path = home.membership_file
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        join(Membership(str(found["node_id"]), str(found["token"])))
+        options = msgspec.convert(found.get("options", {}), NodeOptions)
+        join(Membership(str(found["node_id"]), str(found["token"]), options))
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 from pathlib import Path
+from typing import Protocol
 
 from remora.config import HTTPOptions
 from remora.errors import ConfigError
@@ -21,6 +22,22 @@ _log = logging.getLogger("remora.tls")
 #: How often the files are looked at. Certificates are renewed days before they expire, and a
 #: look is a few `stat` calls: on a mounted secret or a network file system nothing else tells.
 LOOK_EVERY_S: Seconds = 2.0
+
+
+class Files(Protocol):
+    """Options that name the files."""
+
+    @property
+    def ssl_certfile(self) -> str | None:
+        """The certificate, with its chain."""
+
+    @property
+    def ssl_keyfile(self) -> str | None:
+        """Its key."""
+
+    @property
+    def ssl_ca_certs(self) -> str | None:
+        """The authorities that the other side's certificate must come from."""
 
 
 def server_context(options: HTTPOptions, whose: str = "http_options") -> ssl.SSLContext | None:
@@ -40,12 +57,22 @@ def server_context(options: HTTPOptions, whose: str = "http_options") -> ssl.SSL
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    _load(context, options, whose)
+    load(context, options, whose, options.ssl_keyfile_password or "")
     return context
 
 
-def _load(context: ssl.SSLContext, options: HTTPOptions, whose: str) -> None:
-    """Put the files' present content into a fresh context."""
+def load(context: ssl.SSLContext, options: Files, whose: str, password: str = "") -> None:
+    """Put the files' present content into a fresh context.
+
+    Args:
+        context: takes it.
+        options: name the files.
+        whose: what the user calls these options.
+        password: of an encrypted key.
+
+    Raises:
+        ConfigError: a file is missing, unreadable or not what it should be; says which.
+    """
     assert options.ssl_certfile is not None
     for field in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
         path = getattr(options, field)
@@ -56,7 +83,6 @@ def _load(context: ssl.SSLContext, options: HTTPOptions, whose: str) -> None:
         except OSError as error:
             raise _refused(whose, field, path, f"it cannot be read: {error.strerror}") from None
     # With a function OpenSSL never asks on the terminal.
-    password = options.ssl_keyfile_password or ""
     try:
         context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, lambda: password)
     except (ssl.SSLError, ValueError, OSError) as error:
@@ -131,7 +157,7 @@ class ReloadingContext:
         return stamps_of(self._options)
 
 
-def stamps_of(options: HTTPOptions) -> tuple[tuple[int, int, int], ...]:
+def stamps_of(options: Files) -> tuple[tuple[int, int, int], ...]:
     """What changes when one of the files does."""
     stamps = []
     for path in (options.ssl_certfile, options.ssl_keyfile, options.ssl_ca_certs):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from remora.errors import ProtocolError
+from remora.errors import ProtocolError, RefusedError
 from remora.wire.framing import RawFrame
 from remora.wire.messages import (
     WIRE_VERSION,
@@ -52,10 +52,13 @@ def read_hello(frame: RawFrame) -> Hello:
 
     Raises:
         ProtocolError: it is no greeting, or one of another version.
+        RefusedError: it is a refusal.
     """
     if frame[0] != FrameKind.HELLO:
         raise ProtocolError(f"the first frame is of kind {frame[0]}, not HELLO")
     hello = unpack(frame[4], Hello)
+    if hello.refused:
+        raise RefusedError(hello.refused)
     if hello.version != WIRE_VERSION:
         raise ProtocolError(
             f"{hello.name or 'the peer'} speaks version {hello.version}, this process "

@@ -15,6 +15,7 @@ import struct
 from typing import NamedTuple
 
 from remora.errors import ProtocolError
+from remora.wire.foreign import describe
 from remora.wire.messages import FrameKind
 from remora.wire.parcel import Body
 
@@ -155,8 +156,11 @@ class FrameDecoder:
                 break
             size, meta_size, kind, flags, load, number = _unpack_from(data, position)
             if size > self._limit or meta_size > size - 12 or kind not in _KINDS:
+                foreign = "" if self._trusted else describe(data[position:])
                 raise ProtocolError(
-                    f"not a frame: size={size} (limit {self._limit}) meta={meta_size} kind={kind}"
+                    foreign
+                    or f"not a frame: size={size} (limit {self._limit}) meta={meta_size} "
+                    f"kind={kind}"
                 )
             need = size + 4
             if left < need:

@@ -235,6 +235,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     token: str = ""
     #: For messages and logs: who is speaking.
     name: str = ""
+    #: Not empty: why the connection is refused. Nothing follows.
+    refused: str = ""
 
 
 class Promises(msgspec.Struct, array_like=True, frozen=True):

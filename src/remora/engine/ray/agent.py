@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -41,8 +42,12 @@ from remora.engine.ray.sockets import receive_sockets, send_sockets
 from remora.errors import EngineError, InstanceError
 from remora.observe.logs import log_of_system_process
 from remora.transport import address as addresses
+from remora.transport import tcp
+from remora.transport.channel import CONNECT_LIMIT_S
 from remora.transport.control import serve_control
 from remora.transport.membership import mine
+from remora.transport.node_tls import explain
+from remora.transport.strangers import tell_not_taken
 from remora.wire.codec import unpack
 
 _log = logging.getLogger("remora.agent")
@@ -210,10 +215,9 @@ class Relay:
         while True:
             try:
                 if self._address:
-                    where = addresses.parse(self._address, mine().node_id)
-                    if where.path is not None:
-                        return await asyncio.open_unix_connection(where.path)
-                    return await asyncio.open_connection(where.host, where.port)
+                    return await _open(addresses.parse(self._address, mine().node_id))
+            except ssl.SSLError as error:
+                tell_not_taken(self._address, explain(error))
             except OSError as error:
                 if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
                     _log.debug("The controller is not reached: %s", error)
@@ -225,6 +229,23 @@ class Relay:
                 _log.warning("The controller's address is not known: %s", error)
             if not self._address:
                 await asyncio.sleep(_BETWEEN_TRIES_S)
+
+
+async def _open(
+    where: addresses.Address,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if where.path is not None:
+        return await asyncio.open_unix_connection(where.path)
+    tls = mine().tls
+    async with asyncio.timeout(CONNECT_LIMIT_S):
+        if tls is None:
+            opened = await asyncio.open_connection(where.host, where.port)
+        else:
+            opened = await asyncio.open_connection(
+                where.host, where.port, ssl=tls.client(), server_hostname=where.host
+            )
+    tcp.notice_loss(opened[1].get_extra_info("socket"))
+    return opened
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

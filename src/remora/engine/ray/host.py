@@ -39,10 +39,12 @@ from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
-from remora.errors import EngineError, InstanceError
+from remora.errors import ConfigError, EngineError, InstanceError
 from remora.home import Home
+from remora.options.node import NodeOptions
 from remora.options.resources import MachineOptions
-from remora.transport.membership import Membership
+from remora.transport.membership import join
+from remora.transport.node_tls import check_files
 
 _BETWEEN_TRIES_S = 0.1
 
@@ -55,6 +57,7 @@ class Options:
         address: of the Ray cluster, see `cluster.connect`.
         proxy_location: on which nodes proxies run.
         machine: what a cluster that this process starts is said to have.
+        node: of connections between nodes.
     """
 
     home: str
@@ -69,6 +72,7 @@ class Options:
     address: str = ""
     proxy_location: str = "EveryNode"
     machine: Mapping[str, Any] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
     logging: Mapping[str, Any] | None = None
 
 
@@ -97,6 +101,7 @@ class Host:
             InstanceError: says what is in the way.
         """
         machine = msgspec.convert(self._options.machine, MachineOptions)
+        wanted = msgspec.convert(self._options.node, NodeOptions)
         rays.connect(self._options.address, machine)
         nodes = {node.node_id: node for node in rays.nodes()}
         here = nodes[rays.this_node()]
@@ -106,10 +111,16 @@ class Host:
         if found is not None and self._controller is not None:
             self._setup = found
             self.joined = True
+            _refuse_other(wanted, found.node)
+            join(found.membership(here.node_id))
             door = fleet.ensure_agent(self._cluster, here.node_id)
             self._link(here)
         else:
-            self._start_over(here)
+            if wanted:
+                # Before anything is started, and told to whoever named the files.
+                check_files(wanted, here.host)
+            self._start_over(here, wanted)
+            join(self._setup.membership(here.node_id))
             door = fleet.ensure_agent(self._cluster, here.node_id)
         if here.node_id != head.node_id:
             there = fleet.ensure_agent(self._cluster, head.node_id)
@@ -118,7 +129,7 @@ class Host:
             self._controller = fleet.start_controller(self._cluster, self._setup, head, door)
         return door
 
-    def _start_over(self, here: RayNode) -> None:
+    def _start_over(self, here: RayNode, node: NodeOptions) -> None:
         for name in self._cluster.names():
             self._cluster.kill(name)
         remove_groups(self._cluster.namespace)
@@ -129,6 +140,7 @@ class Host:
             home=str(self._claim.home.root),
             node_id=here.node_id,
             token=secrets.token_hex(16),
+            node=node,
             http=dict(options.http),
             proxy_location=options.proxy_location,
             grpc=read_grpc(options.grpc_fd),
@@ -149,7 +161,7 @@ class Host:
         try:
             ours.controller_socket.unlink(missing_ok=True)
             ours.controller_socket.symlink_to(theirs.controller_socket)
-            Membership(here.node_id, self._setup.token).write(ours)
+            self._setup.membership(here.node_id).write(ours)
         except OSError as error:
             raise folder_error(ours, error) from None
 
@@ -205,6 +217,24 @@ class Host:
             self._claim.home.membership_file.unlink(missing_ok=True)
 
 
+def _refuse_other(wanted: NodeOptions, runs: NodeOptions) -> None:
+    """Refuse to join an instance whose nodes talk in another way than was asked for.
+
+    Raises:
+        ConfigError: names the first option that differs.
+    """
+    if wanted:
+        for name in NodeOptions.__struct_fields__:
+            has, wants = getattr(runs, name), getattr(wanted, name)
+            if has != wants:
+                raise ConfigError(
+                    f"node_options[{name!r}]",
+                    wants,
+                    f"is {has!r} in the instance of this cluster; shut it down to change this, or "
+                    "leave it out to join it",
+                )
+
+
 def log(text: str) -> None:
     """Say something about the instance where its owner can see it."""
     os.write(2, f"remora host: {text}\n".encode(errors="replace"))
@@ -223,7 +253,7 @@ def main() -> None:
         claim.write_owner(Owner(os.getpid(), token, "", bound, engine="ray"))
         host = Host(options, claim)
         door = host.begin()
-    except (InstanceError, EngineError) as error:
+    except (ConfigError, InstanceError, EngineError) as error:
         answer(options.ready_fd, {"error": str(error)})
         sys.exit(1)
     owner = Owner(

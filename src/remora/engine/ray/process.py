@@ -28,12 +28,19 @@ from ray.exceptions import ActorUnavailableError, RayError
 from remora.engine.base import ProcessContext
 from remora.engine.boot import StartError, load, set_environment
 from remora.engine.ray import cluster as rays
-from remora.engine.ray.cluster import Cluster
-from remora.engine.ray.setup import ENDING, ProcessRecord, failure_key, require_setup
+from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.setup import (
+    ENDING,
+    InstanceSetup,
+    ProcessRecord,
+    failure_key,
+    require_setup,
+)
 from remora.engine.ray.sockets import open_sockets
-from remora.errors import InstanceError
+from remora.errors import ConfigError, InstanceError
 from remora.observe.logs import end_log
-from remora.transport.membership import Membership, join
+from remora.transport.membership import join
+from remora.transport.node_tls import check_files
 
 #: Signals that Ray handles in its workers, and that a process of ours handles by itself.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -101,7 +108,9 @@ class ProcessActor:
         home = setup.home_on(here.node_id, here.session)
         set_environment(request.env)
         os.environ["REMORA_HOME"] = str(home.root)
-        join(Membership(here.node_id, setup.token))
+        join(setup.membership(here.node_id))
+        if setup.node and request.kind == "agent":
+            _check_files(setup, here)
         self._entry = load(request.entrypoint)
         try:
             home.make()
@@ -166,6 +175,15 @@ class ProcessActor:
         self.run()
         assert self._end is not None
         return self._end
+
+
+def _check_files(setup: InstanceSetup, here: RayNode) -> None:
+    try:
+        check_files(setup.node, here.host)
+    except ConfigError as error:
+        raise StartError(
+            f"this node ({here.node_id[:12]}) cannot talk to others: {error}"
+        ) from None
 
 
 def _run(entry: Callable[[ProcessContext], None], context: ProcessContext) -> tuple[str, bool]:

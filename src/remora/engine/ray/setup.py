@@ -11,6 +11,8 @@ from remora.config import ProxyLocation
 from remora.engine.ray.cluster import Cluster
 from remora.errors import EngineError
 from remora.home import Home
+from remora.options.node import PLAIN, NodeOptions
+from remora.transport.membership import Membership
 
 _KEY = "instance"
 #: Its presence means that the instance ends: what ends now is not to come back.
@@ -36,6 +38,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     grpc: dict[str, Any] | None = None
     #: The user's `LoggingConfig` as a dict; None: the defaults.
     logging: dict[str, Any] | None = None
+    #: Of connections between nodes.
+    node: NodeOptions = PLAIN
     #: Ray's id of the program that the instance ends with; empty: it stays.
     bound_job: str = ""
     controller: str = "remora.control.main:main"
@@ -44,6 +48,10 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     def save(self, cluster: Cluster) -> None:
         """Leave it for the processes of the instance."""
         cluster.put(_KEY, msgspec.json.encode(self))
+
+    def membership(self, node_id: str) -> Membership:
+        """What a process on a node proves itself with. Pure."""
+        return Membership(node_id, self.token, self.node)
 
     def has_proxies(self, *, is_head: bool) -> bool:
         """Whether a node has proxies. Pure."""

@@ -1,0 +1,71 @@
+"""TLS of the connections between the nodes of a cluster, as a user asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from remora.errors import ConfigError
+from remora.options.checks import check_keys
+
+_FIELDS = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
+
+
+class NodeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Connections between nodes; all three files, or none: plain TCP.
+
+    The files are read on each node from the same paths. The certificate of a node names its IP
+    address, and serves for both ends of a connection.
+    """
+
+    #: PEM file of the node's certificate, with its chain.
+    ssl_certfile: str | None = None
+    #: PEM file of its key.
+    ssl_keyfile: str | None = None
+    #: PEM file of the authorities that the certificates of all nodes come from.
+    ssl_ca_certs: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in _FIELDS:
+            value: object = getattr(self, name)  # whatever the caller really passed
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigError(f"node_options[{name!r}]", value, "the path of a file, or None")
+        missing = [name for name in _FIELDS if getattr(self, name) is None]
+        if missing and len(missing) < len(_FIELDS):
+            raise ConfigError(
+                f"node_options[{missing[0]!r}]",
+                None,
+                "TLS between nodes needs all of ssl_certfile, ssl_keyfile and ssl_ca_certs",
+            )
+
+    def __bool__(self) -> bool:
+        return self.ssl_certfile is not None
+
+    def absolute(self) -> NodeOptions:
+        """The same for processes that work in another folder."""
+        if not self:
+            return self
+        paths = {name: str(Path(getattr(self, name)).expanduser().absolute()) for name in _FIELDS}
+        return NodeOptions(**paths)
+
+
+#: Plain TCP.
+PLAIN = NodeOptions()
+
+
+def node_options(given: NodeOptions | dict[str, Any] | None) -> NodeOptions:
+    """Turn what a user passes as `node_options` into the struct.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot be right.
+    """
+    if given is None:
+        return PLAIN
+    if isinstance(given, NodeOptions):
+        return given
+    if not isinstance(given, dict):
+        raise TypeError(f"node_options must be a dict or NodeOptions, not {type(given).__name__}")
+    check_keys("node_options", given, NodeOptions.__struct_fields__)
+    return NodeOptions(**given)

@@ -1,0 +1,28 @@
+"""How soon the loss of another machine is noticed.
+
+A process that dies closes its connections, and its machine says so. A machine that is cut off, or loses
+its power, says nothing: without these options requests to it would wait for a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from remora.types import Seconds
+
+#: What was sent and not acknowledged for this long ends the connection.
+UNANSWERED_S: Seconds = 5.0
+#: On a connection without traffic the other side is asked after this long, and then this often.
+_IDLE_S = 3
+_AGAIN_S = 1
+
+
+def notice_loss(sock: socket.socket) -> None:
+    """Let a connection end when its other side has not answered for `UNANSWERED_S`.
+
+    On a listening socket: all connections that it accepts.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _AGAIN_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNANSWERED_S * 1000))
