@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+#: Says in which zone a node is; Ray and KubeRay set it where the cloud says so.
+ZONE = "ray.io/availability-zone"
+
+
+def zone_of(labels: Mapping[str, str]) -> str:
+    """Return the zone of a node; empty: unknown. Pure."""
+    return labels.get(ZONE, "")
+
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
     """Say whether labels fulfil every condition of a selector. Pure."""

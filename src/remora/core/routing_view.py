@@ -13,11 +13,12 @@ from typing import TypeVar
 from remora.core import restart
 from remora.core.draft import Draft
 from remora.core.goal import has_failed
+from remora.core.labels import zone_of
 from remora.core.replica_state import ROUTABLE, ReplicaState
 from remora.core.scale import attempts_for
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
 from remora.core.state import Application, ControllerState, Deployment
-from remora.types import DeploymentID
+from remora.types import DeploymentID, NodeID
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,7 +33,7 @@ def routing_snapshot(state: ControllerState) -> Snapshot:
         DeploymentID(deployment.name, app.name): route
         for app in state.applications.values()
         for deployment in app.deployments.values()
-        if (route := _route(app, deployment)) is not None
+        if (route := _route(state, app, deployment)) is not None
     }
     return Snapshot(state.snapshot_version, apps, deployments, _leaving(state), state.shutting_down)
 
@@ -89,7 +90,9 @@ def _find_deployment(state: ControllerState, where: DeploymentID) -> Deployment 
 
 def _find_route(state: ControllerState, where: DeploymentID) -> DeploymentRoute | None:
     deployment = _find_deployment(state, where)
-    return None if deployment is None else _route(state.applications[where.app_name], deployment)
+    if deployment is None:
+        return None
+    return _route(state, state.applications[where.app_name], deployment)
 
 
 def _app_route(app: Application) -> AppRoute:
@@ -104,9 +107,21 @@ def _leaving(state: ControllerState) -> dict[str, str]:
     }
 
 
-def _route(app: Application, deployment: Deployment) -> DeploymentRoute | None:
+def _zone(state: ControllerState, node_id: NodeID) -> str:
+    node = state.nodes.get(node_id)
+    return zone_of(node.labels) if node is not None else ""
+
+
+def _route(
+    state: ControllerState, app: Application, deployment: Deployment
+) -> DeploymentRoute | None:
     replicas = tuple(
-        ReplicaRoute(replica.replica_id, replica.address, replica.node_id)
+        ReplicaRoute(
+            replica.replica_id,
+            replica.address,
+            replica.node_id,
+            _zone(state, replica.node_id),
+        )
         for replica in deployment.in_state(*ROUTABLE)
     )
     # Callees of an application that goes stay reachable for as long as they run.

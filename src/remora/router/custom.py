@@ -27,6 +27,7 @@ from remora.router.call import Call, CallState
 from remora.router.link import ReplicaLink
 from remora.router.seen import PendingRequest, ReplicaID, RunningReplica, internal_id
 from remora.router.user_side import Ranks, UserSide
+from remora.transport.membership import mine
 from remora.types import LOCAL_NODE, DeploymentID, Seconds
 from remora.types import ReplicaID as PlainID
 from remora.wire.messages import Envelope
@@ -112,7 +113,8 @@ class CustomPolicy:
             {
                 "deployment_id": queue.deployment,
                 "handle_source": queue.name,
-                "self_node_id": LOCAL_NODE,
+                "self_node_id": mine().node_id or LOCAL_NODE,
+                "self_availability_zone": mine().zone or None,
                 "num_pending": lambda: queue.num_waiting,
                 "initial_backoff_s": setup.initial_backoff_s,
                 "backoff_multiplier": setup.backoff_multiplier,

@@ -45,7 +45,8 @@ def built_in(setup: PolicySetup) -> Policy[Any]:
             )
     make = getattr(import_module(f"remora.core.routing.{module}"), name)
     kwargs = dict(setup.kwargs)
-    if (here := mine().node_id) and setup.name in _BY_NEARNESS:
-        kwargs["node_id"] = here
+    here = mine()
+    if here.node_id and setup.name in _BY_NEARNESS:
+        kwargs |= {"node_id": here.node_id, "availability_zone": here.zone}
     policy: Policy[Any] = make(**kwargs)
     return policy

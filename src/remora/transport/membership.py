@@ -29,11 +29,13 @@ class Membership:
         node_id: of the node that it runs on; empty: there is one node.
         token: proves to other nodes that a connection comes from this instance.
         options: of connections to other nodes.
+        zone: that the node is in; empty: unknown.
     """
 
     node_id: str = ""
     token: str = ""
     options: NodeOptions = PLAIN
+    zone: str = ""
 
     @cached_property
     def tls(self) -> NodeTls | None:
@@ -78,7 +80,8 @@ def join_by_folder(home: Home) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         options = msgspec.convert(found.get("options", {}), NodeOptions)
-        join(Membership(str(found["node_id"]), str(found["token"]), options))
+        zone = str(found.get("zone", ""))
+        join(Membership(str(found["node_id"]), str(found["token"]), options, zone))
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -211,3 +211,14 @@ def test_a_call_that_was_lost_is_made_again_after_a_moment() -> None:
     assert not list(driver.actions)
     driver.feed(after_s=0.6)
     assert isinstance(driver.actions[0], act.Reconfigure)
+
+
+def test_routers_are_told_the_zone_of_a_replica() -> None:
+    driver = Driver()
+    driver.feed(
+        ev.NodeJoined(node_id=LOCAL_NODE, resources={}, labels={"ray.io/availability-zone": "west"})
+    )
+    driver.deploy()
+    driver.come_up("a/d#x1")
+    (route,) = routing_snapshot(driver.state).deployments[DeploymentID("d", "a")].replicas
+    assert route.availability_zone == "west"

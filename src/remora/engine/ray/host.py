@@ -112,7 +112,7 @@ class Host:
             self._setup = found
             self.joined = True
             _refuse_other(wanted, found.node)
-            join(found.membership(here.node_id))
+            join(found.membership(here))
             door = fleet.ensure_agent(self._cluster, here.node_id)
             self._link(here)
         else:
@@ -120,7 +120,7 @@ class Host:
                 # Before anything is started, and told to whoever named the files.
                 check_files(wanted, here.host)
             self._start_over(here, wanted)
-            join(self._setup.membership(here.node_id))
+            join(self._setup.membership(here))
             door = fleet.ensure_agent(self._cluster, here.node_id)
         if here.node_id != head.node_id:
             there = fleet.ensure_agent(self._cluster, head.node_id)
@@ -161,7 +161,7 @@ class Host:
         try:
             ours.controller_socket.unlink(missing_ok=True)
             ours.controller_socket.symlink_to(theirs.controller_socket)
-            self._setup.membership(here.node_id).write(ours)
+            self._setup.membership(here).write(ours)
         except OSError as error:
             raise folder_error(ours, error) from None
 

@@ -108,7 +108,7 @@ class ProcessActor:
         home = setup.home_on(here.node_id, here.session)
         set_environment(request.env)
         os.environ["REMORA_HOME"] = str(home.root)
-        join(setup.membership(here.node_id))
+        join(setup.membership(here))
         if setup.node and request.kind == "agent":
             _check_files(setup, here)
         self._entry = load(request.entrypoint)

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from remora.config import ProxyLocation
-from remora.engine.ray.cluster import Cluster
+from remora.core.labels import zone_of
+from remora.engine.ray.cluster import Cluster, RayNode
 from remora.errors import EngineError
 from remora.home import Home
 from remora.options.node import PLAIN, NodeOptions
@@ -49,9 +50,9 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
         """Leave it for the processes of the instance."""
         cluster.put(_KEY, msgspec.json.encode(self))
 
-    def membership(self, node_id: str) -> Membership:
-        """What a process on a node proves itself with. Pure."""
-        return Membership(node_id, self.token, self.node)
+    def membership(self, node: RayNode) -> Membership:
+        """What a process on a node knows of itself, and proves itself with. Pure."""
+        return Membership(node.node_id, self.token, self.node, zone_of(node.labels))
 
     def has_proxies(self, *, is_head: bool) -> bool:
         """Whether a node has proxies. Pure."""
