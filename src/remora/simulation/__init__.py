@@ -4,9 +4,10 @@ The step of the controller, the autoscaler's decision and policies are the real 
 requests and time are simulated. Half an hour takes a second.
 """
 
+from remora.simulation.given import Service, Simulated
 from remora.simulation.load import Load, Requests, read_load
 from remora.simulation.result import Result, Sample
-from remora.simulation.world import Service, Simulated, simulate
+from remora.simulation.world import simulate
 
 __all__ = [
     "Load",
