@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks.rows import FRESH, Better, Row
+from benchmarks.rows import FRESH, Better, Row, Sampling
 from benchmarks.session import Outcome, Outcomes
 from benchmarks.sides import ON_RAY, REMORA
 from benchmarks.stats import paired_ratio, summarize
@@ -15,6 +15,8 @@ _OF_LOCAL = 0.9
 #: On a small request Remora on Ray is this many times as good as the best mode of Ray Serve.
 _TIMES_RAY_SERVE = 5.0
 _SMALL = ("http", "http1", "fastapi", "handle", "handle32")
+#: The difference of two times, which may be nothing at all.
+_NO_QUOTIENT = frozenset({Sampling.EVENT_GAP})
 RAY_SERVE = ("ray", "ray-throughput")
 
 
@@ -41,12 +43,14 @@ class Comparison:
 
 
 def by_local(row: Row, outcomes: Outcomes) -> Comparison | None:
-    """Compare Remora on Ray with the embedded engine, round by round; None: one was not measured.
+    """Compare Remora on Ray with the embedded engine, round by round; None: there is no quotient.
 
     Starts and memory are Ray's own for the most part, so they have no goal.
     """
     ray, local = outcomes.get((row.key, ON_RAY)), outcomes.get((row.key, REMORA))
     if ray is None or local is None or not _is_whole(ray) or not _is_whole(local):
+        return None
+    if row.sampling in _NO_QUOTIENT:
         return None
     goal = None if row.sampling in FRESH else _OF_LOCAL
     if row.better is Better.HIGHER:

@@ -40,6 +40,11 @@ def test_what_was_not_measured_is_not_compared(ray: list[float] | str) -> None:
     assert are_met([one("http")], sides)
 
 
+def test_a_difference_that_may_be_nothing_is_not_compared() -> None:
+    sides = found("sse_gap", remora=[0.5, -0.1], remora_ray=[-0.2, 0.4])
+    assert by_local(one("sse_gap"), sides) is None
+
+
 def test_the_better_mode_of_ray_serve_counts() -> None:
     rate = found("http", remora_ray=[1000.0], ray=[10.0], ray_throughput=[250.0])
     assert str(by_ray_serve(one("http"), rate)) == "4.00 (missed)"
