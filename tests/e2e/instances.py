@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import engines
-from tests.e2e.processes import MARK, kill, marked, marking
+from tests.e2e.processes import MARK, kill, marked, marking, title
 from tests.e2e.waiting import until, until_async, until_true
 
 from remora.build.graph import build
@@ -171,6 +171,11 @@ class Instance:
     def members(self) -> list[int]:
         """Every living process that this instance or anything in it started."""
         return marked(self.mark)
+
+    def own(self) -> list[int]:
+        """Those of `members` that are Remora's; on Ray it has others beside it."""
+        members = self.members()
+        return [pid for pid in members if not engines.is_ray() or title(pid).startswith("remora: ")]
 
     def log(self) -> str:
         """What its processes logged and printed, but for requests."""

@@ -253,7 +253,7 @@ async def idle(handle: Any) -> None:
 
 def measure(instance: Instance) -> dict[int, Usage]:
     """What every process of the instance holds."""
-    return {pid: found for pid in instance.members() if (found := usage(pid))}
+    return {pid: found for pid in instance.own() if (found := usage(pid))}
 
 
 def grown(before: dict[int, Usage], after: dict[int, Usage]) -> list[str]:

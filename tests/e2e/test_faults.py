@@ -10,6 +10,7 @@ import time
 
 import aiohttp
 import pytest
+from tests import engines
 from tests.e2e.apps import Echo, Spawner, Trickle
 from tests.e2e.conftest import StartInstance
 from tests.e2e.instances import Instance
@@ -74,6 +75,7 @@ async def test_killing_a_proxy_refuses_no_connection(shared: Instance) -> None:
     assert len(traffic.failures) <= in_flight, (in_flight, traffic.failures)
 
 
+@pytest.mark.local_only("there is no template")
 async def test_killing_the_template_is_noticed_by_nobody(shared: Instance) -> None:
     async with shared.running(Echo.bind("v1", 0.01), "template") as url:
         (replica,) = await shared.pids("template")
@@ -104,13 +106,14 @@ async def test_killing_the_supervisor_leaves_nothing_and_the_next_start_is_clean
     kill(instance.pid)
     began = time.monotonic()
     await until_true(lambda: not instance.members(), "all processes are gone", GONE_S)
-    assert time.monotonic() - began < GONE_S
+    assert time.monotonic() - began < engines.patient(GONE_S)
     assert not any(is_alive(pid) for pid in children)
     again = start_instance(instance.home.root)
     url = await again.run(Echo.bind("again"), "echo")
     assert (await get(url)).json["version"] == "again"
 
 
+@pytest.mark.local_only("Ray does not survive the loss of all its processes")
 async def test_killing_everything_but_the_supervisor_comes_back(
     start_instance: StartInstance,
 ) -> None:
@@ -207,7 +210,7 @@ async def test_a_storm_of_kills_passes(start_instance: StartInstance) -> None:
     num_cut = 0
     async with load(url, rate=200, force_close=True) as traffic:
         for _ in range(25):
-            victim = rng.choice([pid for pid in instance.members() if pid != instance.pid])
+            victim = rng.choice(await until_true(lambda: mortals(instance), "one may die"))
             if title(victim) == "remora: proxy":
                 num_cut += traffic.in_flight
             kill(victim)
@@ -221,6 +224,14 @@ async def test_a_storm_of_kills_passes(start_instance: StartInstance) -> None:
     assert refused == []
     assert len(traffic.failures) <= num_cut, traffic.failures
     assert is_alive(instance.pid)
+
+
+def mortals(instance: Instance) -> list[int]:
+    """What may die at any time: anything but the supervisor.
+
+    On Ray that is Remora's own, without the agent: with all proxies it would take the sockets along.
+    """
+    return [pid for pid in instance.own() if pid != instance.pid and "agent" not in title(pid)]
 
 
 async def begun(instance: Instance, name: str, number: int) -> bool:

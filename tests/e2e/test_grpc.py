@@ -203,7 +203,7 @@ def test_an_instance_without_grpc_loads_none_of_it(tmp_path: Path, home: Path) -
     instance = Instance(home, HTTPOptions(port=0))
     try:
         asyncio.run(instance.run(serve.deployment(lambda: 1, name="one").bind(), "one"))
-        maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in instance.members()}
+        maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in instance.own()}
         assert len(maps) >= 4
         assert [pid for pid, text in maps.items() if "cygrpc" in text] == []
     finally:

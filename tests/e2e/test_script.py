@@ -200,6 +200,7 @@ try:
 except KeyboardInterrupt:
     serve.delete("second")
 print("blocking", flush=True)
+remora.api.SLOW_AFTER_S = 60.0
 serve.run(Doubler.bind(), blocking=True)
 """,
         remora_home,

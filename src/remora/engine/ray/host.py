@@ -24,6 +24,8 @@ from typing import Any
 
 # Every line that a user's code prints is shown, however often it prints the same.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+# Colours are for terminals.
+os.environ.setdefault("RAY_COLOR_PREFIX", "1" if sys.stderr.isatty() else "0")
 
 import msgspec
 import ray
@@ -243,6 +245,8 @@ def log(text: str) -> None:
 def main() -> None:
     """Run a host with the options in the first argument."""
     options = Options(**json.loads(sys.argv[1]))
+    # What Ray prints of its processes is no output of the program that this instance belongs to.
+    sys.stdout = sys.stderr
     close_strangers((options.owner_fd, options.ready_fd, options.grpc_fd))
     linux.raise_fd_limit()
     token = os.environ[linux.TOKEN_VARIABLE]
