@@ -25,7 +25,7 @@ from remora.config import nearest
 from remora.config_file.declaration import ApplicationConfig, parse_application
 from remora.deployment import Deployment
 from remora.engine.base import ProcessContext
-from remora.errors import AppLoadError, ConfigError, RemoraError
+from remora.errors import AppLoadError, ConfigFileError, RemoraError
 from remora.observe.logs import log_of_system_process
 from remora.observe.tracebacks import user_traceback
 from remora.options.logging import logging_config, with_absolute_folder
@@ -43,7 +43,8 @@ from remora.wire.control import (
 
 def main(context: ProcessContext) -> None:
     """Entry point of a builder's process."""
-    log_of_system_process(context, "builder", "builder")
+    # An import may end the process, and then what it said last is what there is to tell.
+    log_of_system_process(context, "builder", "builder", direct=True)
     asyncio.run(_serve(context))
 
 
@@ -86,7 +87,7 @@ def describe(declared: DeclaredApplication) -> ApplicationSpec:
         AppLoadError: the import path leads to none.
         RemoraError: it cannot be deployed with the options of the config.
     """
-    config = parse_application(json.loads(declared.given))
+    config = parse_application(json.loads(declared.given), declared.places)
     place = declared.surroundings
     # Where this process happens to be is no place that its replicas know of.
     own = os.getcwd() if declared.runtime_env.working_dir else ""  # noqa: PTH109 - as it was given
@@ -122,7 +123,7 @@ class _Overrides:
         """The deployment with the options of the config.
 
         Raises:
-            ConfigError: they do not fit it.
+            AppLoadError: they do not fit it.
         """
         given = self._by_name.get(name, {})
         options = {key: value for key, value in given.items() if key != "name"}
@@ -137,23 +138,29 @@ class _Overrides:
             return deployment.options(**options)
         except (TypeError, ValueError) as error:
             raise AppLoadError(
-                f"The options of the config do not fit deployment {name!r}: {error}"
+                f"{self._place(name)}The options of the config do not fit deployment {name!r}: "
+                f"{error}"
             ) from None
 
     def require_all_used(self, names: list[str]) -> None:
         """Refuse options of deployments that the application does not have.
 
         Raises:
-            ConfigError: names the first.
+            ConfigFileError: names all of them.
         """
-        for name in self._by_name:
-            if name not in names:
-                raise ConfigError(
-                    f"deployments of {self._config.name!r}",
-                    name,
-                    f"{self._config.import_path} has no such deployment.{nearest(name, names)} It "
-                    f"has {', '.join(names)}.",
-                )
+        path, has = self._config.import_path, ", ".join(names)
+        problems = [
+            f"{self._place(name)}{path} has no deployment {name!r}.{nearest(name, names)} It has "
+            f"{has}."
+            for name in self._by_name
+            if name not in names
+        ]
+        if problems:
+            raise ConfigFileError(problems)
+
+    def _place(self, name: str) -> str:
+        place = self._config.places.get(name, f"deployments of {self._config.name!r}")
+        return f"{place}: "
 
 
 def version_of(config: ApplicationConfig) -> str:

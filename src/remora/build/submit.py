@@ -70,6 +70,7 @@ def _declared(
         surroundings=Surroundings() if env.working_dir else place,
         env=dict(app.runtime_env.get("env_vars") or {}),
         runtime_env=env,
+        places=app.places,
     )
 
 

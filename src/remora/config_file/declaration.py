@@ -70,6 +70,8 @@ class ApplicationConfig(msgspec.Struct, frozen=True, kw_only=True):
     autoscaling_policy: dict[str, Any] | None = None
     logging_config: dict[str, Any] | None = None
     external_scaler: bool = False
+    #: Where each of `deployments` is named, by name: file, line and key.
+    places: dict[str, str] = {}
 
 
 class DeployConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,7 +245,10 @@ def parse(
     http, grpc = given.get("http_options"), given.get("grpc_options")
     return DeployConfig(
         given=given,
-        applications=tuple(parse_application(one) for one in given["applications"]),
+        applications=tuple(
+            parse_application(one, _places(one, ("applications", index), tell))
+            for index, one in enumerate(given["applications"])
+        ),
         http=http_options(http) if http is not None else None,
         grpc=grpc_options(grpc) if grpc is not None else None,
         location=proxy_location(location) if location is not None else None,
@@ -265,10 +270,28 @@ def _engine(given: dict[str, Any]) -> EngineOptions | None:
     )
 
 
-def parse_application(given: dict[str, Any]) -> ApplicationConfig:
-    """Give one application of a config its type; it was checked before. Pure."""
+def _places(given: dict[str, Any], path: Path, tell: Callable[[Problem], str]) -> dict[str, str]:
+    """Say where each deployment of an application is named: only its code knows which it has."""
+    return {
+        one["name"]: tell(Problem((*path, "deployments", index, "name"), "")).rstrip(": ")
+        for index, one in enumerate(given.get("deployments") or ())
+    }
+
+
+def parse_application(
+    given: dict[str, Any], places: Mapping[str, str] | None = None
+) -> ApplicationConfig:
+    """Give one application of a config its type; it was checked before.
+
+    Pure.
+
+    Args:
+        given: what the config says of it.
+        places: where it names each deployment, for people.
+    """
     return ApplicationConfig(
         given=given,
+        places=dict(places or {}),
         name=given.get("name", DEFAULT_APP_NAME),
         route_prefix=given.get("route_prefix", "/"),
         import_path=given["import_path"],

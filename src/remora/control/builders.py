@@ -13,15 +13,18 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 
 from remora.config import with_resources
 from remora.control.checkpoint import CodeStore
+from remora.control.last_words import BuilderLog
 from remora.control.replica_control import Connect
 from remora.core import events as ev
 from remora.core.actions import Action, BuildApplication, CancelBuilds
 from remora.core.submission import ApplicationRequest, DeploymentRequest
 from remora.engine import base
 from remora.errors import ConnectionLostError, EngineError, RemoraError
+from remora.home import Home
 from remora.types import Seconds, is_replica
 from remora.wire.control import (
     ApplicationSpec,
@@ -46,6 +49,24 @@ PLAN_LIMIT_S: Seconds = 120.0
 _EXIT_S: Seconds = 1.0
 
 
+#: The end of a process is known to the kernel before its connections are closed: the engine says how
+#: it ended soon after.
+_EXIT_TOLD_S: Seconds = 5.0
+
+
+class _Birth:
+    """A builder that was asked for."""
+
+    def __init__(self, mark: int) -> None:
+        #: Its address, once it is up.
+        self.up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+        self.reason = ""
+        self.pid: int | None = None
+        #: How long the log was before it.
+        self.mark = mark
+
+
 class BuildError(RemoraError):
     """An import path leads to no application."""
 
@@ -61,6 +82,7 @@ class Builders:
         *,
         request: Callable[[ev.Request], Awaitable[object]],
         post: Callable[[ev.AnyEvent], None],
+        home: Home | None = None,
     ) -> None:
         """Make it.
 
@@ -70,13 +92,15 @@ class Builders:
             code: takes what replicas are made of.
             request: tells the controller what must be saved before it counts.
             post: tells it everything else.
+            home: the instance's folder, in whose logs the last words of a builder are; None: none.
         """
         self._engine = engine
         self._connect = connect
         self._code = code
         self._request = request
         self._post = post
-        self._up: dict[str, asyncio.Future[str]] = {}
+        self._log = BuilderLog(home) if home is not None else None
+        self._born: dict[str, _Birth] = {}
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._room = asyncio.Semaphore(AT_A_TIME)
         self._plan_room = asyncio.Semaphore(PLANNED_AT_A_TIME)
@@ -104,15 +128,19 @@ class Builders:
         process_id = getattr(event, "process_id", "")
         if is_replica(process_id) or not process_id.startswith(PREFIX):
             return False
-        waiting = self._up.get(process_id)
+        birth = self._born.get(process_id)
         if isinstance(event, base.ProcessStarted):
-            if waiting is None:
+            if birth is None:
                 # Of a controller that is gone: it would wait for ever.
                 self._end(process_id)
-            elif not waiting.done():
-                waiting.set_result(event.address)
-        elif isinstance(event, base.ProcessExited) and waiting is not None and not waiting.done():
-            waiting.set_exception(ConnectionLostError(event.reason))
+            elif not birth.up.done():
+                birth.pid = event.pid
+                birth.up.set_result(event.address)
+        elif isinstance(event, base.ProcessExited) and birth is not None:
+            birth.reason = event.reason
+            birth.ended.set()
+            if not birth.up.done():
+                birth.up.set_exception(ConnectionLostError(event.reason))
         return True
 
     async def close(self) -> None:
@@ -164,7 +192,7 @@ class Builders:
     async def _imported(self, application: DeclaredApplication) -> ApplicationSpec:
         # Also an earlier controller's are never met again.
         process_id = f"{PREFIX}{uuid.uuid4().hex[:16]}"
-        up = self._up[process_id] = asyncio.get_running_loop().create_future()
+        birth = self._born[process_id] = _Birth(self._log.mark() if self._log is not None else 0)
         try:
             await self._engine.start_process(
                 base.ProcessSpec(
@@ -175,15 +203,28 @@ class Builders:
                     runtime_env=application.runtime_env,
                 )
             )
-            return await self._ask(await up, application)
+            return await self._ask(await birth.up, application)
         except ConnectionLostError as error:
-            raise BuildError(
-                f"The process that imported {application.name!r} ended before it was done: "
-                f"{error}. What it printed is in the logs of the instance."
-            ) from None
+            raise BuildError(await self._how_it_died(application.name, birth, error)) from None
         finally:
-            del self._up[process_id]
+            del self._born[process_id]
             self._end(process_id)
+
+    async def _how_it_died(self, name: str, birth: _Birth, lost: ConnectionLostError) -> str:
+        """Say what ended a builder, and what it said last."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_TOLD_S):
+                await birth.ended.wait()
+        reason = birth.reason or str(lost).rstrip(".")
+        told = f"The process that imported {name!r} ended before it was done: {reason}."
+        if "SIGKILL" in reason:
+            told += " The kernel does that where memory runs out; see `dmesg`."
+        lines: list[str] = []
+        if self._log is not None:
+            lines = await asyncio.to_thread(self._log.since, birth.mark, birth.pid)
+        if not lines:
+            return f"{told} It logged nothing."
+        return "\n".join([f"{told} It logged last:", *(f"  {line}" for line in lines)])
 
     async def _ask(self, address: str, application: DeclaredApplication) -> ApplicationSpec:
         link = await self._connect(address)

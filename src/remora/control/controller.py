@@ -116,7 +116,9 @@ class Controller:
         self._salt = salt
         self._file = StateFile(store)
         self._sweeps = Sweeps(engine, self.releases, bound=bound)
-        self.builders = Builders(engine, connect, self.code, request=self.request, post=self.post)
+        self.builders = Builders(
+            engine, connect, self.code, request=self.request, post=self.post, home=home
+        )
         self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home), logging)
         self.metrics = MetricsCollector(self._replicas, self._families)
         self.callees = CalleeRegistry()

@@ -6,7 +6,7 @@ Rules: pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -210,9 +210,7 @@ def before_present(
     latest = steps[next(reversed(steps))]
     base = latest.rollback_to or next(reversed(steps))
     present = (
-        _content(latest)
-        if declared is None
-        else ({each.name: each for each in declared.values()}, target_capacity)
+        _content(latest) if declared is None else (_by_name(declared.values()), target_capacity)
     )
     passed: list[str] = []
     for number in sorted((each for each in steps if each < base), reverse=True):
@@ -245,7 +243,12 @@ def _what_it_was(outcome: Outcome) -> str:
 
 def _content(event: ev.ConfigSubmitted) -> tuple[dict[str, DeclaredApplication], float | None]:
     """Say what a config wants, so that two can be compared. Pure."""
-    return {app.name: app for app in event.applications}, event.target_capacity
+    return _by_name(event.applications), event.target_capacity
+
+
+def _by_name(applications: Iterable[DeclaredApplication]) -> dict[str, DeclaredApplication]:
+    # In which line of the file it stands makes no difference.
+    return {app.name: msgspec.structs.replace(app, places={}) for app in applications}
 
 
 def again(record: Record) -> ev.DeployRequested | ev.ConfigSubmitted:

@@ -38,12 +38,13 @@ class LogWriter:
     Concurrency: `put` in any thread. Everything else where it says.
     """
 
-    def __init__(self, lines: Lines, file: LogFile) -> None:
+    def __init__(self, lines: Lines, file: LogFile, *, direct: bool = False) -> None:
         """Make a writer.
 
         Args:
             lines: makes lines of entries.
             file: takes them.
+            direct: whoever logs writes, so that nothing is lost however the process ends.
         """
         self._lines = lines
         self._file = file
@@ -56,8 +57,11 @@ class LogWriter:
         self._is_awake = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        #: Written by whoever logs: the process ends, or is a fork of the one that this belongs to.
-        self._is_direct = False
+        #: Written by whoever logs: that was asked for, the process ends, or it is a fork of the one
+        #: that this belongs to.
+        self._is_direct = direct
+        #: Held by whoever sees to the size of the file then.
+        self._tending = threading.Lock()
         self._is_closing = False
         #: The last line was cut off in the middle.
         self._is_torn = False
@@ -204,6 +208,11 @@ class LogWriter:
     def _write_now(self, entry: Entry) -> None:
         try:
             self._file.write(self._lines.line(entry))
+            if self._file.is_due and self._tending.acquire(blocking=False):
+                try:
+                    self._file.tend()
+                finally:
+                    self._tending.release()
         except OSError:
             pass  # Nobody is there any more who could be told.
 
@@ -213,3 +222,4 @@ class LogWriter:
         self._thread = None
         self._is_direct = True
         self._starting = threading.Lock()
+        self._tending = threading.Lock()

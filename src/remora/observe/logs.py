@@ -66,6 +66,7 @@ class ProcessLog:
         own: LoggingConfig | None = None,
         *,
         shown: bool = False,
+        direct: bool = False,
     ) -> None:
         """Send everything that this process logs and prints to a file.
 
@@ -77,6 +78,8 @@ class ProcessLog:
             own: how, where the deployment says; a folder that cannot be written is not taken yet.
             shown: somebody keeps, and shows, what is written to the descriptors of this process:
                 they stay as they are, and get a copy of each line.
+            direct: each line is in the file before the process goes on, for one that may end at
+                any moment and that nobody waits for.
         """
         self._usual = home.logs / name
         self._redirected = () if shown else (_STDOUT, _STDERR)
@@ -91,7 +94,7 @@ class ProcessLog:
             self._config = msgspec.structs.replace(default, logs_dir=None)
             file = self._open(self._config)
         self.has_access_lines = False
-        self._writer = LogWriter(Lines(source, self._config), file)
+        self._writer = LogWriter(Lines(source, self._config), file, direct=direct)
         self._show_where(file.path)
         self._streams = [
             CapturedStream("STDOUT", sys.stdout, self._on_printed),
@@ -194,13 +197,16 @@ def log_of_replica(context: ProcessContext) -> ProcessLog:
     return log
 
 
-def log_of_system_process(context: ProcessContext, name: str, component: str) -> ProcessLog:
+def log_of_system_process(
+    context: ProcessContext, name: str, component: str, *, direct: bool = False
+) -> ProcessLog:
     """Begin the log of a process that is no replica.
 
     Args:
         context: of the process.
         name: of its file.
         component: `controller`, `proxy`, …
+        direct: each line is in the file before the process goes on.
     """
     component_id = str(os.getpid()) if component == name else name
     return ProcessLog(
@@ -209,6 +215,7 @@ def log_of_system_process(context: ProcessContext, name: str, component: str) ->
         Source(component, component_id),
         logging_of(context.args),
         shown=context.keeps_output,
+        direct=direct,
     )
 
 

@@ -6,7 +6,9 @@ Rules: pure, apart from reading source lines for the text.
 from __future__ import annotations
 
 import importlib
+import re
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +20,9 @@ _IMPORTING = ("<frozen importlib", str(Path(str(importlib.__file__)).parent) + "
 _STANDARD = str(Path(traceback.__file__).resolve().parent) + "/"
 #: What turns values into messages, and back.
 _MESSAGES = ("wire/values.py", "pickling.py", "transport/packing.py", "transport/arena.py")
+#: What `faulthandler` writes.
+_DUMPED_FRAME = re.compile(r'  File "(.*)", line (?:\d+|\?\?\?) in ')
+_DUMPED_THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ .*\(most recent call first\):")
 #: Shown of a stack in which nothing is the user's.
 INNERMOST_FRAMES = 5
 
@@ -70,6 +75,28 @@ def user_stack(frame: FrameType) -> str:
         del stack[0]  # where the process was started from
     theirs = [each for each in stack if _is_theirs(each)]
     return "".join(traceback.format_list(theirs or stack[-INNERMOST_FRAMES:]))
+
+
+def without_our_frames(lines: Iterable[str]) -> list[str]:
+    """Leave out of what an interpreter printed as it crashed what is not the user's.
+
+    Pure. Frames of ours and of the standard library go, and headings with nothing left below them,
+    empty lines and the list of extension modules.
+    """
+    kept: list[str] = []
+    for line in lines:
+        found = _DUMPED_FRAME.match(line)
+        if found is not None:
+            if found[1] != "<string>" and _is_theirs(traceback.FrameSummary(found[1], None, "")):
+                kept.append(line)
+            continue
+        if kept and _DUMPED_THREAD.match(kept[-1]):
+            del kept[-1]
+        if line.strip() and not line.startswith("Extension modules: "):
+            kept.append(line)
+    if kept and _DUMPED_THREAD.match(kept[-1]):
+        del kept[-1]
+    return kept
 
 
 def is_in_message(frame: FrameType) -> bool:

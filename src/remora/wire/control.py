@@ -103,6 +103,8 @@ class DeclaredApplication(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     #: Packages and folders of these processes, as they were when the config was handed in.
     runtime_env: RuntimeEnv = RuntimeEnv()
+    #: Where the config names each deployment, by name, for people: `serve.yaml:7: …`.
+    places: dict[str, str] = {}
 
 
 class ConfigRequest(msgspec.Struct, frozen=True, kw_only=True):

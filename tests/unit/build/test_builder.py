@@ -132,6 +132,30 @@ def test_an_unknown_deployment_is_named_with_those_there_are(made: Describe) -> 
         made(deployments=[{"name": "Modle"}])
 
 
+def test_all_unknown_deployments_are_told_with_their_lines(folder: Path) -> None:
+    given = {
+        "name": "a",
+        "import_path": "built_app:app",
+        "deployments": [{"name": "Modle"}, {"name": "Model"}, {"name": "Back"}],
+    }
+    declared = DeclaredApplication(
+        name="a",
+        route_prefix="/",
+        given=json.dumps(given).encode(),
+        surroundings=Surroundings(sys_path=(str(folder),), cwd=str(folder)),
+        places={"Modle": "serve.yaml:5: applications[0].deployments[0].name"},
+    )
+    with pytest.raises(ConfigError) as caught:
+        describe(declared)
+    assert str(caught.value).splitlines() == [
+        (
+            "serve.yaml:5: applications[0].deployments[0].name: built_app:app has no deployment "
+            "'Modle'. Did you mean 'Model'? It has Front, Model."
+        ),
+        "deployments of 'a': built_app:app has no deployment 'Back'. It has Front, Model.",
+    ]
+
+
 def test_options_that_do_not_fit_the_code_are_named_with_the_deployment(made: Describe) -> None:
     with pytest.raises(AppLoadError, match="do not fit deployment 'Model': num_replicas"):
         made(deployments=[{"name": "Model", "num_replicas": -1}])

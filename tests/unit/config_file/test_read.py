@@ -115,3 +115,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         file.truncate(MAX_CONFIG_BYTES + 1)
     with pytest.raises(ConfigFileError, match="are no config"):
         load(large)
+
+
+def test_it_is_kept_in_which_line_each_deployment_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "applications:\n"
+        "  - import_path: server:app\n"
+        "    deployments:\n"
+        "      - num_replicas: 2\n"
+        "        name: X\n"
+    )
+    (app,) = load(file).applications
+    assert app.places == {"X": f"{file}:5: applications[0].deployments[0].name"}

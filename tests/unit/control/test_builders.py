@@ -107,7 +107,28 @@ def test_a_builder_that_dies_is_told_with_its_reason() -> None:
                 lambda now: now is not None and now.status == "DEPLOY_FAILED", "a"
             )
             assert status is not None
-            assert "ended before it was done" in status.message
+            assert "ended before it was done: killed by SIGKILL. The kernel" in status.message
+            assert status.message.endswith("It logged nothing.")
+
+    run(main())
+
+
+def test_one_whose_connection_is_lost_first_is_told_by_how_it_ended() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.build_s = 1e9
+            await submit(r, "a")
+            await _until(lambda: bool(builders(r)))
+            await asyncio.sleep(1.0)
+            (builder,) = builders(r)
+            r.replicas.lose_connections(builder)
+            await asyncio.sleep(0.1)
+            r.engine.crash(builder, "exit status 7")
+            status = await r.until(
+                lambda now: now is not None and now.status == "DEPLOY_FAILED", "a"
+            )
+            assert status is not None
+            assert "ended before it was done: exit status 7." in status.message
 
     run(main())
 
