@@ -67,12 +67,14 @@ _HOMES = {
     "status": "api",
 }
 
+#: Modules that are reached by their names.
+_MODULES = frozenset({"metrics"})
+
 #: What Ray Serve has under these names, nothing here has yet.
 _NOT_YET = frozenset(
     {
         "AutoscalingConfig",
         "LoggingConfig",
-        "metrics",
     }
 )
 
@@ -112,6 +114,10 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if name in _NOT_YET:
         raise AttributeError(f"{name} of Ray Serve is not supported by this version of Remora")
+    if name in _MODULES:
+        from importlib import import_module
+
+        return import_module(f"remora.{name}")
     if home is None:
         hint = ""
         if not name.startswith("_"):  # Those are what Python and libraries look for by themselves.

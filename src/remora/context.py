@@ -16,6 +16,7 @@ from weakref import WeakSet
 from remora.errors import RemoraError
 from remora.models.held import HeldModels
 from remora.observe.batches import BatchCounters
+from remora.observe.user_metrics import UserMetrics
 from remora.request_context import current
 from remora.types import DeploymentID
 
@@ -109,6 +110,7 @@ class ReplicaContext:
         actor: the deployment actor that this is; None: it is a replica.
         held_models: what its multiplexed methods hold.
         batching: where the calls of its batched methods wait.
+        user_metrics: what its code counts by `remora.metrics`.
     """
 
     replica_id: str
@@ -123,6 +125,7 @@ class ReplicaContext:
     actor: DeploymentActorContext | None = field(default=None, repr=False)
     held_models: HeldModels = field(default_factory=HeldModels, repr=False, compare=False)
     batching: WeakSet[Batching] = field(default_factory=WeakSet, repr=False, compare=False)
+    user_metrics: UserMetrics = field(default_factory=UserMetrics, repr=False, compare=False)
 
     @property
     def app_name(self) -> str:

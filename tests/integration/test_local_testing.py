@@ -21,6 +21,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 import remora as serve
+from remora import metrics
 from remora.errors import InstanceError, RemoraError
 from remora.testing import asgi_app
 
@@ -151,6 +152,44 @@ def test_everything_runs_in_this_process(app: Any) -> None:
 
 def test_no_port_is_taken_and_the_state_folder_of_the_user_stays_empty(app: Any) -> None:
     assert list(Path(os.environ["REMORA_HOME"]).iterdir()) == []
+
+
+def test_metrics_of_two_deployments_in_one_process_are_told_apart(app: Any) -> None:
+    shared = metrics.Counter("shared_fish", tag_keys=("kind",))
+
+    @serve.deployment
+    class Counted:
+        def __init__(self, kind: str, child: Any = None) -> None:
+            self.kind, self.child = kind, child
+            self.own = metrics.Counter(f"fish_of_{kind}")
+
+        async def __call__(self, _request: Any = None) -> str:
+            self.own.inc()
+            shared.inc(tags={"kind": self.kind})
+            return "" if self.child is None else await self.child.plain.remote()
+
+        def plain(self) -> str:
+            shared.inc(2, tags={"kind": self.kind})
+            return "done"
+
+    child = Counted.options(name="B").bind("b")
+    root = Counted.options(name="A").bind("a", child)
+    serve.run(root, name="fish", route_prefix="/fish", _local_testing_mode=True)
+    with TestClient(asgi_app(), client=("127.0.0.1", 1)) as client:
+        assert client.get("/fish").text == "done"
+        text = client.get("/-/metrics").text
+    serve.delete("fish")
+    told = {
+        line.split(" ")[0].split('replica="')[0]: line.rpartition(" ")[2]
+        for line in text.splitlines()
+        if line.startswith(("fish_of", "shared_fish"))
+    }
+    of = 'application="fish",deployment='
+    assert told == {
+        f'fish_of_a_total{{{of}"A",': "1",
+        f'shared_fish_total{{{of}"A",': "1",
+        f'shared_fish_total{{{of}"B",': "2",
+    }
 
 
 def test_calls_streams_and_composition_work(app: Any) -> None:

@@ -10,6 +10,7 @@ from tests.integration.http_client import ask
 from tests.integration.rig import Node, Rig, call, stream, until
 
 import remora as serve
+from remora import metrics
 from remora.observe.metrics import CONTENT_TYPE
 from remora.wire.codec import unpack
 from remora.wire.metrics import Family, MetricsReport
@@ -47,6 +48,22 @@ class App:
     async def models(self, *model_ids: str) -> None:
         for model_id in model_ids:
             await self.model(model_id)
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.calls = metrics.Counter(
+            "calls", description="How often it was called.", tag_keys=("model", "route")
+        )
+        self.calls.set_default_tags({"model": "m"})
+        self.threads = metrics.Gauge("threads")
+
+    async def __call__(self) -> None:
+        self.calls.inc()
+
+    def plain(self) -> None:
+        self.calls.inc()
+        self.threads.set(1)
 
 
 async def counted(node: Node) -> dict[str, Family]:
@@ -97,6 +114,20 @@ async def test_models_and_batches_are_counted(rig: Rig) -> None:
     assert sizes.rows[function][-1] == 4
     assert families["serve_batches_processed"].rows[function][0] >= 2
     assert families["serve_batch_queue_length"].rows == {function: [0]}
+
+
+async def test_metrics_of_the_users_code_are_those_of_their_replica(rig: Rig) -> None:
+    node, router = await rig.pair(Counting)
+    await asyncio.gather(*(call(router, "__call__", route="/shop") for _ in range(3)))
+    await call(router, "plain")
+    families = await counted(node)
+    assert families["calls"].labels == ("application", "deployment", "replica", "model", "route")
+    assert families["calls"].rows == {(*ME, "m", "/shop"): [3], (*ME, "m", ""): [1]}
+    assert families["threads"].rows == {ME: [1]}
+    assert families["calls"].text == "How often it was called."
+    body = await node.replica.control["stop"](b"")  # type: ignore[misc]
+    last = {family.name: family for family in unpack(body, MetricsReport).families}
+    assert last == {"calls": families["calls"]}
 
 
 async def test_without_models_and_batches_nothing_is_said_of_them(rig: Rig) -> None:

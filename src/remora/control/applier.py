@@ -64,6 +64,7 @@ class Applier:
         post: Callable[[ev.AnyEvent], None],
         stacks: SavedStacks,
         logging: Mapping[str, Any] | None = None,
+        keep: Callable[[MetricsReport], None] = lambda _last: None,
     ) -> None:
         """Make an applier.
 
@@ -74,8 +75,10 @@ class Applier:
             post: takes the events.
             stacks: what stuck replicas saved.
             logging: how replicas log whose deployment does not say, as a dict.
+            keep: takes what a replica that ends has counted.
         """
         self._engine = engine
+        self._keep = keep
         self._connect = connect
         self._code = code
         self._post = post
@@ -327,7 +330,9 @@ class Applier:
             try:
                 async with asyncio.timeout(action.timeout_s):
                     link = await self._link(replica_id, action.address)
-                    await link.call("stop")
+                    last = await link.call("stop", None, MetricsReport)
+                    if last is not None:
+                        self._keep(last)
             except (ConnectionLostError, TimeoutError):
                 pass
             except Exception as error:  # noqa: BLE001 - border: the user's destructor

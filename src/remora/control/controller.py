@@ -106,8 +106,10 @@ class Controller:
         self.builders = Builders(
             engine, connect, self.code, request=self.request, post=self.post, home=home
         )
-        self._applier = Applier(engine, connect, self.code, self.post, SavedStacks(home), logging)
         self.metrics = MetricsCollector(self._replicas, self._families)
+        self._applier = Applier(
+            engine, connect, self.code, self.post, SavedStacks(home), logging, self.metrics.keep
+        )
         self.callees = CalleeRegistry()
         self._pulse = Pulse()
         self._started_unix_s = unix()

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from remora.errors import RemoraError
-from remora.observe.metrics import gauge, merged
+from remora.observe.metrics import disagreeing, gauge, merged
 from remora.types import Seconds
 from remora.wire.control import Subscription
 from remora.wire.metrics import Family, MetricsAnswer, MetricsCall, MetricsReport
@@ -25,6 +26,12 @@ _log = logging.getLogger("remora.controller")
 ANSWER_LIMIT_S: Seconds = 1.0
 #: Asking everybody may take this share of the controller's time, however often readers come.
 _BUSY_SHARE = 0.1
+
+#: How long what a replica had counted is told after its end: longer than readers stay away.
+KEPT_S: Seconds = 300.0
+MAX_KEPT_ROWS = 20_000
+#: Warnings about names, in the life of a controller.
+MAX_SAID = 100
 
 #: Asks one replica.
 AskReplica = Callable[[], Awaitable[MetricsReport]]
@@ -57,6 +64,10 @@ class MetricsCollector:
         self._awaited: dict[int, asyncio.Future[MetricsAnswer]] = {}
         self._round: asyncio.Task[dict[str | None, list[Family]]] | None = None
         self._not_before: Seconds = 0.0
+        #: What replicas that have ended had counted, and until when it is told.
+        self._kept: deque[tuple[Seconds, tuple[Family, ...]]] = deque()
+        #: Names of which was said that they mean two things.
+        self._said: set[str] = set()
 
     async def follow(self, subscription: Subscription) -> AsyncGenerator[MetricsCall, None]:
         """Stream calls to a process until it closes the stream."""
@@ -73,6 +84,20 @@ class MetricsCollector:
         awaited = self._awaited.pop(answer.number, None)
         if awaited is not None and not awaited.done():
             awaited.set_result(answer)
+
+    def keep(self, last: MetricsReport) -> None:
+        """Tell for a while what a replica had counted when it ended.
+
+        Whoever reads now and then would not see what came after the last time.
+        """
+        if not last.families:
+            return
+        now = asyncio.get_running_loop().time()
+        self._kept.append((now + KEPT_S, last.families))
+        rows = [sum(len(each.rows) for each in families) for _, families in self._kept]
+        while sum(rows) > MAX_KEPT_ROWS:
+            del rows[0]
+            self._kept.popleft()
 
     async def read(self, but: str = "") -> list[Family]:
         """Everything that anybody counts; readers that come together are answered together.
@@ -102,11 +127,25 @@ class MetricsCollector:
             found.setdefault(follower.name, []).extend(families or ())
         silent = [*told, *heard].count(None)
         missing = gauge("serve_metrics_missing_processes", (), {(): silent})
+        while self._kept and self._kept[0][0] < began:
+            self._kept.popleft()
         rest = [family for families in told for family in families or ()]
+        rest += [family for _, families in self._kept for family in families]
         found[None] = merged((*self._own(), missing, *rest))
+        self._say_what_disagrees([*itertools.chain.from_iterable(found.values()), *rest])
         now = loop.time()
         self._not_before = now + (now - began) / _BUSY_SHARE
         return found
+
+    def _say_what_disagrees(self, families: list[Family]) -> None:
+        for name in sorted(disagreeing(families) - self._said):
+            if len(self._said) < MAX_SAID:
+                self._said.add(name)
+                _log.warning(
+                    "Metric %s of an application is left out: another one of that name, of Remora "
+                    "or of another deployment, is of another kind. Give it another name.",
+                    name,
+                )
 
     async def _of_replica(self, ask: AskReplica) -> tuple[Family, ...] | None:
         try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
+
+import msgspec
 
 from remora.wire.metrics import Family
 
@@ -23,36 +27,56 @@ def gauge(name: str, labels: tuple[str, ...], rows: Mapping[tuple[str, ...], flo
 def merged(families: Iterable[Family]) -> list[Family]:
     """Put families of one name together, by name; rows with the same labels are added up.
 
-    A family that disagrees with the first of its name about kind, labels or bounds (it comes from
-    a process of another version) is left out.
+    Of the user's code, families of one name may have different labels and bounds, if one replica
+    says both nowhere: they come one after the other. Any other family that disagrees with the first
+    of its name (it comes from a process of another version) is left out, and so is one of the
+    user's code that has the name of one of ours.
     """
-    found: dict[str, Family] = {}
-    for family in families:
-        first = found.get(family.name)
+    found: dict[tuple[str, tuple[str, ...], tuple[float, ...]], Family] = {}
+    for family in _fitting(families):
+        where = (family.name, family.labels, family.bounds)
+        first = found.get(where)
         if first is None:
             rows = {key: list(row) for key, row in family.rows.items()}
-            found[family.name] = Family(
-                family.name, family.kind, family.labels, rows, family.bounds
+            found[where] = msgspec.structs.replace(family, rows=rows)
+            continue
+        for key, row in family.rows.items():
+            known = first.rows.get(key)
+            first.rows[key] = (
+                list(row) if known is None else [a + b for a, b in zip(known, row, strict=True)]
             )
-        elif (first.kind, first.labels, first.bounds) == (
-            family.kind,
-            family.labels,
-            family.bounds,
+    return [found[where] for where in sorted(found)]
+
+
+def disagreeing(families: Iterable[Family]) -> set[str]:
+    """Names under which the user's code counts something that `merged` leaves out. Pure."""
+    known = list(families)
+    kept = {id(family) for family in _fitting(known)}
+    return {each.name for each in known if each.by_user and id(each) not in kept}
+
+
+def _fitting(families: Iterable[Family]) -> Iterator[Family]:
+    """Those that agree with the first of their name; ours come before those of users."""
+    firsts: dict[str, Family] = {}
+    for family in sorted(families, key=attrgetter("by_user")):
+        first = firsts.setdefault(family.name, family)
+        if (family.kind, family.by_user) == (first.kind, first.by_user) and (
+            family.by_user or (family.labels, family.bounds) == (first.labels, first.bounds)
         ):
-            for key, row in family.rows.items():
-                known = first.rows.get(key)
-                first.rows[key] = (
-                    list(row) if known is None else [a + b for a, b in zip(known, row, strict=True)]
-                )
-    return [found[name] for name in sorted(found)]
+            yield family
 
 
 def render(families: Iterable[Family]) -> str:
-    """Write families in the text format of Prometheus; no two may have the same name."""
+    """Write families in the text format of Prometheus; those of one name follow each other."""
     lines: list[str] = []
+    before = ""
     for family in families:
         name = f"{family.name}_total" if family.kind == "counter" else family.name
-        lines.append(f"# TYPE {name} {family.kind}")
+        if name != before:
+            if family.text:
+                lines.append(f"# HELP {name} {_one_line(family.text)}")
+            lines.append(f"# TYPE {name} {family.kind}")
+            before = name
         for values, row in sorted(family.rows.items()):
             labels = ",".join(
                 f'{label}="{escaped(value)}"'
@@ -84,7 +108,13 @@ def _braced(labels: str) -> str:
 
 def _number(value: float) -> str:
     """All digits that a rate over a second needs, and none of the noise of adding up."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else f"{value:.15g}"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def escaped(value: str) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from remora.context import DeploymentActorContext, GangContext, ReplicaContext, ReplicaRank
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
-from remora.observe.replica_counts import batch_families, model_families
+from remora.observe.replica_counts import LABELS, batch_families, model_families
 from remora.observe.tracebacks import user_traceback
 from remora.replica.construction import construct
 from remora.replica.promises import promises_of
@@ -181,7 +181,12 @@ class Life:
 
     async def _stop(self, body: bytes) -> bytes:
         await self._replica.stop()
-        return b""
+        context = self._context
+        if context is None:
+            return pack(MetricsReport())
+        # Nobody can ask any more, and a counter is not to lose what it counted last.
+        last = context.user_metrics.families(LABELS, self._labels(context), lasting=True)
+        return pack(MetricsReport(tuple(last)))
 
     async def _metrics(self, body: bytes) -> bytes:
         context = self._context
@@ -191,7 +196,7 @@ class Life:
 
     def _families(self, context: ReplicaContext) -> list[Family]:
         counted = self._replica
-        replica = (context.app_name, context.deployment, counted.replica_id)
+        replica = self._labels(context)
         functions: dict[str, tuple[BatchCounters, int]] = {}
         for each in context.batching:
             total, waiting = functions.get(each.name, (BatchCounters(), 0))
@@ -203,7 +208,11 @@ class Life:
             *counted.counts.families(replica, counted.ongoing, counted.max_ongoing),
             *model_families(replica, (each.counts for each in loaders), loaded),
             *batch_families(replica, functions),
+            *context.user_metrics.families(LABELS, replica),
         ]
+
+    def _labels(self, context: ReplicaContext) -> tuple[str, str, str]:
+        return context.app_name, context.deployment, self._replica.replica_id
 
     def _tell_models(self, model_ids: list[str]) -> None:
         """Requests for these models had better come here."""

@@ -197,7 +197,9 @@ class RoutingClient:
                     run_beside(self.loop, self.metrics.follow(channel), "the answers of metrics"),
                 ]
                 if self._callees is not None:
-                    beside.append(asyncio.create_task(self._callees.follow(channel)))
+                    beside.append(
+                        run_beside(self.loop, self._callees.follow(channel), "who calls whom")
+                    )
                 is_first = True
                 async for change in stream_control(
                     channel, "subscribe", self._subscription, SnapshotDiff, unpickle=True

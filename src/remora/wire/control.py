@@ -38,7 +38,8 @@ Methods of a replica:
     reconfigure(ReplicaReconfigure) -> None
     describe(None) -> ReplicaSpec               as what it runs, for a controller that lost its state
     drain(None) -> None                         turns new requests away; answers when idle
-    stop(None) -> None                          runs the destructor; the process exits after it
+    stop(None) -> MetricsReport                 runs the destructor; the process exits after it, and
+                                                the user's counters are told for the last time
     metrics(None) -> MetricsReport
 """
 

@@ -15,6 +15,8 @@ class Family(msgspec.Struct, array_like=True):
         rows: by the labels' values: one number; of a histogram how many values fell into each
             bucket, one more for those above all bounds, and the sum of all values.
         bounds: upper bounds of a histogram's buckets, inclusive, rising.
+        text: what it means, for people; empty: its name says it.
+        by_user: the user's code counts it.
     """
 
     name: str
@@ -22,6 +24,8 @@ class Family(msgspec.Struct, array_like=True):
     labels: tuple[str, ...]
     rows: dict[tuple[str, ...], list[float]]
     bounds: tuple[float, ...] = ()
+    text: str = ""
+    by_user: bool = False
 
 
 class MetricsReport(msgspec.Struct, frozen=True):

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+import pytest
 from tests.unit.control.rig import app, deployment, rig
 
-from remora.control.metrics import ANSWER_LIMIT_S, MetricsCollector
+from remora.control.metrics import ANSWER_LIMIT_S, KEPT_S, MAX_KEPT_ROWS, MetricsCollector
 from remora.errors import ConnectionLostError
 from remora.observe.metrics import counter
 from remora.testing.virtual_time import run
@@ -90,6 +91,39 @@ def test_readers_that_come_together_are_answered_by_one_round() -> None:
         assert len(asked) == 2
 
     run(main())
+
+
+def test_what_a_replica_counted_last_is_told_for_a_while_after_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def last(name: str, value: float, kind: str = "counter", rows: int = 1) -> MetricsReport:
+        made: dict[tuple[str, ...], list[float]] = {(str(n),): [value] for n in range(rows)}
+        return MetricsReport((Family(name, kind, ("replica",), made, by_user=True),))
+
+    async def gone() -> MetricsReport:
+        raise ConnectionLostError("gone")
+
+    async def main() -> None:
+        collector = asking(gone)
+        collector.keep(last("n", 5))
+        collector.keep(MetricsReport())
+        assert values(await collector.read())["n"] == 5
+        await asyncio.sleep(KEPT_S / 2)
+        collector.keep(last("m", 1))
+        # Told once that it has two meanings.
+        collector.keep(last("m", 1, "gauge"))
+        for _ in range(2):
+            await asyncio.sleep(KEPT_S / 2 + 1)
+            assert "n" not in values(await collector.read())
+        assert "m" not in values(await collector.read())
+        collector.keep(last("old", 1, rows=MAX_KEPT_ROWS // 2 + 1))
+        collector.keep(last("new", 1, rows=MAX_KEPT_ROWS // 2 + 1))
+        await asyncio.sleep(KEPT_S / 2)
+        found = values(await collector.read())
+        assert ("new" in found, "old" in found) == (True, False)
+
+    run(main())
+    assert [r.getMessage().startswith("Metric m ") for r in caplog.records] == [True]
 
 
 def test_the_state_of_everything_is_among_the_metrics() -> None:

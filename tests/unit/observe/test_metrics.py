@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.observe.metrics import counter, gauge, merged, render
+from remora.observe.metrics import counter, disagreeing, gauge, merged, render
 from remora.wire.codec import pack, unpack
 from remora.wire.metrics import Family, MetricsReport
 
@@ -63,3 +64,33 @@ def test_large_counters_keep_all_their_digits() -> None:
 def test_families_travel() -> None:
     report = MetricsReport((counter("n", ("app",), {("shop",): 2}),))
     assert unpack(pack(report), MetricsReport) == report
+
+
+def of_user(name: str, kind: str, *labels: str, **more: Any) -> Family:
+    row = [1.0] * (len(more.get("bounds", ())) + 2 if kind == "histogram" else 1)
+    return Family(name, kind, labels, {tuple(labels): row}, by_user=True, **more)
+
+
+def test_metrics_of_users_with_one_name_may_have_other_tags_and_bounds() -> None:
+    families = [
+        of_user("n", "counter", "replica", "a", text="What it is."),
+        of_user("n", "counter", "replica"),
+        of_user("h", "histogram", "replica", bounds=(1.0,)),
+        of_user("h", "histogram", "replica", "b", bounds=(2.0,)),
+    ]
+    text = render(merged(families))
+    assert text.count("# TYPE n_total counter") == text.count("# TYPE h histogram") == 1
+    assert text.count("n_total{") == 2
+    assert text.count("h_bucket{") == 4
+    assert not disagreeing(families)
+
+
+def test_users_cannot_speak_in_the_name_of_others() -> None:
+    ours = gauge("g", ("replica",), {("replica",): 7})
+    theirs = of_user("g", "gauge", "replica")
+    other_kind = of_user("n", "gauge", "replica")
+    families = [theirs, of_user("n", "counter", "replica"), other_kind, ours]
+    found = {each.name: each for each in merged(families)}
+    assert found["g"].rows == {("replica",): [7]}
+    assert found["n"].kind == "counter"
+    assert disagreeing(families) == {"g", "n"}
