@@ -86,6 +86,17 @@ def test_a_death_is_told_in_one_line() -> None:
     assert reason_of(RuntimeError("no such thing\nat all")) == "no such thing"
 
 
+def test_why_packages_cannot_be_installed_is_told() -> None:
+    text = (
+        "Failed to set up runtime environment.\nTraceback (most recent call last):\n  File …\n"
+        "RuntimeError: Please install virtualenv to enable pip runtime env."
+    )
+    assert reason_of(RuntimeError(text)) == (
+        "Ray could not set up its environment: RuntimeError: Please install virtualenv to enable "
+        "pip runtime env"
+    )
+
+
 def test_each_node_has_a_folder_of_its_own() -> None:
     setup = InstanceSetup(home="/home/me/.remora", node_id="n1", token="t", http={})
     assert setup.home_on("n1", "/tmp/ray/s").root == Path("/home/me/.remora")

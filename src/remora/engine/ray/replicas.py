@@ -10,6 +10,9 @@ from remora.engine.ray.actor_options import actor_options
 from remora.engine.ray.groups import has_group, make_group
 from remora.engine.ray.process import ProcessRequest
 
+#: How Ray begins to say that packages could not be installed.
+_NO_ENVIRONMENT = "Failed to set up runtime environment."
+
 
 def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
     """Make the actor of a replica, and before it its group; returns its handle. Blocks.
@@ -55,5 +58,9 @@ def waits_for(spec: ProcessSpec) -> str:
 def reason_of(error: BaseException) -> str:
     """Say in one line why an actor is gone. Pure."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines[:1] == [_NO_ENVIRONMENT]:
+        # What follows is a traceback, or the output of an installer.
+        causes = [line for line in lines[1:] if "error" in line.lower()] or lines[-1:]
+        return f"Ray could not set up its environment: {causes[-1][:300].rstrip('.')}"
     told = next((line for line in lines if line.startswith("The actor is dead because")), "")
     return told.removeprefix("The actor is dead because ").rstrip(".") or " ".join(lines[:1])
