@@ -9,11 +9,13 @@ import difflib
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from remora.errors import ConfigError
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -49,6 +51,28 @@ def check_keys(field: str, value: dict[str, Any], allowed: Iterable[str]) -> Non
             raise ConfigError(
                 f"{field}[{key!r}]", item, f"no such key.{hint} Keys: {', '.join(known)}."
             )
+
+
+def struct_of(kind: type[S], field: str, given: S | dict[str, Any] | None) -> S:
+    """Turn what a user passes for a group of options into its struct.
+
+    Args:
+        kind: the struct.
+        field: what users call the group.
+        given: the struct, its fields by name, or nothing.
+
+    Raises:
+        TypeError: it is something else.
+        ConfigError: an unknown name, or a value that cannot be right.
+    """
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, dict):
+        raise TypeError(f"{field} must be a dict or {kind.__name__}, not {type(given).__name__}")
+    check_keys(field, given, kind.__struct_fields__)
+    return kind(**given)
 
 
 def require_number(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import check_keys
+from remora.options.checks import struct_of
 
 _FIELDS = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 
@@ -61,11 +61,4 @@ def node_options(given: NodeOptions | dict[str, Any] | None) -> NodeOptions:
     Raises:
         ConfigError: an unknown name, or a value that cannot be right.
     """
-    if given is None:
-        return PLAIN
-    if isinstance(given, NodeOptions):
-        return given
-    if not isinstance(given, dict):
-        raise TypeError(f"node_options must be a dict or NodeOptions, not {type(given).__name__}")
-    check_keys("node_options", given, NodeOptions.__struct_fields__)
-    return NodeOptions(**given)
+    return struct_of(NodeOptions, "node_options", given)

@@ -1,0 +1,96 @@
+"""What runs the processes of an instance, and where its REST API listens."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from remora.errors import ConfigError
+from remora.options.checks import require_number, struct_of
+from remora.options.http import ProxyLocation, proxy_location
+from remora.options.node import PLAIN, NodeOptions, node_options
+
+
+class AdminOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the REST API listens, beside the Unix socket in the state folder."""
+
+    #: Address; None: the Unix socket only. One that others reach needs the instance's token.
+    host: str | None = "127.0.0.1"
+    #: Port, 0..65535; 0: the kernel picks a free one. The default is left to whoever has it.
+    port: int = 8265
+
+    def __post_init__(self) -> None:
+        host: object = self.host  # whatever the caller really passed
+        if host is not None and not (isinstance(host, str) and host):
+            raise ConfigError("admin_options['host']", host, "an address, or None")
+        require_number("admin_options['port']", self.port, low=0, high=65535, whole=True)
+
+
+ADMIN = AdminOptions()
+
+
+def admin_options(given: AdminOptions | dict[str, Any] | None) -> AdminOptions:
+    """Turn what a user passes as `admin_options` into the struct.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot be right.
+    """
+    return struct_of(AdminOptions, "admin_options", given)
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What runs the processes of an instance."""
+
+    #: `local`: this machine, by Remora itself; `ray`: a Ray cluster.
+    engine: str = "local"
+    #: Of the Ray cluster: `host:port`; `auto`: the one of this machine; `local`: a new one that
+    #: ends with the instance; empty: the one of this machine if there is one, else a new one.
+    address: str = ""
+    #: On which nodes of the cluster proxies run.
+    proxy_location: str = "EveryNode"
+    #: Of connections between nodes.
+    node: NodeOptions = PLAIN
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise ConfigError("engine", self.engine, "must be 'local' or 'ray'")
+        if self.address and self.engine != "ray":
+            raise ConfigError("address", self.address, "is of a Ray cluster and needs engine='ray'")
+        if self.node and self.engine != "ray":
+            raise ConfigError(
+                "node_options", self.node, "is for several nodes and needs engine='ray'"
+            )
+
+
+LOCAL_ENGINE = EngineOptions()
+
+
+def engine_options(
+    engine: str | None = None,
+    address: str | None = None,
+    location: str | ProxyLocation | None = None,
+    node: NodeOptions | dict[str, Any] | None = None,
+) -> EngineOptions:
+    """Make the options from what a user says; the environment variable `REMORA_ADDRESS` may add.
+
+    Args:
+        engine: `local` or `ray`; None: Ray if there is an address of a cluster.
+        address: see `EngineOptions`; None: as the environment says.
+        location: of proxies; None: every node.
+        node: of connections between nodes; None: plain TCP.
+
+    Raises:
+        ConfigError: no such engine, or what is of a cluster without Ray.
+    """
+    if address is None and engine != "local":
+        address = os.environ.get("REMORA_ADDRESS", "")
+    chosen = engine or ("ray" if address else "local")
+    where = proxy_location(location)
+    return EngineOptions(
+        engine=chosen,
+        address=address or "",
+        proxy_location=where.value,
+        node=node_options(node).absolute(),
+    )
