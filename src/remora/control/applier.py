@@ -1,9 +1,7 @@
 """Does what `reconcile.step` decided; what comes of it is posted as events.
 
 Theory of operation: every action is a task of its own, so one slow replica delays nobody and
-the tick never waits. For one replica there are two lanes: engine commands, which keep their
-order, and one call at a time over its connection, where a later call takes the place of an
-earlier one (a drain does not wait for a health check that hangs).
+the tick never waits. What is under way with one replica is kept in its lanes.
 
 Rules: decides nothing. Every call ends in exactly one event, unless a later call took its place.
 """
@@ -13,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from remora.control.checkpoint import CodeStore
-from remora.control.replica_control import Connect, ReplicaControl
+from remora.control.lanes import Lanes
+from remora.control.replica_control import Connect
 from remora.control.replica_spec import described, spec_of
 from remora.control.stacks import SavedStacks
 from remora.core import actions as act
@@ -40,17 +38,6 @@ RECONFIGURE_LIMIT_S: Seconds = 600.0
 _EXIT_S: Seconds = 0.5
 #: A replica answers what it is at once, unless its loop is blocked.
 DESCRIBE_LIMIT_S: Seconds = 4.0
-
-
-@dataclass
-class _Lane:
-    """What is under way with one replica."""
-
-    link: ReplicaControl | None = None
-    #: Held while the link is opened, or two calls would open one each.
-    opens_link: asyncio.Lock = field(default_factory=asyncio.Lock)
-    call: asyncio.Task[None] | None = None
-    command: asyncio.Task[None] | None = None
 
 
 class Applier:
@@ -84,94 +71,43 @@ class Applier:
         self._post = post
         self._stacks = stacks
         self._logging = logging
-        self._lanes: dict[ReplicaID, _Lane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes = Lanes(connect)
 
     def apply(self, actions: Iterable[act.Action]) -> None:
         """Begin all actions but those of builders, in order. Never blocks, never raises."""
+        lanes = self._lanes
         for action in actions:
             match action:
                 case act.StartProcess():
-                    self._command(action.replica_id, self._start(action))
+                    lanes.command(action.replica_id, self._start(action))
                 case act.KillProcess():
-                    self._cancel_call(action.replica_id)
-                    self._command(action.replica_id, self._kill(action.replica_id))
+                    lanes.cancel_call(action.replica_id)
+                    lanes.command(action.replica_id, self._kill(action.replica_id))
                 case act.EndInstance():
-                    self._spawn(self._guard("end the instance", self._engine.shutdown()))
+                    lanes.spawn(self._guard("end the instance", self._engine.shutdown()))
                 case act.InitializeReplica():
-                    self._call(action.replica_id, self._initialize(action))
+                    lanes.call(action.replica_id, self._initialize(action))
                 case act.CheckHealth():
-                    self._call(action.replica_id, self._check_health(action))
+                    lanes.call(action.replica_id, self._check_health(action))
                 case act.Reconfigure():
-                    self._call(action.replica_id, self._reconfigure(action))
+                    lanes.call(action.replica_id, self._reconfigure(action))
                 case act.DescribeReplica():
-                    self._call(action.replica_id, self._describe(action))
+                    lanes.call(action.replica_id, self._describe(action))
                 case act.DrainReplica():
-                    self._call(action.replica_id, self._drain(action))
+                    lanes.call(action.replica_id, self._drain(action))
                 case act.StopReplica():
-                    self._call(action.replica_id, self._stop(action))
+                    lanes.call(action.replica_id, self._stop(action))
 
     def forget(self, replica_id: ReplicaID) -> None:
         """Its process is gone: end what is under way with it."""
         self._stacks.tidy(replica_id)
-        lane = self._lanes.pop(replica_id, None)
-        if lane is None:
-            return
-        if lane.call is not None:
-            lane.call.cancel()
-        if lane.link is not None:
-            lane.link.close()
+        self._lanes.forget(replica_id)
 
     async def close(self) -> None:
         """End everything; processes and replicas stay as they are."""
-        for replica_id in list(self._lanes):
+        for replica_id in self._lanes.replicas():
             self.forget(replica_id)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    # ---------------------------------------------------------------------------------- lanes
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _lane(self, replica_id: ReplicaID) -> _Lane:
-        return self._lanes.setdefault(replica_id, _Lane())
-
-    def _cancel_call(self, replica_id: ReplicaID) -> None:
-        lane = self._lanes.get(replica_id)
-        if lane is not None and lane.call is not None:
-            lane.call.cancel()
-
-    def _call(self, replica_id: ReplicaID, work: Coroutine[Any, Any, None]) -> None:
-        self._cancel_call(replica_id)
-        self._lane(replica_id).call = self._spawn(work)
-
-    def _command(self, replica_id: ReplicaID, work: Coroutine[Any, Any, None]) -> None:
-        lane = self._lane(replica_id)
-        before = lane.command
-
-        async def in_order() -> None:
-            if before is not None and not before.done():
-                await asyncio.wait([before])
-            await work
-
-        lane.command = self._spawn(in_order())
-
-    async def _link(self, replica_id: ReplicaID, address: str) -> ReplicaControl:
-        lane = self._lane(replica_id)
-        async with lane.opens_link:
-            if lane.link is None or not lane.link.is_open:
-                link = await self._connect(address)
-                if self._lanes.get(replica_id) is not lane:
-                    link.close()
-                    raise ConnectionLostError(f"Replica {replica_id} is gone")
-                lane.link = link
-            return lane.link
+        await self._lanes.close()
 
     async def metrics(self, replica_id: ReplicaID, address: str) -> MetricsReport:
         """Ask a replica what it counts, beside whatever else is under way with it.
@@ -180,9 +116,9 @@ class Applier:
             ConnectionLostError: it is gone.
             RemoteError: it could not tell.
         """
-        if replica_id not in self._lanes:
+        if not self._lanes.knows(replica_id):
             raise ConnectionLostError(f"Replica {replica_id} is gone")
-        link = await self._link(replica_id, address)
+        link = await self._lanes.link(replica_id, address)
         return await link.call("metrics", None, MetricsReport) or MetricsReport()
 
     async def _guard(self, what: str, command: Coroutine[Any, Any, None]) -> None:
@@ -224,9 +160,8 @@ class Applier:
 
     async def _kill(self, replica_id: ReplicaID) -> None:
         await self._guard(f"kill {replica_id}", self._engine.kill_process(replica_id))
-        if self._lanes.get(replica_id, _Lane()).link is None:
-            # It may never have existed, so no exit will come that clears this up.
-            self._lanes.pop(replica_id, None)
+        # It may never have existed, so no exit will come that clears this up.
+        self._lanes.forget_unlinked(replica_id)
 
     # --------------------------------------------------------------------------------- calls
 
@@ -234,7 +169,7 @@ class Applier:
         replica_id = action.replica_id
         try:
             code = await self._code.get(action.code_key)
-            link = await self._link(replica_id, action.address)
+            link = await self._lanes.link(replica_id, action.address)
             spec = spec_of(action, code)
             ready = await link.call("initialize", spec, ReplicaReady)
         except ConnectionLostError as error:
@@ -278,7 +213,7 @@ class Applier:
         replica_id = action.replica_id
         problem = ""
         try:
-            link = await self._link(replica_id, action.address)
+            link = await self._lanes.link(replica_id, action.address)
             body = ReplicaReconfigure(
                 config=action.config,
                 ranks=action.ranks,
@@ -298,7 +233,7 @@ class Applier:
     async def _describe(self, action: act.DescribeReplica) -> None:
         replica_id = action.replica_id
         try:
-            link = await self._link(replica_id, action.address)
+            link = await self._lanes.link(replica_id, action.address)
             spec = await link.call("describe", None, ReplicaSpec, DESCRIBE_LIMIT_S)
             assert spec is not None
             code_key = await self._code.put(spec.code)
@@ -311,7 +246,7 @@ class Applier:
     async def _drain(self, action: act.DrainReplica) -> None:
         replica_id = action.replica_id
         try:
-            link = await self._link(replica_id, action.address)
+            link = await self._lanes.link(replica_id, action.address)
             await link.call("drain")
         except ConnectionLostError as error:
             self._lost(replica_id, "drain", error)
@@ -329,7 +264,7 @@ class Applier:
         if action.address and action.timeout_s > 0:
             try:
                 async with asyncio.timeout(action.timeout_s):
-                    link = await self._link(replica_id, action.address)
+                    link = await self._lanes.link(replica_id, action.address)
                     last = await link.call("stop", None, MetricsReport)
                     if last is not None:
                         self._keep(last)
