@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from remora.calls.broadcast import DeploymentBroadcastResponse
     from remora.calls.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
     from remora.calls.selection import ReplicaSelection
+    from remora.calls.streamed import DeploymentResponseGenerator
     from remora.context import get_deployment_actor_context
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from remora.method import method
     from remora.multiplex import get_multiplexed_model_id, multiplexed
     from remora.preloading import preloaded
-    from remora.response import DeploymentResponse, DeploymentResponseGenerator
+    from remora.response import DeploymentResponse
 
 #: Where each public name lives.
 _HOMES = {
@@ -43,7 +44,7 @@ _HOMES = {
     "DeploymentBroadcastResponse": "calls.broadcast",
     "DeploymentHandle": "handle",
     "DeploymentResponse": "response",
-    "DeploymentResponseGenerator": "response",
+    "DeploymentResponseGenerator": "calls.streamed",
     "ReplicaSelection": "calls.selection",
     "RunTarget": "api",
     "batch": "batching",

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, overload
 
 from remora.calls.arguments import Composed, Content, is_composed, plain_body, values_among
 from remora.calls.broadcast import DeploymentBroadcastResponse, send_to_all
-from remora.calls.pending import ChainedCall, FailedCall, submit_later, submit_now
+from remora.calls.chained import ChainedCall
+from remora.calls.pending import FailedCall, submit_now
 from remora.calls.selection import ReplicaSelection, reserved
+from remora.calls.streamed import DeploymentResponseGenerator
+from remora.calls.submit import submit_later
 from remora.calls.typed import P, R, StreamMethod, UnaryMethod, is_stream, name_of
 from remora.config import UNSET, nearest, require_number
 from remora.errors import ConfigError, RemoraError
 from remora.request_context import RequestContext, current, new_request_id
-from remora.response import DeploymentResponse, DeploymentResponseGenerator
+from remora.response import DeploymentResponse
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire.messages import CallKind, Envelope
 from remora.wire.parcel import Body

@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import pytest
 
+from remora.calls.streamed import DeploymentResponseGenerator
 from remora.errors import ConfigError, InstanceError, RayServeException, RequestCancelledError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.request_context import RequestContext, current
-from remora.response import DeploymentResponse, DeploymentResponseGenerator
+from remora.response import DeploymentResponse
 from remora.router import process as routing
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.router import Router

@@ -19,8 +19,9 @@ from contextlib import aclosing
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, NamedTuple
 
+from remora.calls.streamed import DeploymentResponseGenerator
 from remora.replica.sync_stream import iterate_in_thread
-from remora.response import DeploymentResponse, DeploymentResponseGenerator
+from remora.response import DeploymentResponse
 from remora.router.upload import Upload
 from remora.transport.packing import PICKLE_ERRORS, explained, pack_call, pack_value
 from remora.wire import values

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from remora.calls.selection import ReplicaSelection
-    from remora.response import DeploymentResponse, DeploymentResponseGenerator
+    from remora.calls.streamed import DeploymentResponseGenerator
+    from remora.response import DeploymentResponse
 
 P = ParamSpec("P")
 R = TypeVar("R")
