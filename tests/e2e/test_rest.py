@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +24,8 @@ from remora.submission_client import ServeSubmissionClient
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
 APPLICATIONS = "/api/serve/applications/"
-SERVER = """
-import remora as serve
-
-
-@serve.deployment
-class Words:
-    async def greeting(self):
-        return await serve.get_deployment_handle("Greeter", "rest").tone.remote()
-
-
-@serve.deployment
-class Greeter:
-    def __init__(self, words):
-        self.words = words
-
-    async def __call__(self, request):
-        return await self.words.greeting.remote()
-
-    def tone(self):
-        return "hello"
-
-
-app = Greeter.bind(Words.bind())
-"""
+#: Gives the pids of the processes of the REST API.
+FindAdmin = Callable[[], list[int]]
 
 
 @pytest.fixture
@@ -56,21 +35,40 @@ async def client(shared: Instance) -> AsyncIterator[httpx2.AsyncClient]:
         yield made
 
 
-def config(folder: Path) -> dict[str, Any]:
-    (folder / "rest_server.py").write_text(SERVER)
+@pytest.fixture
+def wanted(tmp_path: Path) -> dict[str, Any]:
+    """A config of one application, whose code is in a folder of its own."""
+    shutil.copy(Path(__file__).with_name("rest_server.py"), tmp_path)
     app = {
         "name": "rest",
         "route_prefix": "/rest",
         "import_path": "rest_server:app",
-        "runtime_env": {"working_dir": str(folder)},
+        "runtime_env": {"working_dir": str(tmp_path)},
     }
     return {"applications": [app]}
 
 
+@pytest.fixture
+def served(start_instance: StartInstance) -> Instance:
+    """An instance that has a port for the REST API."""
+    return start_instance(admin=AdminOptions(port=0))
+
+
+@pytest.fixture
+def find_admin(shared: Instance) -> FindAdmin:
+    def find() -> list[int]:
+        return [
+            pid
+            for pid in shared.members()
+            if b"remora: admin" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    return find
+
+
 async def test_a_config_is_put_served_and_deleted(
-    shared: Instance, client: httpx2.AsyncClient, tmp_path: Path
+    shared: Instance, client: httpx2.AsyncClient, wanted: dict[str, Any]
 ) -> None:
-    wanted = config(tmp_path)
     answer = await client.put(APPLICATIONS, json=wanted)
     assert answer.status_code == 200, answer.text
 
@@ -102,25 +100,19 @@ async def test_a_config_is_put_served_and_deleted(
     await until_async(lambda: status(None), "it is gone", 20.0)
 
 
-async def test_it_comes_back_when_it_dies(shared: Instance, client: httpx2.AsyncClient) -> None:
+async def test_it_comes_back_when_it_dies(
+    shared: Instance, client: httpx2.AsyncClient, find_admin: FindAdmin
+) -> None:
     await client.get("/docs")
     async with httpx2.AsyncClient() as plain:
         await plain.get(f"{shared.url}/-/healthz")
-
-    def pids() -> list[int]:
-        return [
-            pid
-            for pid in shared.members()
-            if b"remora: admin" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-
-    (first,) = pids()
+    (first,) = find_admin()
     kill(first)
     # The kernel keeps the connection until its successor takes it.
     transport = httpx2.AsyncHTTPTransport(uds=str(shared.home.admin_socket))
     async with httpx2.AsyncClient(transport=transport, base_url="http://remora") as again:
         assert (await again.get("/docs", timeout=20.0)).status_code == 200
-    assert first not in pids()
+    assert first not in find_admin()
 
 
 async def test_on_an_address_that_others_reach_it_needs_its_token(
@@ -136,15 +128,12 @@ async def test_on_an_address_that_others_reach_it_needs_its_token(
         assert (await client.get(APPLICATIONS, headers=headers)).status_code == 200
 
 
-async def test_the_client_of_ray_serves_users(
-    start_instance: StartInstance, tmp_path: Path
-) -> None:
-    instance = start_instance(admin=AdminOptions(port=0))
-    client = ServeSubmissionClient((await instance.status()).admin_url)
+async def test_the_client_of_ray_serves_users(served: Instance, wanted: dict[str, Any]) -> None:
+    client = ServeSubmissionClient((await served.status()).admin_url)
 
     def operate() -> None:
         assert client.get_version()
-        client.deploy_applications(config(tmp_path))
+        client.deploy_applications(wanted)
         with pytest.raises(ConfigFileError, match="Did you mean 'import_path'"):
             client.deploy_applications({"applications": [{"imprt_path": "a:b"}]})
         details = client.get_serve_details()
@@ -154,7 +143,7 @@ async def test_the_client_of_ray_serves_users(
     await asyncio.to_thread(operate)
 
     async def gone() -> bool:
-        return not (await instance.status()).applications
+        return not (await served.status()).applications
 
     await until_async(gone, "it is gone", 20.0)
     nobody = ServeSubmissionClient("http://127.0.0.1:9")

@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster as RayCluster
 from tests.e2e.instances import Instance
 
-from remora.config import EngineOptions, HTTPOptions
+from remora.config import AdminOptions, EngineOptions, HTTPOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORE_BYTES = 80 * 1024 * 1024
@@ -44,7 +44,7 @@ def instance(cluster: RayCluster) -> Iterator[Instance]:
     """One instance for all tests; each deploys under names of its own."""
     folder = Path(tempfile.mkdtemp(prefix="remora-r-"))
     engine = EngineOptions(engine="ray", address=cluster.address)
-    made = Instance(folder, HTTPOptions(port=0), engine=engine)
+    made = Instance(folder, HTTPOptions(port=0), engine=engine, admin=AdminOptions(port=0))
     try:
         yield made
     finally:

@@ -30,7 +30,7 @@ def test_resources_become_options_of_an_actor() -> None:
 
 
 def test_no_replica_is_taken_for_a_permanent_process() -> None:
-    names = [fleet.CONTROLLER, fleet.agent_name("a" * 20)]
+    names = [fleet.CONTROLLER, fleet.agent_name("a" * 20), fleet.admin_name("a" * 20)]
     names += [fleet.proxy_name("a" * 20, 1, home=home) for home in (True, False)]
     assert all(map(fleet.is_permanent, names))
     # Applications are named as their authors like.
@@ -109,6 +109,7 @@ def test_proxies_run_where_they_are_wanted() -> None:
         ("HeadOnly", True, False),
         ("Disabled", False, False),
     ):
-        setup = InstanceSetup(home="", node_id="", token="", http={}, proxy_location=location)
+        http = {"host": "0.0.0.0"}
+        setup = InstanceSetup(home="", node_id="", token="", http=http, proxy_location=location)
         assert setup.has_proxies(is_head=True) is on_head
         assert setup.has_proxies(is_head=False) is elsewhere

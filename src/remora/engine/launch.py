@@ -231,7 +231,7 @@ def launch(
         grpc: the front door for gRPC; None: there is none.
         machine: what this machine is said to have.
         engine: what runs its processes.
-        admin: where the REST API listens; on a Ray cluster there is none yet.
+        admin: where the REST API listens.
         logging: how its processes log; None: the defaults.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
@@ -269,11 +269,10 @@ def launch(
         "grpc_fd": grpc_fd,
         "grpc_digest": digest(grpc),
         "machine": msgspec.to_builtins(machine),
+        "admin": msgspec.to_builtins(admin),
         "logging": None if logging is None else msgspec.to_builtins(logging),
     }
-    if engine.engine == "local":
-        options["admin"] = msgspec.to_builtins(admin)
-    else:
+    if engine.engine == "ray":
         options |= {
             "address": engine.address,
             "proxy_location": engine.proxy_location,

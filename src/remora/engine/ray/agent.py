@@ -1,11 +1,12 @@
 """The agent of a node: holds what must outlive a proxy or the controller, and passes commands on.
 
-- It holds the listening sockets of the node's front doors (`sockets.py`).
+- It holds the listening sockets of the node's front doors and of the REST API (`sockets.py`), and starts the
+  process of that API when somebody first asks it something.
 - It listens where processes of its node look for the controller, and relays them to wherever that
   runs. While none runs they wait, as they would at a socket that the embedded engine holds.
 - It sends signals to processes of its node for the controller.
 
-Rules: decides nothing, and starts nothing.
+Rules: decides nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import signal
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,16 +31,19 @@ from remora.engine import linux
 from remora.engine.base import ProcessContext
 from remora.engine.claim import Claim, Owner
 from remora.engine.doors import address_of, http_url, listen_http, listen_unix
+from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.end import SignalProcess
 from remora.engine.ray.setup import (
     CONTROLLER_ADDRESS,
     InstanceSetup,
     NodeRecord,
+    find_node,
     require_setup,
 )
 from remora.engine.ray.sockets import receive_sockets, send_sockets
 from remora.errors import EngineError, InstanceError
+from remora.home import Home
 from remora.observe.logs import log_of_system_process
 from remora.transport import address as addresses
 from remora.transport import tcp
@@ -57,6 +61,8 @@ _BETWEEN_TRIES_S = 0.03
 _HAND_BACK_S = 1.0
 #: A front door that somebody else holds is handed back, or free, after this long.
 _REOPEN_S = 5.0
+#: What this process holds for others.
+_HELD = ("http", "relay", "admin", "admin_unix")
 
 
 def main(context: ProcessContext) -> None:
@@ -69,10 +75,8 @@ async def _serve(context: ProcessContext) -> None:
     cluster = Cluster(str(context.args["namespace"]))
     setup = require_setup(cluster)
     here = mine()
-    key = NodeRecord.key(here.node_id)
-    before = cluster.get(key)
-    known = None if before is None else msgspec.msgpack.decode(before, type=NodeRecord)
-    doors = Doors(setup, context.sockets, known)
+    known = find_node(cluster, here.node_id)
+    doors = Doors(setup, context.home, context.sockets, known)
     here.write(context.home)
     if here.node_id != setup.node_id:
         # Where the instance was started its host holds the folder.
@@ -80,14 +84,20 @@ async def _serve(context: ProcessContext) -> None:
         claim.write_owner(Owner(os.getpid(), context.token, doors.http_url, engine="ray"))
     threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
     relay = Relay(cluster)
-    listener = await asyncio.to_thread(doors.relay, context.home.controller_socket)
+    listener = await asyncio.to_thread(doors.complete)
     servers = [
         await serve_control(context.sockets["control"], {"signal": _signal}),
         await serve_control(context.sockets["control_tcp"], {"signal": _signal}, context.token),
         await asyncio.start_unix_server(relay.serve, sock=listener.dup()),
     ]
-    record = NodeRecord(here.node_id, context.address, doors.http_url, doors.grpc_address)
-    cluster.put(key, msgspec.msgpack.encode(record))
+    record = NodeRecord(
+        here.node_id, context.address, doors.http_url, doors.grpc_address, doors.admin_url
+    )
+    cluster.put(NodeRecord.key(here.node_id), msgspec.msgpack.encode(record))
+    first_asked = threading.Thread(
+        target=start_when_asked, args=(cluster, setup, here.node_id, doors.admin), daemon=True
+    )
+    first_asked.start()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
@@ -97,6 +107,27 @@ async def _serve(context: ProcessContext) -> None:
         path.unlink(missing_ok=True)
 
 
+def start_when_asked(
+    cluster: Cluster, setup: InstanceSetup, node_id: str, sockets: Sequence[socket.socket]
+) -> None:
+    """Start the process of the REST API when somebody asks it something: until then it costs nothing.
+
+    Args:
+        cluster: of the instance.
+        setup: of the instance.
+        node_id: this node.
+        sockets: that it answers on.
+    """
+    while True:
+        select.select(sockets, [], [])
+        try:
+            fleet.ensure_admin(cluster, setup, node_id)
+            return
+        except EngineError as error:
+            _log.warning("The REST API cannot be started and is tried again: %s", error)
+            time.sleep(_REOPEN_S)
+
+
 async def _signal(body: bytes) -> bytes:
     order = unpack(body, SignalProcess)
     linux.send_signal(order.pid, order.number)
@@ -104,16 +135,18 @@ async def _signal(body: bytes) -> bytes:
 
 
 class Doors:
-    """The front doors of this node.
+    """The front doors of this node, and what else must outlive those who answer there.
 
     Attributes:
         http_url: opens the one for HTTP; empty without.
         grpc_address: `host:port` of the one for gRPC; empty without.
+        admin_url: of the REST API; empty: it has only its Unix socket.
     """
 
     def __init__(
         self,
         setup: InstanceSetup,
+        home: Home,
         sockets: Mapping[str, socket.socket],
         known: NodeRecord | None,
     ) -> None:
@@ -121,34 +154,55 @@ class Doors:
 
         Args:
             setup: of the instance.
-            sockets: `http` and `grpc`, as far as they are to be.
-            known: what an agent before this one left; the proxies hand its sockets back.
+            home: state folder of this node.
+            sockets: as far as they are to be, by name.
+            known: what an agent before this one left; others hand its sockets back.
         """
         # That for gRPC only keeps the port: the proxies open it themselves.
-        self._sockets = {name: sockets[name] for name in ("http", "relay") if name in sockets}
+        self._sockets = {name: sockets[name] for name in _HELD if name in sockets}
+        self._home = home
         self._lock = threading.Lock()
         self._given = threading.Event()
         self._open: Callable[[], socket.socket] | None = None
+        self._open_admin: Callable[[], socket.socket] | None = None
         if known is None:
             self.http_url = http_url(sockets.get("http"), setup.http)
             self.grpc_address = address_of(sockets.get("grpc"))
+            self.admin_url = http_url(sockets.get("admin"), {})
             return
         self.http_url, self.grpc_address = known.http_url, known.grpc_address
-        host, port = setup.http.get("host"), urlsplit(known.http_url).port
-        if host is not None and port is not None:
-            self._open = lambda: listen_http(str(host), port)
+        self.admin_url = known.admin_url
+        self._open = _opener(setup.http.get("host"), known.http_url)
+        self._open_admin = _opener(setup.admin.get("host"), known.admin_url)
 
-    def relay(self, path: Path) -> socket.socket:
-        """Return the socket at which processes of the node look for the controller."""
+    @property
+    def admin(self) -> list[socket.socket]:
+        """Those of the REST API."""
+        with self._lock:
+            return [sock for name, sock in self._sockets.items() if name.startswith("admin")]
+
+    def complete(self) -> socket.socket:
+        """See that all are there but the front door for HTTP, which is opened when it is asked for.
+
+        Returns the one at which processes of the node look for the controller.
+        """
         if "relay" not in self._sockets:
             self._given.wait(_HAND_BACK_S)
         with self._lock:
-            if "relay" not in self._sockets:
-                self._sockets["relay"] = listen_unix(path)
-            return self._sockets["relay"]
+            held = self._sockets
+            if "relay" not in held:
+                held["relay"] = listen_unix(self._home.controller_socket)
+            if "admin_unix" not in held:
+                held["admin_unix"] = listen_unix(self._home.admin_socket)
+            if "admin" not in held and self._open_admin is not None:
+                try:
+                    held["admin"] = self._open_admin()
+                except InstanceError as error:
+                    _log.warning("The REST API has only its Unix socket: %s", error)
+            return held["relay"]
 
     def serve(self, listener: socket.socket) -> None:
-        """Hand them to proxies, in a thread of its own."""
+        """Hand them on, in a thread of its own."""
         while True:
             try:
                 connection, _ = listener.accept()
@@ -159,11 +213,13 @@ class Doors:
     def _answer(self, connection: socket.socket) -> None:
         with connection:
             try:
-                send_sockets(connection, self._get(receive_sockets(connection)))
-                # The proxy takes the end of this connection for our end.
+                given, _ = receive_sockets(connection)
+                facts = {"http_url": self.http_url, "grpc_address": self.grpc_address}
+                send_sockets(connection, self._get(given), **facts)
+                # Who has them takes the end of this connection for our end.
                 connection.recv(1)
             except (OSError, ValueError, InstanceError) as error:
-                _log.warning("A proxy got no front door: %s", error)
+                _log.warning("A process got no sockets: %s", error)
 
     def _get(self, given: dict[str, socket.socket]) -> dict[str, socket.socket]:
         with self._lock:
@@ -184,7 +240,16 @@ class Doors:
                 continue
             with self._lock:
                 self._sockets.setdefault("http", opened)
-        return self._sockets
+        with self._lock:
+            return dict(self._sockets)
+
+
+def _opener(host: object, url: str) -> Callable[[], socket.socket] | None:
+    """Tell how to listen again where an agent before this one did; None: it did not."""
+    port = urlsplit(url).port
+    if host is None or port is None:
+        return None
+    return lambda: listen_http(str(host), port)
 
 
 class Relay:

@@ -1,4 +1,4 @@
-"""The permanent processes on every node: its agent, and its proxies.
+"""The permanent processes on every node: its agent, its proxies, and the REST API.
 
 Rules: starts and ends them; that they stay is Ray's doing.
 """
@@ -16,16 +16,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from remora.engine.doors import default_num_proxies
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.process import ProcessActor, ProcessRequest
-from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key
+from remora.engine.ray.setup import (
+    BETWEEN_LOOKS_S,
+    START_LIMIT_S,
+    InstanceSetup,
+    NodeRecord,
+    failure_key,
+)
 from remora.errors import EngineError, InstanceError
-from remora.types import Seconds, is_replica
+from remora.types import is_replica
 
 _log = logging.getLogger("remora.engine")
 
 CONTROLLER = "controller"
-#: A worker of Ray is there in a second; on a machine under load, in many.
-START_LIMIT_S: Seconds = 60.0
-_BETWEEN_LOOKS_S: Seconds = 0.02
 
 
 def agent_name(node_id: str) -> str:
@@ -43,11 +46,15 @@ def is_proxy(name: str) -> bool:
     return name.startswith("proxy-") and not is_replica(name)
 
 
+def admin_name(node_id: str) -> str:
+    """Name of the process of the REST API on a node. Pure."""
+    return f"admin@{node_id[:12]}"
+
+
 def is_permanent(name: str) -> bool:
-    """Tell controller, proxies and agents by the names of their actors. Pure."""
-    return (
-        name == CONTROLLER or is_proxy(name) or (name.startswith("agent@") and not is_replica(name))
-    )
+    """Tell all but replicas by the names of their actors. Pure."""
+    named = name == CONTROLLER or name.startswith(("agent@", "admin@", "proxy-"))
+    return named and not is_replica(name)
 
 
 def create(
@@ -80,9 +87,7 @@ def create(
     return ray.remote(ProcessActor).options(**given).remote(msgspec.msgpack.encode(request))
 
 
-def start_controller(
-    cluster: Cluster, setup: InstanceSetup, node: RayNode, door: NodeRecord
-) -> Any:
+def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Any:
     """Start the controller next to Ray's head; returns its actor."""
     request = ProcessRequest(
         process_id=CONTROLLER,
@@ -93,8 +98,6 @@ def start_controller(
         args={
             "engine": "ray",
             "namespace": cluster.namespace,
-            "http_url": door.http_url,
-            "grpc_address": door.grpc_address,
             "bound": bool(setup.bound_job),
             "logging": setup.logging,
         },
@@ -103,38 +106,46 @@ def start_controller(
     return create(request, node_id=node.node_id)
 
 
+def begin_agent(cluster: Cluster, node_id: str) -> Any:
+    """Find the agent of a node, or begin to start it; returns its actor."""
+    name = agent_name(node_id)
+    found = cluster.actor(name)
+    if found is not None:
+        return found
+    request = ProcessRequest(
+        process_id=name,
+        kind="agent",
+        entrypoint="remora.engine.ray.agent:main",
+        title="remora: agent",
+        namespace=cluster.namespace,
+        args={"namespace": cluster.namespace},
+        permanent=True,
+    )
+    return create(request, node_id=node_id)
+
+
 def ensure_agent(cluster: Cluster, node_id: str) -> NodeRecord:
     """Find the agent of a node, or start it and wait until it is up. Blocks.
 
     Raises:
         InstanceError: it cannot start; says why.
     """
-    name = agent_name(node_id)
-    actor = cluster.actor(name)
-    if actor is None:
-        actor = create(
-            ProcessRequest(
-                process_id=name,
-                kind="agent",
-                entrypoint="remora.engine.ray.agent:main",
-                title="remora: agent",
-                namespace=cluster.namespace,
-                args={"namespace": cluster.namespace},
-                permanent=True,
-            ),
-            node_id=node_id,
-        )
-    return _wait_up(cluster, node_id, actor)
+    return wait_up(cluster, node_id, begin_agent(cluster, node_id))
 
 
-def _wait_up(cluster: Cluster, node_id: str, actor: Any) -> NodeRecord:
+def wait_up(cluster: Cluster, node_id: str, actor: Any) -> NodeRecord:
+    """Wait until the agent of a node is up. Blocks.
+
+    Raises:
+        InstanceError: it cannot start; says why.
+    """
     deadline = time.monotonic() + START_LIMIT_S
     ended = actor.ended.remote()
     while True:
         data = cluster.get(NodeRecord.key(node_id))
         if data is not None:
             return msgspec.msgpack.decode(data, type=NodeRecord)
-        done, _ = ray.wait([ended], timeout=_BETWEEN_LOOKS_S)
+        done, _ = ray.wait([ended], timeout=BETWEEN_LOOKS_S)
         if done:
             failure = cluster.get(failure_key(agent_name(node_id)))
             if failure is not None:
@@ -151,13 +162,15 @@ def _wait_up(cluster: Cluster, node_id: str, actor: Any) -> NodeRecord:
             )
 
 
-def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode, door: NodeRecord) -> None:
+def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> None:
     """Start the proxies of a node that are missing, where there are to be any. Blocks.
+
+    They wait for the agent of the node, which has their sockets.
 
     Raises:
         EngineError: Ray's head does not answer.
     """
-    if not (door.http_url or door.grpc_address) or not setup.has_proxies(is_head=node.is_head):
+    if not setup.has_proxies(is_head=node.is_head):
         return
     there = set(cluster.names())
     number_of = int(
@@ -175,24 +188,40 @@ def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode, door: 
             namespace=cluster.namespace,
             args={
                 "http": setup.http,
-                "http_url": door.http_url,
                 "name": name,
-                "grpc": _grpc(setup, door),
                 "logging": setup.logging,
                 "index": number - 1,
                 "num_proxies": number_of,
             },
             permanent=True,
         )
-        try:
-            create(request, node_id=node.node_id)
-        except ValueError as error:
-            # Somebody else has made it meanwhile.
-            raise EngineError(f"Proxy {name} is there already: {error}") from error
+        _create_once(request, node.node_id)
 
 
-def _grpc(setup: InstanceSetup, door: NodeRecord) -> dict[str, Any] | None:
-    if setup.grpc is None:
-        return None
-    port = int(door.grpc_address.rpartition(":")[2])
-    return {**setup.grpc, "port": port}
+def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
+    """Start the process of the REST API on a node, unless it is there. Blocks.
+
+    Raises:
+        EngineError: Ray's head does not answer, or somebody else has started it meanwhile.
+    """
+    name = admin_name(node_id)
+    if cluster.actor(name) is not None:
+        return
+    front = {"http": setup.http, "grpc": setup.grpc and {"port": setup.grpc["port"]}}
+    request = ProcessRequest(
+        process_id=name,
+        kind="admin",
+        entrypoint="remora.rest.main:main",
+        title="remora: admin",
+        namespace=cluster.namespace,
+        args={"host": setup.admin.get("host"), "options": front},
+        permanent=True,
+    )
+    _create_once(request, node_id)
+
+
+def _create_once(request: ProcessRequest, node_id: str) -> None:
+    try:
+        create(request, node_id=node_id)
+    except ValueError as error:
+        raise EngineError(f"{request.process_id} was made by somebody else: {error}") from error

@@ -8,6 +8,7 @@ instance, or of the program that owns it. An instance in a cluster of others goe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # Every line that a user's code prints is shown, however often it prints the same.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -35,12 +37,14 @@ from ray.exceptions import ActorUnavailableError, RayError
 from remora.engine import linux
 from remora.engine.boot import answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
+from remora.engine.doors import ADMIN_PORT
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
+from remora.engine.ray.sockets import is_default_admin
 from remora.errors import ConfigError, EngineError, InstanceError
 from remora.home import Home
 from remora.options.node import NodeOptions
@@ -76,6 +80,7 @@ class Options:
     machine: Mapping[str, Any] = field(default_factory=dict)
     node: Mapping[str, Any] = field(default_factory=dict)
     logging: Mapping[str, Any] | None = None
+    admin: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Host:
@@ -110,28 +115,57 @@ class Host:
         head = next((node for node in nodes.values() if node.is_head), here)
         found = find_setup(self._cluster)
         self._controller = self._cluster.actor(fleet.CONTROLLER)
-        if found is not None and self._controller is not None:
-            self._setup = found
-            self.joined = True
-            _refuse_other(wanted, found.node)
-            join(found.membership(here))
-            door = fleet.ensure_agent(self._cluster, here.node_id)
-            self._link(here)
-        else:
+        if found is None or self._controller is None:
             if wanted:
                 # Before anything is started, and told to whoever named the files.
                 check_files(wanted, here.host)
-            self._start_over(here, wanted)
+            self._set_up(here, wanted)
             join(self._setup.membership(here))
-            door = fleet.ensure_agent(self._cluster, here.node_id)
-        if here.node_id != head.node_id:
-            there = fleet.ensure_agent(self._cluster, head.node_id)
-            door = door if door.http_url or door.grpc_address else there
-        if not self.joined:
-            self._controller = fleet.start_controller(self._cluster, self._setup, head, door)
-        return door
+            return self._start(here, head)
+        self._setup = found
+        self.joined = True
+        _refuse_other(wanted, found.node)
+        join(found.membership(here))
+        door = fleet.ensure_agent(self._cluster, here.node_id)
+        self._link(here)
+        if here.node_id == head.node_id or door.http_url or door.grpc_address:
+            return door
+        return fleet.ensure_agent(self._cluster, head.node_id)
 
-    def _start_over(self, here: RayNode, node: NodeOptions) -> None:
+    def _start(self, here: RayNode, head: RayNode) -> NodeRecord:
+        """Start the instance: all of it at once, because each worker of Ray takes most of a second.
+
+        What needs another process that is not there yet waits for it by itself.
+
+        Raises:
+            InstanceError: it cannot start; nothing of it is left.
+        """
+        first = {node.node_id: node for node in (here, head)}
+        try:
+            agents = {id_: fleet.begin_agent(self._cluster, id_) for id_ in first}
+            for node in first.values():
+                fleet.ensure_proxies(self._cluster, self._setup, node)
+            self._controller = fleet.start_controller(self._cluster, self._setup, head)
+            there = {id_: fleet.wait_up(self._cluster, id_, agents[id_]) for id_ in first}
+        except EngineError:
+            with contextlib.suppress(EngineError):
+                end_processes(self._cluster, self._setup, 0.0)
+            raise
+        self._tell_admin(there[head.node_id])
+        door = there[here.node_id]
+        return door if door.http_url or door.grpc_address else there[head.node_id]
+
+    def _tell_admin(self, head: NodeRecord) -> None:
+        admin = self._options.admin
+        is_default = is_default_admin(admin.get("host"), admin.get("port"))
+        if is_default and urlsplit(head.admin_url).port != ADMIN_PORT:
+            log(
+                f"port {ADMIN_PORT} is in use, by Ray's dashboard or another program: the REST API is "
+                f"at {head.admin_url}"
+            )
+
+    def _set_up(self, here: RayNode, node: NodeOptions) -> None:
+        """Leave nothing of an earlier instance, and write down how this one is to be."""
         for name in self._cluster.names():
             self._cluster.kill(name)
         remove_groups(self._cluster.namespace)
@@ -147,6 +181,7 @@ class Host:
             proxy_location=options.proxy_location,
             grpc=read_grpc(options.grpc_fd),
             logging=None if options.logging is None else dict(options.logging),
+            admin=dict(options.admin),
             bound_job=rays.this_job() if options.owner_fd is not None else "",
             controller=options.controller,
             proxy=options.proxy,

@@ -124,10 +124,10 @@ class NodeWatch:
         """See that a node has its agent and its proxies, then tell that it takes processes."""
         try:
             # Not in the one thread: a node that is slow to start must not hold up the others.
-            door = await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
+            await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
             if node.node_id not in self.nodes:
                 self._join(node)
-            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node, door)
+            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node)
         except (RemoraError, RayError) as error:
             _log.warning("Node %s takes no processes yet: %s", node.node_id[:12], error)
             await self._ask(self._cluster.delete, failure_key(fleet.agent_name(node.node_id)))

@@ -37,7 +37,7 @@ from remora.engine.ray.setup import (
     require_setup,
 )
 from remora.engine.ray.sockets import open_sockets
-from remora.errors import ConfigError, InstanceError
+from remora.errors import ConfigError, EngineError
 from remora.observe.logs import end_log
 from remora.transport.membership import join
 from remora.transport.node_tls import check_files
@@ -55,7 +55,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What an actor is made with.
 
     Attributes:
-        kind: `replica`, `controller`, `proxy` or `agent`.
+        kind: `replica`, `controller`, `proxy`, `agent` or `admin`.
         permanent: Ray starts it again whenever it ends.
     """
 
@@ -82,7 +82,7 @@ class ProcessActor:
         if self._request.permanent:
             try:
                 self.begin()
-            except (StartError, InstanceError) as error:
+            except (StartError, EngineError) as error:
                 self._cluster.put(failure_key(self._request.process_id), str(error).encode())
                 raise
             threading.Thread(target=self._call_run, daemon=True).start()
@@ -114,19 +114,19 @@ class ProcessActor:
         self._entry = load(request.entrypoint)
         try:
             home.make()
-            sockets, address = open_sockets(request.kind, home, here, setup, self._cluster)
+            opened = open_sockets(request.kind, home, here, setup, self._cluster)
         except OSError as error:
             raise StartError(f"cannot listen in {home.sockets}: {error}") from None
         self._context = ProcessContext(
             process_id=request.process_id,
             home=home,
-            args=request.args,
-            sockets=sockets,
-            address=address,
+            args={**request.args, **opened.args},
+            sockets=opened.sockets,
+            address=opened.address,
             token=setup.token,
             keeps_output=True,
         )
-        record = ProcessRecord(request.process_id, address, os.getpid(), here.node_id)
+        record = ProcessRecord(request.process_id, opened.address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)
 
     def _call_run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,23 @@ import msgspec
 
 from remora.config import ProxyLocation
 from remora.core.labels import zone_of
+from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.errors import EngineError
 from remora.home import Home
 from remora.options.node import PLAIN, NodeOptions
 from remora.transport.membership import Membership
+from remora.types import Seconds
 
 _KEY = "instance"
 #: Its presence means that the instance ends: what ends now is not to come back.
 ENDING = "ending"
 #: Address of the controller.
 CONTROLLER_ADDRESS = "controller"
+#: A worker of Ray is there in a second; on a machine under load, in many.
+START_LIMIT_S: Seconds = 60.0
+#: An agent is up within a tenth of a second of its worker.
+BETWEEN_LOOKS_S: Seconds = 0.02
 
 
 class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +48,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     logging: dict[str, Any] | None = None
     #: Of connections between nodes.
     node: NodeOptions = PLAIN
+    #: The user's `AdminOptions` as a dict; empty: the REST API has only its Unix sockets.
+    admin: dict[str, Any] = {}
     #: Ray's id of the program that the instance ends with; empty: it stays.
     bound_job: str = ""
     controller: str = "remora.control.main:main"
@@ -56,6 +65,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_proxies(self, *, is_head: bool) -> bool:
         """Whether a node has proxies. Pure."""
+        if self.http.get("host") is None and self.grpc is None:
+            return False
         location = ProxyLocation(self.proxy_location)
         if location is ProxyLocation.HeadOnly:
             return is_head
@@ -130,6 +141,8 @@ class NodeRecord(msgspec.Struct, frozen=True):
     #: Of its front doors; empty without.
     http_url: str = ""
     grpc_address: str = ""
+    #: Of the REST API; empty: there is only the Unix socket.
+    admin_url: str = ""
 
     @staticmethod
     def key(node_id: str) -> str:
@@ -147,3 +160,22 @@ def find_node(cluster: Cluster, node_id: str) -> NodeRecord | None:
     """Read what the agent of a node says; None: it takes no processes, or not any more. Blocks."""
     data = cluster.get(NodeRecord.key(node_id))
     return None if data is None else msgspec.msgpack.decode(data, type=NodeRecord)
+
+
+def await_node(cluster: Cluster, node_id: str) -> NodeRecord | None:
+    """Wait for the agent of a node; None: the node is gone. Blocks.
+
+    Raises:
+        EngineError: it does not come up, or Ray's head does not answer.
+    """
+    deadline = time.monotonic() + START_LIMIT_S
+    while (found := find_node(cluster, node_id)) is None:
+        if node_id not in {node.node_id for node in rays.nodes()}:
+            return None
+        if time.monotonic() >= deadline:
+            raise EngineError(
+                f"The agent of node {node_id[:12]} is not up after {START_LIMIT_S:g} s. Is the node "
+                "very busy? `ray status` shows what waits."
+            )
+        time.sleep(BETWEEN_LOOKS_S)
+    return found

@@ -1,10 +1,10 @@
 """The sockets that a process of each kind listens on, and how a front door outlives its proxy.
 
-The agent of a node holds the listening sockets of the front doors and hands them to the proxies of
-its node over a Unix socket. A proxy that is gone leaves them open there: the kernel keeps new
-connections waiting until its successor accepts. The successor of an agent that is gone gets them
-back from the proxies, which hold on to it for that, and with them the socket at which processes of
-the node look for the controller.
+The agent of a node holds the listening sockets of the front doors and of the REST API and hands
+them to the proxies of its node, and to the process of that API, over a Unix socket. One of those
+that is gone leaves them open there: the kernel keeps new connections waiting until its successor
+accepts. The successor of an agent that is gone gets them back from them, who hold on to it for
+that, and with them the socket at which processes of the node look for the controller.
 """
 
 from __future__ import annotations
@@ -15,19 +15,33 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from remora.engine.doors import BACKLOG, listen_http, listen_unix, reserve_grpc
+from remora.engine.doors import (
+    ADMIN_DOOR,
+    ADMIN_PORT,
+    BACKLOG,
+    listen_http,
+    listen_unix,
+    reserve_grpc,
+)
 from remora.engine.ray.cluster import Cluster, RayNode
-from remora.engine.ray.setup import CONTROLLER_ADDRESS, InstanceSetup, NodeRecord
+from remora.engine.ray.setup import CONTROLLER_ADDRESS, InstanceSetup, NodeRecord, await_node
+from remora.errors import InstanceError
 from remora.home import Home
 from remora.transport.address import on_node
 
 _LINE_BYTES = 4096
 #: An agent that restarts is back in about a second.
 _AGENT_LIMIT_S = 30.0
-_BETWEEN_TRIES_S = 0.05
+_BETWEEN_TRIES_S = 0.02
+#: Ports from the default one on at which the REST API may be found where that is taken.
+_NEIGHBOURS = 10
+#: What a process of a kind answers on, of that which the agent holds.
+_TAKES = {"proxy": ("http",), "admin": ("admin", "admin_unix")}
 
 
 def agent_socket(home: Home) -> Path:
@@ -35,17 +49,32 @@ def agent_socket(home: Home) -> Path:
     return home.sockets / "agent.sock"
 
 
+class Opened(NamedTuple):
+    """What a process has of its own when its entry point begins.
+
+    Attributes:
+        sockets: that it listens on, by name.
+        address: where others reach it; empty: by nothing but these sockets.
+        args: for its entry point, beside those that it was made with.
+    """
+
+    sockets: dict[str, socket.socket]
+    address: str = ""
+    args: Mapping[str, Any] = MappingProxyType({})
+
+
 def open_sockets(
     kind: str, home: Home, here: RayNode, setup: InstanceSetup, cluster: Cluster
-) -> tuple[dict[str, socket.socket], str]:
-    """Open what a process of this kind listens on; returns them by name, and its address.
+) -> Opened:
+    """Open what a process of this kind listens on.
 
     Raises:
         OSError: one of them cannot be opened.
         InstanceError: a front door cannot be.
+        EngineError: Ray's head does not answer.
     """
-    if kind == "proxy":
-        return _take_doors(home), ""
+    if kind in _TAKES:
+        return _take_doors(home, _TAKES[kind], setup)
     name = "wire" if kind == "replica" else "control"
     path = home.sockets / f"{kind[0]}{os.getpid()}.sock"
     sockets = {name: listen_unix(path), f"{name}_tcp": listen_tcp(here.host)}
@@ -53,13 +82,26 @@ def open_sockets(
     address = on_node(here.node_id, str(path), host, port)
     if kind == "controller":
         cluster.put(CONTROLLER_ADDRESS, address.encode())
+        return Opened(sockets, address, _addresses(cluster, setup, here))
     if kind == "agent":
         sockets["doors"] = listen_unix(agent_socket(home))
-        # An agent that was there before gets the rest back from the proxies.
+        # An agent that was there before gets the rest back from those that hold on to them.
         if cluster.get(NodeRecord.key(here.node_id)) is None:
             sockets["relay"] = listen_unix(home.controller_socket)
-            sockets |= _open_doors(here, setup)
-    return sockets, address
+            sockets |= _open_doors(here, setup) | _open_admin(home, here, setup)
+    return Opened(sockets, address)
+
+
+def _addresses(cluster: Cluster, setup: InstanceSetup, here: RayNode) -> dict[str, Any]:
+    """Say where the instance is reached, once the agents are up that hold its doors."""
+    head = await_node(cluster, here.node_id)
+    first = await_node(cluster, setup.node_id)
+    door = first if first and (first.http_url or first.grpc_address) else head
+    return {
+        "http_url": door.http_url if door else "",
+        "grpc_address": door.grpc_address if door else "",
+        "admin_url": head.admin_url if head else "",
+    }
 
 
 def _open_doors(here: RayNode, setup: InstanceSetup) -> dict[str, socket.socket]:
@@ -78,6 +120,41 @@ def _open_doors(here: RayNode, setup: InstanceSetup) -> dict[str, socket.socket]
     return doors
 
 
+def _open_admin(home: Home, here: RayNode, setup: InstanceSetup) -> dict[str, socket.socket]:
+    """Open what the REST API answers on: a Unix socket on each node, a port next to Ray's head.
+
+    Raises:
+        InstanceError: the address was chosen, and cannot be listened on.
+    """
+    sockets = {"admin_unix": listen_unix(home.admin_socket)}
+    host = setup.admin.get("host")
+    if here.is_head and host is not None:
+        sockets["admin"] = listen_admin(str(host), int(setup.admin["port"]))
+    return sockets
+
+
+def listen_admin(host: str, port: int) -> socket.socket:
+    """Listen for the REST API; at the default address, where Ray's dashboard may be, or next to it.
+
+    Raises:
+        InstanceError: the address was chosen, and cannot be listened on.
+    """
+    others: tuple[int, ...] = ()
+    if is_default_admin(host, port):
+        others = (*range(ADMIN_PORT + 1, ADMIN_PORT + _NEIGHBOURS), 0)
+    for other in others:
+        try:
+            return listen_http(host, port, ADMIN_DOOR)
+        except InstanceError:
+            port = other
+    return listen_http(host, port, ADMIN_DOOR)
+
+
+def is_default_admin(host: object, port: object) -> bool:
+    """Nobody has chosen this address of the REST API. Pure."""
+    return host == "127.0.0.1" and port == ADMIN_PORT
+
+
 def listen_tcp(host: str) -> socket.socket:
     """Listen on a free port for peers from other nodes."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -94,16 +171,20 @@ def listen_tcp(host: str) -> socket.socket:
 # ----------------------------------------------------------------------------- handing sockets on
 
 
-def send_sockets(connection: socket.socket, sockets: dict[str, socket.socket]) -> None:
-    """Send sockets with their names."""
-    line = json.dumps(list(sockets)).encode()
+def send_sockets(
+    connection: socket.socket, sockets: dict[str, socket.socket], **facts: str
+) -> None:
+    """Send sockets with their names, and what else is to be known of them."""
+    line = json.dumps({"names": list(sockets), "facts": facts}).encode()
     fds = array.array("i", [sock.fileno() for sock in sockets.values()])
     ancillary: list[Any] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if sockets else []
     connection.sendmsg([line], ancillary)
 
 
-def receive_sockets(connection: socket.socket) -> dict[str, socket.socket]:
-    """Receive sockets with their names.
+def receive_sockets(
+    connection: socket.socket,
+) -> tuple[dict[str, socket.socket], dict[str, str]]:
+    """Receive sockets with their names, and what else is to be known of them.
 
     Raises:
         ConnectionError: the other side has closed.
@@ -111,25 +192,35 @@ def receive_sockets(connection: socket.socket) -> dict[str, socket.socket]:
     line, fds, _, _ = socket.recv_fds(connection, _LINE_BYTES, 16)
     if not line:
         raise ConnectionError("the other side has closed")
-    return {name: socket.socket(fileno=fd) for name, fd in zip(json.loads(line), fds, strict=True)}
+    told = json.loads(line)
+    names = zip(told["names"], fds, strict=True)
+    return {name: socket.socket(fileno=fd) for name, fd in names}, told["facts"]
 
 
-def _take_doors(home: Home) -> dict[str, socket.socket]:
-    """Get the front doors from this node's agent, and hold on to it."""
-    connection, doors = _ask_for_doors(home)
+def _take_doors(home: Home, wanted: Collection[str], setup: InstanceSetup) -> Opened:
+    """Get sockets from this node's agent, and hold on to all that it has."""
+    connection, doors, facts = _ask_for_doors(home)
     keep = {name: sock.dup() for name, sock in doors.items()}
     threading.Thread(target=_hold, args=(home, connection, keep), daemon=True).start()
-    doors.pop("relay").close()
-    return doors
+    for name in doors.keys() - set(wanted):
+        doors.pop(name).close()
+    args: dict[str, Any] = {"http_url": facts["http_url"]}
+    if setup.grpc is not None and facts["grpc_address"]:
+        # What was found: every proxy opens the same.
+        port = int(facts["grpc_address"].rpartition(":")[2])
+        args["grpc"] = {**setup.grpc, "port": port}
+    return Opened(doors, args=args)
 
 
-def _ask_for_doors(home: Home) -> tuple[socket.socket, dict[str, socket.socket]]:
+def _ask_for_doors(
+    home: Home,
+) -> tuple[socket.socket, dict[str, socket.socket], dict[str, str]]:
     deadline = time.monotonic() + _AGENT_LIMIT_S
     while True:
         try:
             connection = _reach(home)
             send_sockets(connection, {})
-            return connection, receive_sockets(connection)
+            return connection, *receive_sockets(connection)
         except OSError:
             if time.monotonic() >= deadline:
                 raise
@@ -147,7 +238,7 @@ def _reach(home: Home) -> socket.socket:
 
 
 def _hold(home: Home, connection: socket.socket, doors: dict[str, socket.socket]) -> None:
-    """Give the front doors back to every agent that follows."""
+    """Give the sockets back to every agent that follows."""
     while True:
         try:
             # It sends nothing more: this returns when it is gone.
@@ -160,7 +251,7 @@ def _hold(home: Home, connection: socket.socket, doors: dict[str, socket.socket]
             try:
                 connection = _reach(home)
                 send_sockets(connection, doors)
-                for spare in receive_sockets(connection).values():
+                for spare in receive_sockets(connection)[0].values():
                     spare.close()
                 break
             except OSError:
