@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 import trustme
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -21,6 +22,8 @@ from remora.core.snapshot import AppRoute, Snapshot
 from remora.grpc_util import RayServegRPCContext
 from remora.proxy.grpc.server import cut_connections
 from remora.proxy.grpc.system import APIS, HEALTH, REFLECTIONS
+from remora.transport.membership import Membership, join
+from remora.types import NodeID
 
 pytestmark = pytest.mark.one_loop
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -163,6 +166,22 @@ async def test_health_is_not_serving_while_the_instance_shuts_down(rig: Rig) -> 
         door.client.show(Snapshot(3, ending=True))
         error = await failure(pb2_grpc().KitchenStub(channel).Cook(order()))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_health_is_not_serving_on_a_node_that_drains_and_calls_are_served(rig: Rig) -> None:
+    door = await rig.grpc_door(await rig.node(Kitchen))
+    known = door.client.snapshot
+    async with aio.insecure_channel(door.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == _SERVING
+        try:
+            join(Membership("here"))
+            nodes = (NodeID("here"),)
+            door.client.show(msgspec.structs.replace(known, version=2, draining=nodes))
+            assert (await watch.read()).status == _NOT_SERVING
+            await pb2_grpc().KitchenStub(channel).Cook(order())
+        finally:
+            join(Membership())
 
 
 # -- reflection -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import msgspec
 import pytest
 from fastapi import FastAPI, HTTPException
 from starlette.requests import Request
@@ -27,6 +28,8 @@ from remora.proxy.ending import Ending
 from remora.proxy.patience import Patience
 from remora.replica.work import Work
 from remora.router.call import CallState
+from remora.transport.membership import Membership, join
+from remora.types import NodeID
 
 MEGABYTE = 1024 * 1024
 
@@ -345,6 +348,29 @@ async def test_while_the_instance_ends_the_door_is_unhealthy_and_knows_no_404(ri
         answer = await ask(door, path)
         assert (answer.status, answer.body) == (503, text)
     assert (await ask(door, "/-/livez")).status == 200
+
+
+async def test_a_door_on_a_node_that_drains_is_unhealthy_and_serves(rig: Rig) -> None:
+    door = await rig.door(await rig.node(Plain))
+    known = door.client.snapshot
+    try:
+        join(Membership("here"))
+        for draining, status, body in (
+            (("there",), 200, b"success"),
+            (
+                ("here", "there"),
+                503,
+                b"This node is being drained: it is about to be taken away.",
+            ),
+        ):
+            nodes = tuple(map(NodeID, draining))
+            door.client.show(msgspec.structs.replace(known, version=2, draining=nodes))
+            answer = await ask(door, "/-/healthz")
+            assert (answer.status, answer.body) == (status, body)
+            assert (await ask(door, "/text")).status == 200
+            assert (await ask(door, "/-/livez")).status == 200
+    finally:
+        join(Membership())
 
 
 # -- bodies ------------------------------------------------------------------------------------

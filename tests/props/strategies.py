@@ -93,4 +93,5 @@ snapshots = st.builds(
         names, st.builds(AppRoute, names, st.none() | st.sampled_from(["/", "/x"]), names)
     ),
     deployments=st.dictionaries(st.builds(DeploymentID, names, names), routes),
+    draining=st.sampled_from([(), (NodeID("n1"),), (NodeID("n1"), NodeID("n2"))]),
 )

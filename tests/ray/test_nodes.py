@@ -14,7 +14,7 @@ from tests.e2e.waiting import until_async
 from tests.ray.apps import Echo
 from tests.ray.conftest import STORE_BYTES
 
-from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.cluster import Cluster, this_node
 from remora.engine.ray.setup import NodeRecord
 
 
@@ -63,6 +63,21 @@ def drain(cluster: RayCluster, node_id: str) -> None:
     assert accepted, why
 
 
+async def says_that_it_drains(instance: Instance, door: NodeRecord, node_id: str) -> None:
+    """A front door of a node that drains sends load balancers away, and serves who comes."""
+
+    async def ask() -> bool:
+        return (await get(f"{door.http_url}/-/healthz")).status == 503
+
+    await until_async(ask, f"{door.http_url} is unhealthy")
+    assert b"is being drained" in (await get(f"{door.http_url}/-/healthz")).body
+    assert (await get(f"{door.http_url}/drained")).status == 200
+    status = await instance.status()
+    assert status.draining == (node_id,)
+    proxies = {proxy.node_id: proxy.status for proxy in status.proxies}
+    assert proxies == {node_id: "DRAINING", this_node(): "HEALTHY"}
+
+
 async def test_nodes_come_serve_and_go_under_load(instance: Instance, cluster: RayCluster) -> None:
     head = ray.get_runtime_context().get_node_id()
     node = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
@@ -89,14 +104,15 @@ async def test_a_node_that_drains_is_left_under_load(
     head = ray.get_runtime_context().get_node_id()
     node = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
     third = str(node.node_id)
-    await record_of(instance, third)
+    door = await record_of(instance, third)
     async with instance.running(Echo.options(num_replicas=2).bind(), "drained") as url:
         await lie_on(instance, "drained", [head, third])
         async with load(url) as traffic:
             await traffic.more(50)
+            assert (await get(f"{door.http_url}/-/healthz")).status == 200
             drain(cluster, third)
-
             await lie_on(instance, "drained", [head, head])
             await traffic.more(50)
         assert traffic.failures == []
+        await says_that_it_drains(instance, door, third)
     cluster.remove_node(node)

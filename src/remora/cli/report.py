@@ -80,6 +80,9 @@ def render(status: InstanceStatus) -> RenderableType:
         ("\npids   ", "dim"),
         processes,
     )
+    if status.draining:
+        names = ", ".join(node_id[:12] for node_id in status.draining)
+        head.append(f"\nnodes that drain, and are about to be taken away: {names}", "yellow")
     if not status.applications:
         return Group(head, Text("\nNo application is deployed."))
     table = Table(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
 
 from remora.control.builders import stored
@@ -21,9 +21,10 @@ from remora.core.reconcile import story_of
 from remora.core.replica_state import story
 from remora.core.state import ControllerState
 from remora.core.status import report
+from remora.engine.base import SystemProcess
 from remora.errors import EngineError, ReleaseError
 from remora.transport.control import ControlHandler
-from remora.types import ReplicaID, Seconds
+from remora.types import NodeID, ReplicaID, Seconds
 from remora.wire.codec import pack, unpack
 from remora.wire.control import (
     Accepted,
@@ -121,26 +122,21 @@ class Admin:
             # The instance is ending: what is known without the engine is still worth telling.
             processes = []
         supervisor = next((each.pid for each in processes if each.name == "supervisor"), 0)
+        draining = controller.state.routing.draining
         return InstanceStatus(
             home=self._home,
             http_url=self._http_url,
             controller_pid=os.getpid(),
             supervisor_pid=supervisor,
             proxies=tuple(
-                ProcessView(
-                    name=each.name,
-                    pid=each.pid,
-                    status="HEALTHY" if each.pid else "STARTING",
-                    restarts=each.restarts,
-                )
-                for each in processes
-                if each.name.startswith("proxy")
+                _view(each, draining) for each in processes if each.name.startswith("proxy")
             ),
             applications=self._report(),
             grpc_address=self._grpc_address,
             release=controller.state.release,
             admin_url=self._admin_url,
             target_capacity=controller.state.target_capacity,
+            draining=draining,
         )
 
     def _report(self) -> dict[str, ApplicationStatus]:
@@ -323,6 +319,17 @@ def _declared(state: ControllerState) -> dict[str, DeclaredApplication]:
         for name, app in state.applications.items()
         if app.declared is not None and not app.deleting
     }
+
+
+def _view(process: SystemProcess, draining: Collection[NodeID]) -> ProcessView:
+    status = "HEALTHY" if process.pid else "STARTING"
+    return ProcessView(
+        name=process.name,
+        pid=process.pid,
+        status="DRAINING" if process.node_id in draining else status,
+        restarts=process.restarts,
+        node_id=process.node_id,
+    )
 
 
 def _submitted(request: ConfigRequest) -> ev.ConfigSubmitted:

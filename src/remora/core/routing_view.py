@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import msgspec
+
 from remora.core import restart
 from remora.core.draft import Draft
 from remora.core.goal import has_failed
@@ -35,7 +37,14 @@ def routing_snapshot(state: ControllerState) -> Snapshot:
         for deployment in app.deployments.values()
         if (route := _route(state, app, deployment)) is not None
     }
-    return Snapshot(state.snapshot_version, apps, deployments, _leaving(state), state.shutting_down)
+    return Snapshot(
+        state.snapshot_version,
+        apps,
+        deployments,
+        _leaving(state),
+        state.shutting_down,
+        _draining(state),
+    )
 
 
 def publish_routing(draft: Draft) -> None:
@@ -46,13 +55,25 @@ def publish_routing(draft: Draft) -> None:
         known.deployments, {where: _find_route(state, where) for where in draft.touched}
     )
     leaving = _leaving(state) if draft.touched_apps else known.leaving
-    ending = state.shutting_down
-    same = apps is known.apps and deployments is known.deployments
-    if not same or leaving != known.leaving or ending != known.ending:
+    found = Snapshot(
+        known.version, apps, deployments, leaving, state.shutting_down, _draining(state)
+    )
+    if not _is_same(known, found):
         state.snapshot_version += 1
-        state.routing = Snapshot(state.snapshot_version, apps, deployments, leaving, ending)
+        state.routing = msgspec.structs.replace(found, version=state.snapshot_version)
     for where in draft.touched:
         _note_departures(draft, where)
+
+
+def _is_same(known: Snapshot, found: Snapshot) -> bool:
+    # The large ones are the same object when nothing in them differs.
+    return (
+        found.apps is known.apps
+        and found.deployments is known.deployments
+        and found.leaving == known.leaving
+        and found.ending == known.ending
+        and found.draining == known.draining
+    )
 
 
 def _note_departures(draft: Draft, where: DeploymentID) -> None:
@@ -105,6 +126,10 @@ def _leaving(state: ControllerState) -> dict[str, str]:
         for app in state.applications.values()
         if app.deleting and app.route_prefix
     }
+
+
+def _draining(state: ControllerState) -> tuple[NodeID, ...]:
+    return tuple(sorted(node_id for node_id, node in state.nodes.items() if node.draining))
 
 
 def _zone(state: ControllerState, node_id: NodeID) -> str:

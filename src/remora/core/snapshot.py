@@ -72,6 +72,8 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     leaving: dict[str, str] = {}
     #: The instance is shutting down: nothing that is gone comes back.
     ending: bool = False
+    #: Nodes that are about to be taken away: load balancers are to leave their front doors.
+    draining: tuple[NodeID, ...] = ()
 
 
 class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
@@ -87,6 +89,7 @@ class SnapshotDiff(msgspec.Struct, array_like=True, frozen=True):
     #: All of them each time: they are few, and rarely any.
     leaving: dict[str, str] = {}
     ending: bool = False
+    draining: tuple[NodeID, ...] = ()
 
 
 def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
@@ -96,7 +99,13 @@ def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
     """
     if old is None:
         return SnapshotDiff(
-            new.version, True, new.apps, (), new.deployments, (), new.leaving, new.ending
+            new.version,
+            reset=True,
+            apps=new.apps,
+            deployments=new.deployments,
+            leaving=new.leaving,
+            ending=new.ending,
+            draining=new.draining,
         )
     return SnapshotDiff(
         version=new.version,
@@ -106,6 +115,7 @@ def diff(old: Snapshot | None, new: Snapshot) -> SnapshotDiff:
         gone_deployments=tuple(k for k in old.deployments if k not in new.deployments),
         leaving=new.leaving,
         ending=new.ending,
+        draining=new.draining,
     )
 
 
@@ -128,4 +138,6 @@ def patch(old: Snapshot, change: SnapshotDiff) -> Snapshot:
         apps.pop(name, None)
     for deployment in change.gone_deployments:
         deployments.pop(deployment, None)
-    return Snapshot(change.version, apps, deployments, change.leaving, change.ending)
+    return Snapshot(
+        change.version, apps, deployments, change.leaving, change.ending, change.draining
+    )

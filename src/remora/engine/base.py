@@ -221,11 +221,16 @@ EngineEvent = (
 
 @dataclass(frozen=True)
 class SystemProcess:
-    """A process of the instance that is no replica: proxy, controller, supervisor."""
+    """A process of the instance that is no replica: proxy, controller, supervisor.
+
+    Attributes:
+        node_id: where it runs.
+    """
 
     name: str
     pid: int
     restarts: int
+    node_id: NodeID = LOCAL_NODE
 
 
 class Engine(ABC):

@@ -22,6 +22,7 @@ from remora.proxy.respond import Response
 from remora.request_context import new_request_id
 from remora.router.client import RoutingClient
 from remora.router.router import Router
+from remora.transport.membership import mine
 from remora.types import DeploymentID
 from remora.wire.codec import to_json
 from remora.wire.messages import CallKind, Envelope, HttpHead
@@ -292,6 +293,9 @@ class Front:
         self._was_ready = self._was_ready or bool(routed)
         if not self._was_ready:
             return respond.text(503, "Route table is not populated yet.")
+        if mine().node_id in snapshot.draining:
+            # Whoever comes all the same is served.
+            return respond.draining()
         if path == "/-/healthz":
             return respond.text(200, "success")
         return respond.json_body(200, to_json(routed))

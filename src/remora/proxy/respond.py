@@ -7,6 +7,9 @@ from typing import NamedTuple
 from remora.errors import RequestError
 from remora.wire.messages import PLAIN_TEXT, ErrorMeta
 
+#: What a front door says of itself, to load balancers and over gRPC.
+NODE_DRAINS = "This node is being drained: it is about to be taken away."
+
 #: What a client is told of a failure inside user code: nothing that it could abuse.
 _OPAQUE = b"Internal Server Error"
 #: In the log and the counters only: the client left before its answer.
@@ -61,6 +64,11 @@ def leaving(app: str) -> Response:
 def ending() -> Response:
     """The instance finishes what it has and takes no more."""
     return text(503, "The instance is shutting down.")
+
+
+def draining() -> Response:
+    """The node of this front door goes away soon."""
+    return text(503, NODE_DRAINS)
 
 
 def _retry_after(seconds: float | None) -> tuple[tuple[bytes, bytes], ...]:

@@ -64,7 +64,11 @@ def instance_details(
         "http_options": _without_secrets(options.get("http")),
         "grpc_options": options.get("grpc"),
         "proxies": {
-            each.name: {**_process(each.pid, f"{each.name}.log"), "status": each.status}
+            each.name: {
+                **_process(each.pid, f"{each.name}.log"),
+                "status": each.status,
+                "node_id": each.node_id,
+            }
             for each in status.proxies
         },
         "applications": applications,

@@ -49,7 +49,7 @@ import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
 from remora.options.resources import RuntimeEnv
-from remora.types import DeploymentID, NodeID, Seconds
+from remora.types import LOCAL_NODE, DeploymentID, NodeID, Seconds
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,9 +284,11 @@ class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     pid: int
-    #: STARTING, HEALTHY, …
+    #: STARTING, HEALTHY, or DRAINING: its node goes away soon.
     status: str
     restarts: int = 0
+    #: Where it runs.
+    node_id: NodeID = LOCAL_NODE
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -307,6 +309,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     admin_url: str = ""
     #: Per cent of the replicas of every deployment that are switched on; None: all.
     target_capacity: float | None = None
+    #: Nodes that are about to be taken away.
+    draining: tuple[NodeID, ...] = ()
 
 
 class GangSpec(msgspec.Struct, frozen=True):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from remora.cli.errors import CommandError
 from remora.cli.report import address, render, select, states_text
+from remora.types import NodeID
 from remora.wire.control import (
     ApplicationStatus,
     DeploymentStatus,
@@ -55,6 +57,13 @@ def drawn(status: InstanceStatus) -> str:
     with console.capture() as capture:
         console.print(render(status))
     return capture.get()
+
+
+def test_nodes_that_drain_are_named() -> None:
+    status = instance("chat")
+    assert "drain" not in drawn(status)
+    status = msgspec.structs.replace(status, draining=(NodeID("abcdef0123456789"),))
+    assert "nodes that drain, and are about to be taken away: abcdef012345\n" in drawn(status)
 
 
 def test_selects_one_application() -> None:

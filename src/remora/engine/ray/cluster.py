@@ -58,11 +58,13 @@ class RayActor:
 
     Attributes:
         pid: of its process; 0: it has none yet.
+        node_id: where it runs; empty: nowhere yet.
     """
 
     name: str
     pid: int
     restarts: int
+    node_id: str
 
 
 def connect(address: str, machine: MachineOptions = AS_FOUND) -> None:
@@ -258,7 +260,12 @@ class Cluster:
         """The actors that live or come up, by name."""
         names = set(self.names())
         return {
-            each["Name"]: RayActor(each["Name"], int(each["Pid"]), int(each["NumRestarts"]))
+            each["Name"]: RayActor(
+                each["Name"],
+                int(each["Pid"]),
+                int(each["NumRestarts"]),
+                str(each["Address"]["NodeID"]),
+            )
             for each in _state.actor_table(None).values()
             if each["Name"] in names and each["State"] != "DEAD"
         }

@@ -291,12 +291,13 @@ class RayEngine(Engine):
         await asyncio.sleep(0)
         actors = await self._ask(self._cluster.actors)
         found = [
-            SystemProcess(actor.name, actor.pid, actor.restarts)
+            SystemProcess(actor.name, actor.pid, actor.restarts, NodeID(actor.node_id))
             for actor in actors.values()
             if fleet.is_permanent(actor.name)
         ]
         agent = actors.get(fleet.agent_name(self._setup.node_id))
-        found.append(SystemProcess("supervisor", agent.pid if agent else 0, 0))
+        node_id = NodeID(self._setup.node_id)
+        found.append(SystemProcess("supervisor", agent.pid if agent else 0, 0, node_id))
         return sorted(found, key=lambda process: process.name)
 
     # ------------------------------------------------------------------------------------- end

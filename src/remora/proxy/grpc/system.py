@@ -17,7 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from remora.core.snapshot import Snapshot
+from remora.proxy.respond import NODE_DRAINS
 from remora.router.client import RoutingClient
+from remora.transport.membership import mine
 from remora.types import Seconds
 from remora.wire.grpc import GrpcSetup
 
@@ -118,6 +120,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # ships no t
             return "This proxy is draining."
         if self._client.snapshot.ending:
             return "The instance is shutting down."
+        if mine().node_id in self._client.snapshot.draining:
+            return NODE_DRAINS
         return "" if self._was_ready else "No application has been up yet."
 
     @property
