@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from remora.config import ADMIN, AdminOptions, EngineOptions, HTTPOptions, engine_options
 from remora.engine.launch import wait_while_ending
-from remora.errors import ConfigError, InstanceError
+from remora.errors import ConfigError, InstanceError, InternalError, RemoraError
 from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
@@ -269,10 +269,14 @@ def run_coroutine(work: Coroutine[Any, Any, _T]) -> _T:
 
     In a running loop (a notebook) another thread does it, and this one blocks until it is done.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
+    if not _runs_loop():
+        try:
+            return asyncio.run(work)
+        except InternalError:
+            raise
+        except RemoraError as error:
+            # Where we found it out helps nobody: what failed is in the message.
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
     result: list[_T] = []
     errors: list[BaseException] = []
 
@@ -288,6 +292,14 @@ def run_coroutine(work: Coroutine[Any, Any, _T]) -> _T:
     if errors:
         raise errors[0]
     return result[0]
+
+
+def _runs_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _use(home: Home) -> None:

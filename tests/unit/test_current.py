@@ -50,3 +50,14 @@ def test_options_that_differ_from_a_joined_instance_are_named(tmp_path: Path) ->
         refuse_other_options(joined, HTTPOptions(port=9000))
     with pytest.raises(ConfigError, match="request_timeout_s"):
         refuse_other_options(joined, HTTPOptions(request_timeout_s=3))
+
+
+def test_an_error_of_ours_shows_no_frames_of_the_loop_and_no_other_error() -> None:
+    async def refuse() -> None:
+        raise ConfigError("name", "x", "no")
+
+    with pytest.raises(ConfigError) as caught:
+        run_coroutine(refuse())
+    assert caught.value.__context__ is None
+    files = {frame.path.name for frame in caught.traceback}
+    assert files == {Path(__file__).name, "current.py"}

@@ -55,7 +55,7 @@ async def _deploy(instance: Instance, specs: list[ApplicationSpec], wait: bool) 
             for name in waiting & report.keys():
                 app = report[name]
                 if app.status == "DEPLOY_FAILED" or app.failure:
-                    raise DeployError(f"Deploying application {name} failed: {failure_text(app)}")
+                    raise DeployError(f"Deploying application {name} failed.\n{failure_text(app)}")
                 if app.status == "RUNNING":
                     waiting.discard(name)
             if not waiting:

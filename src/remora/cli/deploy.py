@@ -200,8 +200,8 @@ def _report(status: InstanceStatus, names: list[str]) -> None:
     if failed:
         raise CommandError(
             f"{len(failed)} of {len(names)} applications could not be deployed: "
-            f"{', '.join(app.name for app in failed)}.",
-            user_traceback="\n\n".join(f"{app.name}: {failure_text(app)}" for app in failed),
+            f"{', '.join(app.name for app in failed)}. Mend what is said above and deploy again.",
+            user_traceback="\n\n".join(map(failure_text, failed)),
         )
 
 

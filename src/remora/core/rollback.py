@@ -80,7 +80,7 @@ def declare(
 def told(app: Application, deployment: Deployment) -> str:
     """Say what failed and what was done about it. Pure."""
     return (
-        f"Revision {app.revision} (release {app.release}) failed and was rolled back to what ran before: deployment "
-        f"{deployment.name!r} {failed_how(deployment)}. Fix the cause and deploy again. The last "
-        f"failure was:\n{deployment.last_failure}"
+        f"Revision {app.revision} (release {app.release}) failed and was rolled back to what ran "
+        f"before.\nIts deployment {deployment.name!r} {failed_how(deployment)}.\nThe last failure:\n"
+        f"{deployment.last_failure}"
     )

@@ -269,9 +269,8 @@ def _runs(replica: Replica, found_again: bool) -> bool:
 def _failed_message(deployment: Deployment, found_again: bool) -> str:
     """Say how often it failed, what serves instead, what to do, and why it failed (MO-08)."""
     return (
-        f"The deployment {failed_how(deployment)} and is not tried again. "
-        f"{_instead(deployment, found_again)} Fix the cause and deploy again. The last failure was:\n"
-        f"{deployment.last_failure}"
+        f"It {failed_how(deployment)} and is not tried again until the next deploy.\n"
+        f"{_instead(deployment, found_again)}\nThe last failure:\n{deployment.last_failure}"
     )
 
 
@@ -320,7 +319,7 @@ def _trouble(
         limit = restart.max_attempts(config.max_constructor_retry_count, attempts_for(deployment))
         left = max(0, limit - deployment.failures)
         outlook = (
-            f"{left} more attempt(s) follow"
+            f"{left} more {'attempt follows' if left == 1 else 'attempts follow'}"
             if left and not deployment.worked
             else f"it is tried again, every {restart.MAX_DELAY_S:g} s at the latest"
         )

@@ -39,10 +39,10 @@ def awaited(deployment: DeploymentStatus) -> str:
 def failure_text(status: ApplicationStatus) -> str:
     """Return why an application failed, each reason once."""
     reasons = [
-        f"{one.name}: {one.message.strip()}"
+        f"{status.name}/{one.name}: {one.message.strip()}"
         for one in status.deployments.values()
         if one.status in TROUBLE and one.message.strip()
     ]
     if own := own_message(status):
-        reasons.insert(0, own)
+        reasons.insert(0, f"{status.name}: {own}")
     return "\n".join(reasons) or "no reason was given; see the logs"

@@ -5,6 +5,7 @@ Rules: pure, apart from reading source lines for the text.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import re
 import traceback
@@ -26,26 +27,24 @@ _DUMPED_THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ .*\(most recen
 #: Shown of a stack in which nothing is the user's.
 INNERMOST_FRAMES = 5
 
-#: Parts of file names that stand between us and the user's code on the way in.
-_ON_THE_WAY_IN = (
-    "/cloudpickle/",
-    "/concurrent/futures/",
-    "/asyncio/",
-    "/starlette/",
-    "/fastapi/",
-    "/anyio/",
-    "/threading.py",
-    "/contextlib.py",
-    "uvloop",
+#: What runs the user's code and that of everybody else: it says nothing about a mistake, wherever it
+#: stands.
+_MACHINERY = tuple(
+    _STANDARD + name
+    for name in ("asyncio/", "concurrent/futures/", "threading.py", "contextlib.py")
 )
+_MACHINERY_ANYWHERE = ("/anyio/", "uvloop")
+#: Parts of file names that stand between us and the user's code on the way in.
+_ON_THE_WAY_IN = ("/cloudpickle/", "/starlette/", "/fastapi/")
 
 
 def user_traceback(exc: BaseException) -> str:
     """Format `exc` as Python does, with only the frames that are the user's.
 
-    Our frames and those of imports go wherever they are; those of the machinery that leads to
-    the user's code (threads, pickling, ASGI frameworks) go until the first frame of the user. A
-    traceback that would lose every frame that way keeps those of the machinery.
+    Our frames, those of imports and those of what runs code (event loops, threads, executors) go
+    wherever they are; those of what leads to the user's code (pickling, ASGI frameworks) go until
+    the first frame of the user. A traceback that would lose every frame that way keeps the latter.
+    That something was cancelled inside a library is left out as a cause: the error says it.
     """
     shown = traceback.TracebackException.from_exception(exc)
     seen: set[int] = set()
@@ -59,6 +58,8 @@ def user_traceback(exc: BaseException) -> str:
         if not part.stack:
             # Leaves the heading out as well: "most recent call last" with no call below it.
             part.stack = None  # type: ignore[assignment]
+        part.__cause__ = _worth_telling(part.__cause__)
+        part.__context__ = _worth_telling(part.__context__)
         rest += [part.__cause__, part.__context__, *(part.exceptions or ())]
     return "".join(shown.format())
 
@@ -114,12 +115,29 @@ def _is_theirs(frame: traceback.FrameSummary) -> bool:
     return not (
         standard
         or name.startswith((_OURS, *_IMPORTING, "<frozen "))
+        or _is_machinery(name)
         or any(part in name for part in _ON_THE_WAY_IN)
     )
 
 
+def _is_machinery(name: str) -> bool:
+    return name.startswith(_MACHINERY) or any(part in name for part in _MACHINERY_ANYWHERE)
+
+
+def _worth_telling(
+    part: traceback.TracebackException | None,
+) -> traceback.TracebackException | None:
+    if part is None or part.exc_type is not asyncio.CancelledError or not part.stack:
+        return part
+    return part if any(_is_theirs(frame) for frame in part.stack) else None
+
+
 def _only_theirs(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    kept = [frame for frame in stack if not frame.filename.startswith((_OURS, *_IMPORTING))]
+    kept = [
+        frame
+        for frame in stack
+        if not frame.filename.startswith((_OURS, *_IMPORTING)) and not _is_machinery(frame.filename)
+    ]
     for index, frame in enumerate(kept):
         if not any(part in frame.filename for part in _ON_THE_WAY_IN):
             return kept[index:]

@@ -32,7 +32,10 @@ def test_a_failure_shows_the_traceback_once() -> None:
 
 
 def test_a_failure_tells_the_applications_own_reason_too() -> None:
-    assert failure_text(failed("no memory", "gave up")).splitlines() == ["gave up", "D: no memory"]
+    assert failure_text(failed("no memory", "gave up")).splitlines() == [
+        "a: gave up",
+        "a/D: no memory",
+    ]
 
 
 def test_a_failure_without_a_reason_points_to_the_logs() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
+import re
 import sys
 import threading
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
@@ -72,3 +75,47 @@ def test_an_error_knows_whether_it_went_through_the_users_code() -> None:
         raise ValueError("no bool")
     assert has_user_frames(caught.value)
     assert not has_user_frames(ValueError("never raised"))
+
+
+def _fail() -> None:
+    raise ValueError("no weights")
+
+
+async def _fail_in_a_thread() -> None:
+    await asyncio.wait_for(asyncio.to_thread(_fail), 5)
+
+
+async def _be_late() -> None:
+    await asyncio.wait_for(asyncio.sleep(10), 0)
+
+
+def test_event_loops_and_threads_are_left_out_also_between_frames_of_the_user() -> None:
+    with pytest.raises(ValueError, match="no weights") as caught:
+        asyncio.run(_fail_in_a_thread())
+    text = user_traceback(caught.value)
+    assert set(re.findall(r'File "([^"]*)"', text)) == {__file__}
+    assert text.endswith("ValueError: no weights\n")
+
+
+def test_that_a_wait_was_cancelled_is_no_news_where_it_was_too_long() -> None:
+    with pytest.raises(TimeoutError) as caught:
+        asyncio.run(_be_late())
+    text = user_traceback(caught.value)
+    assert "CancelledError" not in text
+    assert set(re.findall(r'File "([^"]*)"', text)) == {__file__}
+
+
+def test_an_error_of_no_code_of_the_user_is_told_without_frames() -> None:
+    class Model:
+        def __init__(self, size: int) -> None: ...
+
+    with pytest.raises(TypeError) as caught:
+        asyncio.run(asyncio.to_thread(Model))  # type: ignore[call-arg]
+    caught.value.__traceback__ = _without_this_file(caught.value.__traceback__)
+    assert user_traceback(caught.value).count("\n") == 1
+
+
+def _without_this_file(traceback: TracebackType | None) -> TracebackType | None:
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+        traceback = traceback.tb_next
+    return traceback
