@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from remora.build.deploying import announce, delete_all, deploy_all
 from remora.build.graph import build, check_route_prefix, check_target
@@ -56,9 +56,6 @@ from remora.options.node import NodeOptions
 from remora.options.resources import AS_FOUND, MachineOptions, machine_options
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "ReplicaContext",

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing
+
+import msgspec
 
 from remora.control.builders import stored
 from remora.control.controller import Controller
@@ -269,11 +271,8 @@ class Admin:
     async def _snapshot_version(self, body: bytes) -> bytes:
         return pack(SnapshotVersion(self._controller.publisher.version))
 
-    async def _subscribe(self, body: bytes) -> AsyncIterator[bytes]:
-        subscription = unpack(body, Subscription)
-        async with aclosing(self._controller.publisher.subscribe(subscription)) as changes:
-            async for change in changes:
-                yield pack(change)
+    def _subscribe(self, body: bytes) -> AsyncIterator[bytes]:
+        return _packed(self._controller.publisher.subscribe(unpack(body, Subscription)))
 
     async def _ack(self, body: bytes) -> bytes:
         self._controller.publisher.ack(unpack(body, Ack))
@@ -287,11 +286,8 @@ class Admin:
         await self._controller.ready.wait()
         return pack(self._controller.health(self._measure(os.getpid())))
 
-    async def _queue(self, body: bytes) -> AsyncIterator[bytes]:
-        claim = unpack(body, QueueClaim)
-        async with aclosing(self._controller.leases.follow(claim)) as messages:
-            async for message in messages:
-                yield pack(message)
+    def _queue(self, body: bytes) -> AsyncIterator[bytes]:
+        return _packed(self._controller.leases.follow(unpack(body, QueueClaim)))
 
     async def _claim(self, body: bytes) -> bytes:
         self._controller.leases.claim(unpack(body, QueueClaim))
@@ -301,11 +297,8 @@ class Admin:
         but = unpack(body, MetricsRequest).subscriber
         return pack(MetricsReport(tuple(await self._controller.metrics.read(but))))
 
-    async def _follow_metrics(self, body: bytes) -> AsyncIterator[bytes]:
-        subscription = unpack(body, Subscription)
-        async with aclosing(self._controller.metrics.follow(subscription)) as calls:
-            async for call in calls:
-                yield pack(call)
+    def _follow_metrics(self, body: bytes) -> AsyncIterator[bytes]:
+        return _packed(self._controller.metrics.follow(unpack(body, Subscription)))
 
     async def _answer_metrics(self, body: bytes) -> bytes:
         self._controller.metrics.on_answer(unpack(body, MetricsAnswer))
@@ -330,6 +323,13 @@ def _view(process: SystemProcess, draining: Collection[NodeID]) -> ProcessView:
         restarts=process.restarts,
         node_id=process.node_id,
     )
+
+
+async def _packed(messages: AsyncGenerator[msgspec.Struct, None]) -> AsyncIterator[bytes]:
+    """Pack what a stream gives, and close it with this one."""
+    async with aclosing(messages):
+        async for message in messages:
+            yield pack(message)
 
 
 def _submitted(request: ConfigRequest) -> ev.ConfigSubmitted:

@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,36 @@ def load(entrypoint: str) -> Callable[..., Any]:
         raise StartError(f"{entrypoint} is not callable")
     found: Callable[..., Any] = entry
     return found
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """How an instance is to be, as the process at its top is told.
+
+    Attributes:
+        home: state folder.
+        http: the user's `HTTPOptions` as a dict.
+        controller: entry point of the controller.
+        proxy: entry point of a proxy.
+        grace_s: from being asked to end until what still runs is killed.
+        owner_fd: reading end of a pipe; its end means that the owning program is gone.
+        ready_fd: writing end of a pipe; gets one line when the instance is up or cannot be.
+        grpc_fd: a file in memory with the gRPC setup as JSON; None: no gRPC.
+        grpc_digest: tells that setup from others.
+        machine: the user's `MachineOptions` as a dict.
+        admin: the user's `AdminOptions` as a dict.
+        logging: the user's `LoggingConfig` as a dict; None: the defaults.
+    """
+
+    home: str
+    http: Mapping[str, Any]
+    controller: str
+    proxy: str
+    grace_s: float
+    owner_fd: int | None = None
+    ready_fd: int | None = None
+    grpc_fd: int | None = None
+    grpc_digest: str = ""
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    admin: Mapping[str, Any] = field(default_factory=dict)
+    logging: Mapping[str, Any] | None = None

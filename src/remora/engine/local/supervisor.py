@@ -26,12 +26,11 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from remora.engine import linux
-from remora.engine.boot import answer, close_strangers, read_grpc
+from remora.engine.boot import InstanceOptions, answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.doors import (
     ADMIN_DOOR,
@@ -78,45 +77,12 @@ _OWN = ("supervisor", "grpc")
 _ADMIN = ("admin", "admin_unix")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How an instance is to be.
-
-    Attributes:
-        home: state folder.
-        http: the user's `HTTPOptions` as a dict.
-        controller: entry point of the controller.
-        proxy: entry point of a proxy.
-        grace_s: from being asked to end until what still runs is killed.
-        owner_fd: reading end of a pipe; its end means that the owning program is gone.
-        ready_fd: writing end of a pipe; gets one line when the instance is up or cannot be.
-        grpc_fd: a file in memory with the gRPC setup as JSON; None: no gRPC.
-        grpc_digest: tells that setup from others.
-        machine: the user's `MachineOptions` as a dict.
-        admin: the user's `AdminOptions` as a dict.
-        logging: the user's `LoggingConfig` as a dict; None: the defaults.
-    """
-
-    home: str
-    http: Mapping[str, Any]
-    controller: str
-    proxy: str
-    grace_s: float
-    owner_fd: int | None = None
-    ready_fd: int | None = None
-    grpc_fd: int | None = None
-    grpc_digest: str = ""
-    machine: Mapping[str, Any] = field(default_factory=dict)
-    admin: Mapping[str, Any] = field(default_factory=dict)
-    logging: Mapping[str, Any] | None = None
-
-
 class Supervisor:
     """Holds the parts together, and does what they decide."""
 
     def __init__(
         self,
-        options: Options,
+        options: InstanceOptions,
         claim: Claim,
         sockets: dict[str, socket.socket],
         token: str,
@@ -458,7 +424,7 @@ def _listen_admin(admin: Mapping[str, Any]) -> socket.socket | None:
         raise
 
 
-def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
+def _open(options: InstanceOptions, token: str) -> tuple[Supervisor, Owner]:
     """Claim the folder and open the sockets.
 
     Raises:
@@ -504,7 +470,7 @@ def _open(options: Options, token: str) -> tuple[Supervisor, Owner]:
 
 def main() -> None:
     """Run a supervisor with the options in the first argument."""
-    options = Options(**json.loads(sys.argv[1]))
+    options = InstanceOptions(**json.loads(sys.argv[1]))
     given = (options.owner_fd, options.ready_fd, options.grpc_fd)
     close_strangers(given)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -35,7 +35,7 @@ import setproctitle
 from ray.exceptions import ActorUnavailableError, RayError
 
 from remora.engine import linux
-from remora.engine.boot import answer, close_strangers, read_grpc
+from remora.engine.boot import InstanceOptions, answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.doors import ADMIN_PORT
 from remora.engine.ray import cluster as rays
@@ -56,31 +56,18 @@ _BETWEEN_TRIES_S = 0.1
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an instance is to be; those without a comment as for the embedded engine.
+class Options(InstanceOptions):
+    """How an instance is to be; its machine is what a cluster that this process starts has.
 
     Attributes:
         address: of the Ray cluster, see `cluster.connect`.
         proxy_location: on which nodes proxies run.
-        machine: what a cluster that this process starts is said to have.
         node: of connections between nodes.
     """
 
-    home: str
-    http: Mapping[str, Any]
-    controller: str
-    proxy: str
-    grace_s: float
-    owner_fd: int | None = None
-    ready_fd: int | None = None
-    grpc_fd: int | None = None
-    grpc_digest: str = ""
     address: str = ""
     proxy_location: str = "EveryNode"
-    machine: Mapping[str, Any] = field(default_factory=dict)
     node: Mapping[str, Any] = field(default_factory=dict)
-    logging: Mapping[str, Any] | None = None
-    admin: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Host:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from remora.engine.boot import InstanceOptions
 from remora.engine.claim import Claim
 from remora.engine.doors import listen_unix
 from remora.engine.local import supervisor
-from remora.engine.local.supervisor import Options, Supervisor
+from remora.engine.local.supervisor import Supervisor
 from remora.home import Home
 
 
@@ -42,7 +43,9 @@ def test_a_process_that_ends_while_others_are_reaped_is_no_stray(
     home = Home.locate()
     claim = Claim.take(home)
     sockets: dict[str, socket.socket] = {"supervisor": listen_unix(home.supervisor_socket)}
-    made = Supervisor(Options(str(home.root), {}, "c:c", "p:p", 1.0), claim, sockets, "token")
+    made = Supervisor(
+        InstanceOptions(str(home.root), {}, "c:c", "p:p", 1.0), claim, sockets, "token"
+    )
     keeper = FakeKeeper(made._on_report)
     monkeypatch.setattr(made, "_keeper", keeper)
     made._do(made._table.add({"op": "fork", "id": "a/d#1", "listen": str(home.root / "none")}))
