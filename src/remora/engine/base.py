@@ -89,7 +89,7 @@ class ProcessSpec:
         holds: what the caller has reserved for it: it counts, and the engine need not. The first
             is on `node_id`; further ones are the other bundles of its placement group. An engine
             that restricts a process to its GPUs does so by these, unless `env` does already.
-        strategy: how the bundles of that group were to lie, as `resource_config.STRATEGIES`.
+        strategy: how the bundles of that group were to lie, as `options.resources.STRATEGIES`.
         pinned: its place follows from what was asked for (labels, a limit for each node, a gang):
             an engine that finds it taken waits there, and does not start the process elsewhere.
         runtime_env: packages and folders of its own. An engine that has to build them first says

@@ -54,15 +54,16 @@ def is_complete(piece: Path) -> bool:
     return complete_file(piece).is_file() and piece.is_dir()
 
 
-def hold(piece: Path) -> int | None:
+def hold(piece: Path, *, wait: bool = False) -> int | None:
     """Keep a piece from being removed; returns a descriptor that does so while it is open.
 
-    None: it is not there, or somebody builds or removes it.
+    None: it is not there, or somebody builds or removes it. With `wait`, whoever only looks whether
+    it can be removed is waited for.
     """
     if not is_complete(piece):
         return None
     try:
-        fd = lock(piece, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = lock(piece, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return None
     if not is_complete(piece):
@@ -75,7 +76,7 @@ def hold(piece: Path) -> int | None:
 def hold_all(pieces: Iterable[str]) -> str:
     """Keep pieces for as long as this process lives; returns the first that is not there."""
     for piece in pieces:
-        if hold(Path(piece)) is None:
+        if hold(Path(piece), wait=True) is None:
             return piece
     return ""
 
