@@ -35,9 +35,13 @@ class RecordHandler(logging.Handler):
         super().__init__()
         self._writer = writer
 
-    def createLock(self) -> None:  # noqa: N802 - the name that logging calls
-        """Do without a lock: taking a record needs none."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Filter and take a record as every handler does, without a lock: taking needs none."""
+        # From Python 3.12 on, a filter may answer with another record.
+        found: object = self.filter(record)
+        if found:
+            self.emit(found if isinstance(found, logging.LogRecord) else record)
+        return bool(found)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record. Its arguments may be others by the time that it is written."""
