@@ -71,13 +71,21 @@ _HOMES = {
 #: Modules that are reached by their names.
 _MODULES = frozenset({"metrics"})
 
-#: What Ray Serve has under these names, nothing here has yet.
-_NOT_YET = frozenset(
-    {
-        "AutoscalingConfig",
-        "LoggingConfig",
-    }
-)
+#: Looked for here, and found elsewhere, as with Ray Serve.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        (
+            "AutoscalingConfig",
+            "AutoscalingPolicy",
+            "HTTPOptions",
+            "ProxyLocation",
+            "RequestRouterConfig",
+            "gRPCOptions",
+        ),
+        "config",
+    ),
+    **dict.fromkeys(("LoggingConfig",), "schema"),
+}
 
 __all__ = [
     "Application",
@@ -113,8 +121,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
-    if name in _NOT_YET:
-        raise AttributeError(f"{name} of Ray Serve is not supported by this version of Remora")
+    if name in _ELSEWHERE:
+        module = f"remora.{_ELSEWHERE[name]}"
+        raise AttributeError(
+            f"module 'remora' has no attribute {name!r}. It is in {module}: from {module} import {name}"
+        )
     if name in _MODULES:
         from importlib import import_module
 

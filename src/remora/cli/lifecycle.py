@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from remora.cli.errors import CommandError
 from remora.cli.instance import begun, grpc_setup
 from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
 from remora.home import Home
@@ -49,7 +50,8 @@ def stop_instance(*, ask: bool) -> None:
     """End the instance of this state folder; without one there is nothing to do.
 
     Raises:
-        click.Abort: the user said no.
+        CommandError: the user said no, or nothing.
+        click.Abort: Ctrl-C instead of an answer.
     """
     home = Home.locate()
     instance = Instance.find(home)
@@ -57,10 +59,29 @@ def stop_instance(*, ask: bool) -> None:
         click.echo(f"Nothing to stop: no instance runs in {home.root}.", err=True)
         return
     if ask:
-        click.confirm(
-            f"Stop the instance in {home.root} (pid {instance.pid}) and everything that it serves?",
-            abort=True,
+        _require_yes(
+            f"Stop the instance in {home.root} (pid {instance.pid}) and everything that it serves?"
         )
     if not asyncio.run(instance.shut_down()):
         click.echo("The controller did not answer: the instance was ended without it.", err=True)
     click.echo("Stopped.")
+
+
+def _require_yes(question: str) -> None:
+    """Ask.
+
+    Raises:
+        CommandError: the answer is no, or there is none.
+        click.Abort: Ctrl-C instead of an answer.
+    """
+    try:
+        if click.confirm(question):
+            return
+    except click.Abort as abort:
+        if not isinstance(abort.__context__, EOFError):
+            raise
+        click.echo()
+        raise CommandError(
+            "Nobody answers, so nothing was changed. With -y the instance is stopped without a question."
+        ) from None
+    raise CommandError("Nothing was changed: the instance goes on.")

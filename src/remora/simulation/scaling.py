@@ -6,9 +6,12 @@ Its demand is reported, the autoscaler's class decides, and a policy of the user
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from remora.config import AutoscalingConfig
+from remora.control.policies import ANSWER_LIMIT_S
 from remora.control.policy_process import checked, context_of, make_policy
 from remora.control.scaled import Scaled
 from remora.core import events as ev
@@ -115,8 +118,11 @@ class Scaling:
         assert policy is not None
         name = f"The autoscaling policy {scaled.policy.path or self._path}"
         view = scaled.view(self._world.now, -self._world.begin_s)
+        context = context_of(view, self._policy_state)
         try:
-            answer = policy(context_of(view, self._policy_state))
+            answer = _in_time(name, lambda: policy(context))
+        except PolicyError:
+            raise
         except Exception as error:
             raise PolicyError(f"{name} failed.\n{user_traceback(error)}") from error
         if hasattr(answer, "__await__"):
@@ -126,3 +132,34 @@ class Scaling:
         scaled.asked = Asked(num, policy=self._path)
         self._world.after(_ASK_S, self._ask_policy)
         self._decide()
+
+
+def _in_time(name: str, ask: Callable[[], Any]) -> Any:
+    """Ask a policy, and wait no longer for it than an instance does.
+
+    Raises:
+        PolicyError: it did not answer in time. It goes on, and nobody looks at what it says.
+        BaseException: what it raised.
+    """
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:  # noqa: BLE001 - border: user code, handed over to the caller
+            errors.append(error)
+
+    # Of the real clock: the policy is real code. A thread, because nothing else could be left.
+    thread = threading.Thread(target=work, name="remora-policy", daemon=True)
+    thread.start()
+    thread.join(ANSWER_LIMIT_S)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise PolicyError(
+            f"{name} did not answer within {ANSWER_LIMIT_S:g} s, the limit in an instance too: there "
+            "its process would be ended, and the number of replicas would stay as it is. Let it do "
+            "what takes long in a thread or task of its own."
+        )
+    return answers[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from remora.build.scaling import scaling_policy_setup
 from remora.config import AutoscalingConfig, AutoscalingPolicy, DeploymentConfig
 from remora.errors import PolicyError
 from remora.simulation import Requests, Result, Service, Simulated, simulate
+from remora.simulation import scaling as scaling_of_simulation
 from remora.simulation.plot import svg
 from remora.simulation.result import drawn, quantile
 
@@ -116,6 +118,17 @@ def test_policies_of_users_decide_here_too() -> None:
     (found,) = simulate([with_policy(up_by_the_clock)])
     assert counts(found) == [2, 6]
     assert found.decisions[1].at_unix_s == pytest.approx(106, abs=1.5)
+
+
+def hangs(ctx: Any) -> Any:
+    threading.Event().wait(60.0)
+    return 1, {}
+
+
+def test_a_policy_has_the_time_that_it_has_in_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling_of_simulation, "ANSWER_LIMIT_S", 0.05)
+    with pytest.raises(PolicyError, match=r"hangs did not answer within 0\.05 s, the limit in an"):
+        simulate([with_policy(hangs)])
 
 
 def test_a_policy_that_fails_says_so() -> None:
