@@ -12,6 +12,7 @@
     │   ├── RouteTakenError     another application owns the route prefix
     │   ├── PlacementError      the machine, or all nodes, could never hold it
     │   └── ReplicaStartError   the user's constructor or first health check failed
+    ├── NotDeployedError        no handle: there is no such application or deployment (also a KeyError)
     ├── PolicyError             an autoscaling policy of the user's failed
     ├── ScaleError              a number of replicas cannot be set
     │   ├── UnknownTargetError          there is no such application or deployment
@@ -163,6 +164,17 @@ class RouteTakenError(DeployError):
 
 class PlacementError(DeployError):
     """What a deploy asks for is more than there is, even if nothing else ran."""
+
+
+class NotDeployedError(RemoraError, KeyError):
+    """There is no such application, or it has no such deployment, so there is nothing to call.
+
+    Ray Serve's users catch one of them as RayServeException and the other one as KeyError.
+    """
+
+    http_status = 404
+    #: That of KeyError is for keys.
+    __str__ = Exception.__str__
 
 
 class PolicyError(RemoraError):

@@ -59,5 +59,5 @@ def test_an_error_of_ours_shows_no_frames_of_the_loop_and_no_other_error() -> No
     with pytest.raises(ConfigError) as caught:
         run_coroutine(refuse())
     assert caught.value.__context__ is None
-    files = {frame.path.name for frame in caught.traceback}
+    files = {Path(frame.path).name for frame in caught.traceback}
     assert files == {Path(__file__).name, "current.py"}

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from remora.config import nearest
 from remora.context import get_replica_context
+from remora.core.status_text import failure_text
 from remora.current import require_instance, wait_for
-from remora.errors import InstanceError, RemoraError
+from remora.errors import DeployError, InstanceError, NotDeployedError, RemoraError
 from remora.handle import DeploymentHandle, handle_to_current_app
 from remora.instance import Instance
 from remora.types import DeploymentID
 
 if TYPE_CHECKING:
     from remora.router.client import RoutingClient
+    from remora.wire.control import InstanceStatus
 
 _log = logging.getLogger("remora")
 
@@ -46,19 +48,49 @@ def get_app_handle(name: str) -> DeploymentHandle[Any]:
     """Return a handle to the ingress of an application.
 
     Raises:
-        RemoraError: there is no such application, or no instance.
+        NotDeployedError: there is no such application, or it is being deleted.
+        DeployError: it is there, and none of it has ever come up.
+        InstanceError: no instance.
     """
     instance = require_instance()
     ingress = _known_ingress(name)
     if ingress is None:
-        known = wait_for(instance, Instance.status).applications
-        if name not in known:
-            raise RemoraError(
-                f"Application {name!r} does not exist.{nearest(name, known)} "
-                f"There {'are' if known else 'is'}: {', '.join(sorted(known)) or 'none'}."
-            )
+        _require(wait_for(instance, Instance.status), name)
         ingress = _awaited_ingress(name)
     return _cached(DeploymentHandle(ingress, name))
+
+
+def _require(report: InstanceStatus, name: str, deployment: str = "") -> None:
+    """Refuse an application that a handle cannot lead to, and a deployment that it does not have.
+
+    Pure.
+
+    Raises:
+        NotDeployedError: there is no such thing, or it is being deleted.
+        DeployError: it never came up.
+    """
+    known = report.applications
+    app = known.get(name)
+    if app is None:
+        raise NotDeployedError(
+            f"Application {name!r} is not deployed.{nearest(name, known)} Deployed: "
+            f"{', '.join(sorted(known)) or 'none'}. `remora status` shows how they are; "
+            f"remora.run(app, name={name!r}) deploys one."
+        )
+    if app.status == "DELETING":
+        raise NotDeployedError(
+            f"Application {name!r} is being deleted; deploy it again to call it."
+        )
+    if not app.deployments and app.status == "DEPLOY_FAILED":
+        raise DeployError(
+            f"Application {name!r} has nothing to call: its deploy failed. Mend the cause and deploy "
+            f"again.\n{failure_text(app)}"
+        )
+    if deployment and app.deployments and deployment not in app.deployments:
+        raise NotDeployedError(
+            f"Application {name!r} has no deployment {deployment!r}."
+            f"{nearest(deployment, app.deployments)} It has: {', '.join(sorted(app.deployments))}."
+        )
 
 
 def get_deployment_handle(
@@ -71,21 +103,15 @@ def get_deployment_handle(
         app_name: of its application; None: that of the replica that this code runs in.
 
     Raises:
-        RemoraError: no `app_name` outside a deployment, or no instance.
-        KeyError: there is no such deployment.
+        RemoraError: no `app_name` outside a deployment.
+        NotDeployedError: there is no such application, or it has no such deployment; a KeyError.
+        DeployError: the application is there, and none of it has ever come up.
+        InstanceError: no instance.
     """
     handle = handle_to_current_app(deployment_name, app_name)
     if _check_exists and not _is_known(deployment_name, handle.app_name):
         report = wait_for(require_instance(), Instance.status)
-        app = report.applications.get(handle.app_name)
-        if app is None or deployment_name not in app.deployments:
-            known = sorted(
-                f"{a.name}/{d}" for a in report.applications.values() for d in a.deployments
-            )
-            raise KeyError(
-                f"Deployment {handle.app_name}/{deployment_name} does not exist; there are: "
-                f"{', '.join(known) or 'none'}"
-            )
+        _require(report, handle.app_name, deployment_name)
     return _cached(handle)
 
 

@@ -172,7 +172,10 @@ def why_unavailable(deployment: Deployment) -> str:
     if deployment.failures < limit:
         return ""
     if has_failed(deployment) and deployment.previous is None:
-        return f"it failed to start {restart.in_a_row(deployment.failures)}; see `remora status`"
+        return (
+            f"it failed to start {restart.in_a_row(deployment.failures)}; see `remora status`, mend "
+            "the cause and deploy again"
+        )
     if deployment.worked:
         return (
             f"it failed to start {restart.in_a_row(deployment.failures)} and is tried again every "

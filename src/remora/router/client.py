@@ -26,6 +26,7 @@ from remora.router.metrics import ProcessMetrics
 from remora.router.reconnect import waits
 from remora.router.router import Router
 from remora.router.shares import ShareKeeper
+from remora.router.unknown import why_unknown
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.transport.membership import join_by_folder
@@ -145,7 +146,9 @@ class RoutingClient:
         """The router of a deployment; calls wait in it until a snapshot names replicas."""
         router = self._routers.get(deployment) or self._others.get(deployment)
         if router is None:
-            router = Router(deployment, self.name, self._rng)
+            router = Router(
+                deployment, self.name, self._rng, lambda: why_unknown(deployment, self.snapshot)
+            )
             route = self.snapshot.deployments.get(deployment)
             if route is None:
                 self._others[deployment] = router
@@ -256,7 +259,7 @@ class RoutingClient:
                 router.update(route)
         elif self._routers.pop(deployment, None) is not None:
             self._others[deployment] = router
-            router.close("it was deleted")
+            router.close("it was deleted; `remora status` shows what runs")
 
     @contextmanager
     def _surviving(self, what: str) -> Iterator[None]:

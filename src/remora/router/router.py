@@ -30,7 +30,7 @@ from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.link import ReplicaLink
 from remora.router.members import Members
 from remora.router.policies import CUSTOM, built_in
-from remora.router.unknown import RouteWait
+from remora.router.unknown import UNKNOWN_REASON, RouteWait
 from remora.router.waiting import Waiting
 from remora.types import DeploymentID
 from remora.wire.codec import pack
@@ -50,13 +50,20 @@ _Choose = Callable[[Envelope, Sequence[ReplicaLink], random.Random], ReplicaLink
 class Router:
     """Sends the calls of this process to the replicas of one deployment."""
 
-    def __init__(self, deployment: DeploymentID, name: str, rng: random.Random) -> None:
+    def __init__(
+        self,
+        deployment: DeploymentID,
+        name: str,
+        rng: random.Random,
+        why_unknown: Callable[[], str] = lambda: UNKNOWN_REASON,
+    ) -> None:
         """Make a router on the running loop.
 
         Args:
             deployment: whose replicas.
             name: who we are, for the replicas' logs.
             rng: source of chance for the policy.
+            why_unknown: says why no snapshot names the deployment, and what it names.
         """
         self.loop = asyncio.get_running_loop()
         self.deployment = deployment
@@ -77,7 +84,7 @@ class Router:
         self.counts = RoutingCounts()
         self.waiting = Waiting(self)
         self.backlog = self.waiting.backlog
-        self._unknown = RouteWait(self.loop, deployment)
+        self._unknown = RouteWait(self.loop, deployment, why_unknown)
         self._sequence = 0
 
     # -- what callers do ------------------------------------------------------------------
@@ -137,7 +144,7 @@ class Router:
         """
         if self.route is None:
             await self._unknown.wait()
-        reason = self._unavailable_reason(self._unknown.reason)
+        reason = self._unavailable_reason(self._unknown.why())
         if reason is not None:
             raise DeploymentUnavailableError(self.deployment, reason)
 

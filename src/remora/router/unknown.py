@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
+from remora.config import nearest
+from remora.core.snapshot import Snapshot
 from remora.errors import DeploymentUnavailableError
 from remora.router.call import Call, CallState
 from remora.types import DeploymentID, Seconds
@@ -22,14 +25,55 @@ DELETED_WAIT_S: Seconds = 0.25
 UNKNOWN_REASON = "no application with such a deployment is running"
 
 
+#: Names that are listed, at most.
+_LISTED = 20
+
+
+def why_unknown(deployment: DeploymentID, snapshot: Snapshot) -> str:
+    """Say why a snapshot names no such deployment, and what it names. Pure."""
+    if deployment.app_name in snapshot.apps:
+        has = sorted(
+            each.name for each in snapshot.deployments if each.app_name == deployment.app_name
+        )
+        return (
+            f"application {deployment.app_name!r} has no deployment {deployment.name!r}."
+            f"{nearest(deployment.name, has)} It has: {_listed(has)}"
+        )
+    if deployment.app_name in snapshot.leaving.values():
+        return f"application {deployment.app_name!r} is being deleted"
+    there = sorted(snapshot.apps)
+    return (
+        f"no application {deployment.app_name!r} is deployed."
+        f"{nearest(deployment.app_name, there)} Deployed: {_listed(there)}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED]) or 'none'}{more}"
+
+
 class RouteWait:
     """The patience of calls for a first snapshot; the calls themselves stand in the queue."""
 
-    __slots__ = ("_calls", "_deployment", "_known", "_loop", "_timer", "reason")
+    __slots__ = ("_calls", "_deployment", "_known", "_loop", "_tell", "_timer", "reason")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deployment: DeploymentID) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deployment: DeploymentID,
+        tell: Callable[[], str] = lambda: UNKNOWN_REASON,
+    ) -> None:
+        """Make it.
+
+        Args:
+            loop: of the router.
+            deployment: that nobody knows.
+            tell: says why, and what is known instead.
+        """
         self._loop = loop
         self._deployment = deployment
+        self._tell = tell
         #: Each with the moment its patience ends, the first of them first.
         self._calls: deque[tuple[float, Call]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -40,6 +84,10 @@ class RouteWait:
     @property
     def _patience_s(self) -> Seconds:
         return UNKNOWN_WAIT_S if self.reason == UNKNOWN_REASON else DELETED_WAIT_S
+
+    def why(self) -> str:
+        """Say why there is no route, for people."""
+        return self._tell() if self.reason == UNKNOWN_REASON else self.reason
 
     def add(self, call: Call) -> None:
         """Give this call up if no snapshot comes in time."""
@@ -80,6 +128,6 @@ class RouteWait:
         while calls and calls[0][0] <= now:
             _, call = calls.popleft()
             if call.state is CallState.QUEUED:
-                call.give_up(DeploymentUnavailableError(self._deployment, self.reason))
+                call.give_up(DeploymentUnavailableError(self._deployment, self.why()))
         if calls:
             self._timer = self._loop.call_at(calls[0][0], self._give_up_oldest)

@@ -23,7 +23,7 @@ class Running:
 
 def shutdown(monkeypatch: pytest.MonkeyPatch, answer: str) -> Running:
     found = Running()
-    monkeypatch.setattr(lifecycle.Instance, "find", lambda _home: found)
+    monkeypatch.setattr("remora.cli.lifecycle.Instance.find", lambda _home: found)
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
     lifecycle.stop_instance(ask=True)
     return found
