@@ -26,6 +26,9 @@ class Store:
         self._path = path
         try:
             self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._failure("open", error) from None
+        try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(
@@ -33,6 +36,7 @@ class Store:
                 "(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
             )
         except sqlite3.Error as error:
+            self._db.close()
             raise self._failure("open", error) from None
 
     def get(self, key: str) -> bytes | None:
