@@ -27,7 +27,7 @@ from remora.core.status_text import failure_text
 from remora.current import refuse_other_options
 from remora.errors import ConfigError
 from remora.instance import Instance
-from remora.types import DEFAULT_APP_NAME
+from remora.types import DEFAULT_APP_NAME, Seconds
 from remora.wire.control import ApplicationStatus, ConfigRequest, InstanceStatus, Surroundings
 
 _FILES = (".yaml", ".yml", ".json")
@@ -128,25 +128,42 @@ def _runtime_env(options: DeployOptions) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------- commands
 
 
-def deploy(options: DeployOptions, *, wait: bool) -> None:
+def deploy(options: DeployOptions, *, wait: bool, timeout_s: Seconds | None = None) -> None:
     """Hand in a config and follow it until it has taken effect.
+
+    Args:
+        options: what to deploy.
+        wait: False: return when it is accepted.
+        timeout_s: wait no longer than this for it to take effect; None: as long as it takes.
 
     Raises:
         ConfigFileError: something in it is wrong.
-        CommandError: no instance runs, or an application does not come up.
+        UsageError: not to wait, and a time to wait.
+        CommandError: no instance runs, an application does not come up, or not in time.
     """
+    if timeout_s is not None and not wait:
+        raise UsageError("--no-wait and --timeout-s exclude each other.")
     config, request = read(options)
     instance = find()
     warn_of_ignored(config, instance)
-    asyncio.run(_deploy(instance, request, wait=wait))
+    asyncio.run(_deploy(instance, request, wait=wait, timeout_s=timeout_s))
 
 
-async def _deploy(instance: Instance, request: ConfigRequest, *, wait: bool) -> None:
+async def _deploy(
+    instance: Instance, request: ConfigRequest, *, wait: bool, timeout_s: Seconds | None
+) -> None:
     release = await instance.submit(request)
     if not wait:
         click.echo(f"Release {release} is accepted. `remora status` shows how far it is.")
         return
-    await follow(instance, release, [app.name for app in request.applications])
+    try:
+        async with asyncio.timeout(timeout_s):
+            await follow(instance, release, [app.name for app in request.applications])
+    except TimeoutError:
+        raise CommandError(
+            f"Release {release} is not in effect after {timeout_s:g} s, and goes on. `remora status` "
+            "shows how far it is; another deploy, or `remora rollback`, takes its place."
+        ) from None
     click.echo(f"Release {release} is in effect.")
 
 

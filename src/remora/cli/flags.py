@@ -73,6 +73,26 @@ def grpc_of(said: dict[str, Any]) -> gRPCOptions:
     )
 
 
+def admin_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the REST API to a command."""
+    for option in (
+        click.option(
+            "--admin-port",
+            type=PORT,
+            help="Its port; 0 takes a free one.  [default: 8265 if it is free]",
+        ),
+        click.option("--admin-host", help="Where the REST API listens.  [default: 127.0.0.1]"),
+    ):
+        command = option(command)
+    return command
+
+
+def admin_of(said: dict[str, Any]) -> dict[str, Any]:
+    """Take what was said of the REST API; empty: nothing."""
+    found = {name: said.pop(f"admin_{name}") for name in ("host", "port")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def machine_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what the machine has to a command."""
     for option in (

@@ -10,12 +10,14 @@ Rules: this module imports only what starting the supervisor needs; the rest com
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from remora.cli.errors import UsageError
 from remora.cli.instance import begun, grpc_setup
-from remora.config import LOCAL_ENGINE, EngineOptions, gRPCOptions
+from remora.config import LOCAL_ENGINE, EngineOptions, admin_options, gRPCOptions
 from remora.options.resources import MachineOptions
 
 
@@ -35,6 +37,8 @@ class RunOptions:
     grpc: gRPCOptions
     machine: MachineOptions
     engine: EngineOptions = LOCAL_ENGINE
+    #: Of `admin_options`, what was said.
+    admin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _check_route_prefix(route_prefix: str) -> None:
@@ -81,6 +85,7 @@ def run_application(options: RunOptions) -> None:
         grpc=grpc,
         machine=options.machine,
         engine=options.engine,
+        admin=admin_options(dict(options.admin)),
     ) as instance:
         from remora.cli.serving import serve
 

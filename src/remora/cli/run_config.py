@@ -18,7 +18,14 @@ from remora.cli.instance import begun, grpc_setup
 from remora.cli.progress import PlainProgress
 from remora.cli.run import RunOptions
 from remora.cli.serving import Interrupts, say, unless
-from remora.config import ADMIN, LOCAL_ENGINE, HTTPOptions, ProxyLocation, gRPCOptions
+from remora.config import (
+    ADMIN,
+    LOCAL_ENGINE,
+    HTTPOptions,
+    ProxyLocation,
+    admin_options,
+    gRPCOptions,
+)
 from remora.config_file.declaration import DeployConfig
 from remora.instance import Instance
 from remora.options.logging import with_absolute_folder
@@ -51,7 +58,8 @@ def run_config(options: RunOptions) -> int:
         http=http,
         machine=options.machine,
         engine=options.engine if options.engine != LOCAL_ENGINE else config.engine or LOCAL_ENGINE,
-        admin=config.admin or ADMIN,
+        # What the command line says goes first.
+        admin=admin_options({**msgspec.structs.asdict(config.admin or ADMIN), **options.admin}),
         logging=with_absolute_folder(config.logging),
     ) as instance:
         warn_of_ignored(config, instance)

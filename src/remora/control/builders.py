@@ -224,7 +224,7 @@ class Builders:
             lines = await asyncio.to_thread(self._log.since, birth.mark, birth.pid)
         if not lines:
             return f"{told} It logged nothing."
-        return "\n".join([f"{told} It logged last:", *(f"  {line}" for line in lines)])
+        return "\n".join([told, "  It logged last:", *(f"    {line}" for line in lines)])
 
     async def _ask(self, address: str, application: DeclaredApplication) -> ApplicationSpec:
         link = await self._connect(address)

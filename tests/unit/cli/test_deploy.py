@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from remora.cli import deploy
 from remora.cli.deploy import follow
-from remora.cli.errors import CommandError
+from remora.cli.errors import CommandError, UsageError
 from remora.home import Home
 from remora.instance import Instance
 from remora.wire.control import ApplicationStatus, InstanceStatus
@@ -57,6 +60,32 @@ async def test_it_ends_when_all_of_its_applications_have_settled(
     told = capsys.readouterr()
     assert told.out == "Application 'a' is ready at http://127.0.0.1:8000/a\n"
     assert told.err == "a: Its code is being imported.\n"
+
+
+async def test_it_waits_as_long_as_it_may_and_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Hanging:
+        joined = False
+        home = Home.locate("/nowhere")
+
+        async def submit(self, _request: object) -> int:
+            return 7
+
+        async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
+            await asyncio.Event().wait()
+            yield  # type: ignore[misc]
+
+    file = tmp_path / "serve.yaml"
+    file.write_text("applications: [{import_path: 'a:b'}]\n")
+    options = deploy.DeployOptions(str(file), (), app_dir=tmp_path)
+    monkeypatch.setattr("remora.cli.deploy.find", Hanging)
+    said = r"Release 7 is not in effect after 0\.01 s, and goes on\."
+    with pytest.raises(CommandError, match=said) as caught:
+        await asyncio.to_thread(deploy.deploy, options, wait=True, timeout_s=0.01)
+    assert caught.value.status == 1
+    with pytest.raises(UsageError, match="exclude each other"):
+        deploy.deploy(options, wait=False, timeout_s=0.01)
 
 
 async def test_one_that_fails_is_told_with_its_traceback() -> None:

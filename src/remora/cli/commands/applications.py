@@ -24,14 +24,20 @@ from remora.cli.flags import (
 @click.command()
 @target_flags
 @wait_flag
-def deploy(wait: bool, **said: Any) -> None:
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Wait no longer than this; what is not there by then goes on.  [default: no limit]",
+)
+def deploy(wait: bool, timeout_s: float | None, **said: Any) -> None:
     """Deploy what a config file declares, or one application, to the instance that runs.
 
     What an earlier config declared and this one does not is deleted.
     """
     from remora.cli.deploy import deploy as work
 
-    work(deploy_options(said), wait=wait)
+    work(deploy_options(said), wait=wait, timeout_s=timeout_s)
 
 
 @click.command()

@@ -13,6 +13,8 @@ import click
 
 from remora.cli.flags import (
     PORT,
+    admin_flags,
+    admin_of,
     app_dir_flag,
     arguments,
     engine_flags,
@@ -42,6 +44,7 @@ from remora.cli.flags import (
     show_default=True,
     help="Stay until Ctrl-C and then stop, or return when the application is ready and leave it running.",
 )
+@admin_flags
 @engine_flags
 @grpc_flags
 @machine_flags
@@ -77,6 +80,7 @@ def run(
             grpc=grpc_of(said),
             machine=machine_of(said),
             engine=engine_of(said),
+            admin=admin_of(said),
         )
     )
 
@@ -91,10 +95,7 @@ def run(
     show_default=True,
     help="On which nodes of a cluster proxies run.",
 )
-@click.option("--admin-host", help="Where the REST API listens.  [default: 127.0.0.1]")
-@click.option(
-    "--admin-port", type=PORT, help="Its port; 0 takes a free one.  [default: 8265 if it is free]"
-)
+@admin_flags
 @engine_flags
 @grpc_flags
 @machine_flags
@@ -102,23 +103,19 @@ def start(
     http_host: str | None,
     http_port: int | None,
     proxy_location: str,
-    admin_host: str | None,
-    admin_port: int | None,
     **flags: Any,
 ) -> None:
     """Start an empty instance in the background, and return when it is up."""
     from remora.cli.lifecycle import start_instance
     from remora.config import admin_options
 
-    said = {"host": admin_host, "port": admin_port}
-    admin = admin_options({name: value for name, value in said.items() if value is not None})
     start_instance(
         http_host,
         http_port,
         grpc_of(flags),
         machine_of(flags),
         engine_of(flags, proxy_location),
-        admin,
+        admin_options(admin_of(flags)),
     )
 
 
