@@ -22,6 +22,7 @@ PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 REPLICA = ("app", "Model", "app/Model#1")
 #: Made where they are told.
 OTHERS = {
+    "serve_autoscaling_policy_errors",
     "serve_metrics_complete",
     "serve_metrics_missing_processes",
     "serve_num_ongoing_grpc_requests",

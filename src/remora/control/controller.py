@@ -166,7 +166,7 @@ class Controller:
         ]
 
     def _families(self) -> list[Family]:
-        return status_families(report(self.state, self.now()))
+        return [*status_families(report(self.state, self.now())), *self._policies.families()]
 
     def health(self, memory_bytes: int) -> ControllerHealth:
         """Tell how the controller itself is.

@@ -21,10 +21,12 @@ from remora.core.autoscale.decide import Asked
 from remora.core.state import Application
 from remora.engine.base import Engine, EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.errors import ConnectionLostError, PolicyError, RemoraError
+from remora.observe.metrics import counter
 from remora.options.autoscaling import ScalingPolicySetup
 from remora.options.resources import RuntimeEnv
 from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Surroundings
+from remora.wire.metrics import Family
 from remora.wire.scaling import PolicyAnswer, PolicyQuestion, PolicySpec
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class _Owner:
     #: Set with the address once the process is up, or with None when it has ended.
     started: asyncio.Future[str] | None = None
     failures: int = 0
+    #: All of them, however many questions were answered in between.
+    num_errors: int = 0
     told: set[str] = field(default_factory=set)
 
 
@@ -107,6 +111,15 @@ class Policies:
         for each in scaled:
             if each.where not in asked_about:
                 each.asked = None
+
+    def families(self) -> list[Family]:
+        """Count how often each policy has failed: raised, said nonsense, or nothing in time."""
+        rows: dict[tuple[str, ...], float] = {
+            (owner.app_name, each.where.name): owner.num_errors
+            for owner in self._owners.values()
+            for each in owner.scaled
+        }
+        return [counter("serve_autoscaling_policy_errors", ("application", "deployment"), rows)]
 
     def _follow_one(
         self,
@@ -283,6 +296,7 @@ class Policies:
     def _note_failure(self, owner: _Owner, message: str) -> None:
         if not message.startswith(owner.name):
             message = f"{owner.name} cannot be asked: {message}"
+        owner.num_errors += 1
         if message not in owner.told:
             owner.told.add(message)
             _log.warning("%s\nThe number of replicas stays as it is. Said once.", message)

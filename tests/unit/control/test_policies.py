@@ -245,6 +245,12 @@ def test_a_policy_that_fails_keeps_the_number_and_status_says_why(
             assert message in error
             # The process of a policy that raises lives on: it may do better next time.
             assert len(r.policies) == 1
+            (family,) = (
+                each
+                for each in await r.controller.metrics.read()
+                if each.name == "serve_autoscaling_policy_errors"
+            )
+            assert family.rows["default", "Model"][0] > 10
 
     with caplog.at_level(logging.WARNING, "remora.controller"):
         run(main())
