@@ -173,7 +173,7 @@ async def test_small_parts_are_joined_in_order_and_both_sides_count_alike(rig: R
     exchange = cast(Any, client).active
     assert isinstance(work, Work)
     # What was sent and not given back yet is what the reader has counted since its last grant.
-    await until(lambda: work._window + exchange._consumed == WINDOW_BYTES)
+    await until(lambda: work._window + exchange.consumed == WINDOW_BYTES)
     node.target.gate.set()
     assert await asyncio.wait_for(reader.readexactly(5), 5) == b"0\r\n\r\n"
     writer.close()

@@ -14,20 +14,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from remora.errors import RequestCancelledError
 from remora.proxy import head as heads
 from remora.proxy import respond
+from remora.proxy.body_relay import BodyRelay
 from remora.proxy.front import SMALL_BODY_BYTES, BodyTooLargeError, Request
 from remora.proxy.respond import Response
+from remora.proxy.streamed import StreamedBody
 from remora.router.call import Call, CallState
 from remora.wire.codec import decode_credit, decode_error, pack
 from remora.wire.framing import RawFrame
 from remora.wire.messages import FrameKind
 from remora.wire.parcel import raw
-from remora.wire.window import FRAME_COST_BYTES, WINDOW_BYTES, cost, is_grant_due
+from remora.wire.window import WINDOW_BYTES, cost, is_grant_due
 
 if TYPE_CHECKING:
     from remora.proxy.connection import ClientConnection
@@ -57,6 +58,7 @@ class Exchange(Call):
         complete: the response is written.
         head_sent: the response's head is written.
         status: of the response.
+        consumed: bytes of the answer that the replica is to be given room for again.
         route: template of the route that answered, below the application's prefix.
     """
 
@@ -64,17 +66,13 @@ class Exchange(Call):
     is_websocket = False
 
     __slots__ = (
-        "_buffered_bytes",
-        "_chunked",
-        "_consumed",
-        "_left",
-        "_parts",
+        "_body",
         "_received_bytes",
-        "_upload_ended",
-        "_upload_room",
+        "_relay",
         "began",
         "complete",
         "connection",
+        "consumed",
         "head_sent",
         "is_read",
         "keep_alive",
@@ -95,15 +93,12 @@ class Exchange(Call):
         self.owes_continue = False
         self.status = 0
         self.route = ""
-        self._chunked = False
-        self._left: int | None = None
-        self._consumed = 0
-        self._buffered_bytes = 0
+        self.consumed = 0
         self._received_bytes = 0
-        self._upload_room = 0
-        self._upload_ended = False
-        #: Of the body, received and not sent on; None: nothing came.
-        self._parts: deque[bytes] | None = None
+        #: Of the request's body; None: it goes with the request, or there is none.
+        self._relay = BodyRelay(self) if request.envelope.body_follows else None
+        #: Of an answer that comes in parts.
+        self._body: StreamedBody | None = None
         # What the replica may send before the client has taken any of it.
         request.envelope.credit_bytes = WINDOW_BYTES
         super().__init__(request.router, request.envelope, b"")
@@ -148,14 +143,11 @@ class Exchange(Call):
             self.keep_alive = False
             self.give_up(BodyTooLargeError(limit))
             return
-        if self._parts is None:
-            self._parts = deque()
-        self._parts.append(data)
-        self._buffered_bytes += len(data)
-        if self.envelope.body_follows:
-            self._pump_upload()
-            if self._buffered_bytes > SMALL_BODY_BYTES:
-                self.connection.inlet.pause()
+        if self._relay is not None:
+            self._relay.take(data)
+        else:
+            # Small, and nearly always one part.
+            self.body = cast(bytes, self.body) + data if self.body else data
 
     def end_body(self) -> None:
         """The client has sent the whole request."""
@@ -163,12 +155,9 @@ class Exchange(Call):
         if self.complete:
             self.connection.on_turn_over(self)
             return
-        if self.envelope.body_follows:
-            self._pump_upload()
+        if self._relay is not None:
+            self._relay.pump()
             return
-        if self._parts:
-            self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts.clear()
         if self.connection.active is self and self.request.later is None:
             self.router.submit(self)
 
@@ -182,21 +171,6 @@ class Exchange(Call):
             _log.error("%s failed", self.request.head.path, exc_info=error)
             self.answer(respond.text(500, "Internal Server Error"))
 
-    def _pump_upload(self) -> None:
-        if self.state is not _SENT or self.link is None or self.link.channel is None:
-            return
-        parts = self._parts
-        while parts and self._upload_room > 0:
-            data = parts.popleft()
-            self._buffered_bytes -= len(data)
-            self._upload_room -= cost(len(data))
-            self.link.channel.send(FrameKind.BODY, self.number, b"", data)
-        if self.is_read and not parts and not self._upload_ended and self._upload_room > 0:
-            self._upload_ended = True
-            self.link.channel.send(FrameKind.BODY, self.number, b"\x01")
-        if self._buffered_bytes <= SMALL_BODY_BYTES:
-            self.connection.inlet.resume()
-
     def _invite(self) -> None:
         self.owes_continue = False
         if not self.is_read and not self.head_sent:
@@ -208,16 +182,14 @@ class Exchange(Call):
     def on_frame(self, frame: RawFrame) -> None:
         """Take a frame; CREDIT is room for the request's body."""
         kind = frame[0]
-        if kind == _ITEM and self._chunked and self.state is _SENT:
+        body = self._body
+        if kind == _ITEM and body is not None and body.is_chunked and self.state is _SENT:
             # The short way for the many: a stream of text is one small part after the other.
-            self._write_chunk(raw(frame[5]))
+            body.write_chunk(raw(frame[5]))
             return
         if kind == _CREDIT:
             self.answered = True
-            self._upload_room += decode_credit(frame[4])
-            if self.owes_continue:
-                self._invite()
-            self._pump_upload()
+            self._on_room(decode_credit(frame[4]))
             return
         try:
             super().on_frame(frame)
@@ -225,6 +197,12 @@ class Exchange(Call):
             # Half an answer with no end would keep its client for ever; who passed it on logs why.
             self.connection.ending.abort()
             raise
+
+    def _on_room(self, size: int) -> None:
+        if self.owes_continue:
+            self._invite()
+        if self._relay is not None:
+            self._relay.on_room(size)
 
     def _deliver(self, frame: RawFrame) -> None:
         kind = frame[0]
@@ -298,20 +276,12 @@ class Exchange(Call):
             self.cancel_quietly()
             self._refuse(error)
             return
-        lines: list[bytes | memoryview] = [head.text]
         self.route = head.route
-        status = self.status = head.status
-        self._left = head.content_length
-        if self._left is not None:
-            if status not in heads.WITHOUT_LENGTH:
-                lines.append(b"content-length: %d\r\n" % self._left)
-        elif heads.has_body(self.request.method, status):
-            if self.request.speaks_chunked:
-                self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-            else:
-                # HTTP/1.0: the end of the connection is the end of the body.
-                self.keep_alive = False
+        self.status = head.status
+        body = self._body = StreamedBody(self, head)
+        lines = [head.text, *body.lines]
+        if body.ends_with_connection:
+            self.keep_alive = False
         self._finish_head(head, lines)
         self.connection.write(b"".join(lines))
 
@@ -334,52 +304,31 @@ class Exchange(Call):
             self.keep_alive = False
         self.head_sent = True
 
-    def _write_chunk(self, body: bytes | memoryview) -> None:
-        size = len(body)
-        self._consumed += size + FRAME_COST_BYTES
-        if is_grant_due(self._consumed):
-            self.grant()
-        if size > SMALL_BODY_BYTES:
-            self.connection.write(b"%x\r\n" % size)
-            self.connection.write(body)
-            self.connection.write(b"\r\n")
-        elif size:
-            self.connection.write(b"%x\r\n%b\r\n" % (size, bytes(body)))
-
-    def _write_part(self, body: bytes | memoryview) -> None:
-        size = len(body)
+    def _write_part(self, data: bytes | memoryview) -> None:
         if self.state is _SENT:
-            self._consumed += cost(size)
+            self.consumed += cost(len(data))
             self.grant()
-        if size == 0 or not heads.has_body(self.request.method, self.status):
-            return
-        if self._left is not None:
-            self._left -= size
-            if self._left < 0:
-                self.cancel_quietly()
-                self._cut()
-                return
-        self.connection.write(body)
+        if self._body is not None and not self._body.write(data):
+            self.cancel_quietly()
+            self._cut()
 
     def grant(self) -> None:
         """Let the replica send on, as far as the client takes what it sends."""
         if (
-            is_grant_due(self._consumed)
+            is_grant_due(self.consumed)
             and not self.connection.is_write_paused
             and self.state is _SENT
             and self.link is not None
             and self.link.channel is not None
         ):
-            self.link.channel.send(FrameKind.CREDIT, self.number, pack(self._consumed))
-            self._consumed = 0
+            self.link.channel.send(FrameKind.CREDIT, self.number, pack(self.consumed))
+            self.consumed = 0
 
     def _write_end(self) -> None:
-        if self._left and heads.has_body(self.request.method, self.status):
+        if self._body is not None and self._body.end():
+            self._finish(self.status)
+        else:
             self._cut()
-            return
-        if self._chunked:
-            self.connection.write(b"0\r\n\r\n")
-        self._finish(self.status)
 
     def _refuse(self, error: Exception) -> None:
         """The application's response breaks HTTP's rules."""
@@ -405,5 +354,5 @@ class Exchange(Call):
         if self.state is not _DONE:
             # Answered without a replica: nothing else ends the call and its deadline.
             self._close()
-        self._parts = None
+        self._relay = self._body = None
         self.connection.on_exchange_complete(self)

@@ -70,6 +70,7 @@ class WebSocketExchange(Exchange):
     leave_timeout_s: Seconds = LEAVE_TIMEOUT_S
 
     __slots__ = (
+        "_buffered_bytes",
         "_client_is_done",
         "_code",
         "_early",
@@ -80,6 +81,7 @@ class WebSocketExchange(Exchange):
         "_options",
         "_pinger",
         "_pong",
+        "_room",
         "_session",
         "_stays",
     )
@@ -105,6 +107,9 @@ class WebSocketExchange(Exchange):
         self._farewell: WebSocketClose | None = None
         #: Messages that the replica has no room for.
         self._inbox: deque[Message] = deque()
+        self._buffered_bytes = 0
+        #: What the replica has room for.
+        self._room = WINDOW_BYTES
         self._pong: list[bytes] = []
         #: The next ping, or the end of our patience with a client that is to answer our close.
         self._pinger: asyncio.TimerHandle | None = None
@@ -114,7 +119,6 @@ class WebSocketExchange(Exchange):
         self._client_is_done = False
         super().__init__(connection, request)
         self.keep_alive = False
-        self._upload_room = WINDOW_BYTES
 
     # -- the client's side ------------------------------------------------------------------
 
@@ -138,7 +142,7 @@ class WebSocketExchange(Exchange):
         if self.complete or self._client_is_done:
             return
         self._listen(data)
-        self._pump_upload()
+        self._pump()
         if self._code == 0 and (self._buffered_bytes > SMALL_BODY_BYTES or self._session.has_more):
             self.connection.inlet.pause()
 
@@ -209,17 +213,17 @@ class WebSocketExchange(Exchange):
             self._inbox.clear()
             self._buffered_bytes = 0
         self._farewell = close
-        self._pump_upload()
+        self._pump()
 
-    def _pump_upload(self) -> None:
+    def _pump(self) -> None:
         if self.state is not CallState.SENT or self.link is None or self.link.channel is None:
             return
         send, inbox = self.link.channel.send, self._inbox
         while True:
-            while inbox and self._upload_room > 0:
+            while inbox and self._room > 0:
                 is_text, data = inbox.popleft()
                 self._buffered_bytes -= len(data)
-                self._upload_room -= cost(len(data))
+                self._room -= cost(len(data))
                 meta = WEBSOCKET_TEXT if is_text else WEBSOCKET_BINARY
                 send(FrameKind.BODY, self.number, meta, data)
             if inbox:
@@ -239,6 +243,10 @@ class WebSocketExchange(Exchange):
             self._is_heard = True
             self.connection.inlet.resume()
 
+    def _on_room(self, size: int) -> None:
+        self._room += size
+        self._pump()
+
     # -- the replica's side -----------------------------------------------------------------
 
     def _deliver(self, frame: RawFrame) -> None:
@@ -253,7 +261,7 @@ class WebSocketExchange(Exchange):
         elif kind == _ITEM:
             body = raw(frame[5])
             if self.state is CallState.SENT:
-                self._consumed += cost(len(body))
+                self.consumed += cost(len(body))
                 self.grant()
             self._session.send(frame[4] == WEBSOCKET_TEXT, body)
             self._write()
