@@ -19,7 +19,8 @@ _PATIENCE_ON_RAY = 5.0
 _RAY = {
     "REMORA_ADDRESS": "local",
     # On Ray each replica reserves a processor, and tests have more replicas than this machine those.
-    "RAY_OVERRIDE_RESOURCES": '{"CPU": 32}',
+    # From eight on there would be more than one proxy.
+    "RAY_OVERRIDE_RESOURCES": '{"CPU": 7}',
     # Else Ray would start a worker for each of them before any is asked for.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -219,6 +219,7 @@ def by_its_folder(ctx: Any) -> Any:
     return base + int(os.environ["MORE"]), {}
 
 
+@pytest.mark.local_only("Ray is given no folders of one node")
 async def test_a_policy_has_the_folders_and_variables_of_its_deployment(
     shared: Instance, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ class Hangs:
         return "well"
 
 
+@pytest.mark.local_only("replicas share memory because they are forked")
 async def test_replicas_share_the_memory_of_what_was_loaded_once(shared: Instance) -> None:
     async with shared.running(Shares.bind(), "shares") as url:
         first = (await get(url)).json
@@ -85,6 +86,7 @@ async def test_what_cannot_be_loaded_fails_the_deploy_and_says_why(shared: Insta
         )
 
 
+@pytest.mark.local_only("a process of its own loads")
 async def test_what_dies_while_it_loads_fails_the_deploy(shared: Instance) -> None:
     bad = Shares.options(preload=[preload_model.die], max_constructor_retry_count=1)
     async with shared.deleting("dies"):
