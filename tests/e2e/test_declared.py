@@ -277,6 +277,7 @@ def test_releases_are_listed_compared_and_gone_back_to(operator: Operator) -> No
     operator.deploy()
 
 
+@pytest.mark.local_only("Ray is given no folders of one node")
 def test_a_folder_of_its_own_is_served_as_it_was_and_comes_back(
     operator: Operator, server: Path
 ) -> None:
