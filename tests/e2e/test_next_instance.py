@@ -41,6 +41,7 @@ async def deploy_in(home: Home, name: str) -> None:
         await until_async(runs, f"{name} runs", 20.0)
 
 
+@pytest.mark.local_only("the state of a Ray that Remora started ends with it")
 async def test_a_killed_instance_of_remora_start_brings_its_applications_back(
     start_instance: StartInstance,
 ) -> None:
