@@ -76,6 +76,7 @@ async def test_replicas_share_the_memory_of_what_was_loaded_once(shared: Instanc
         assert {answer["loaded_by"] for answer in answers} == {first["loaded_by"]}
 
 
+@pytest.mark.local_only("a replica loads for itself, and only what it asks for")
 async def test_what_cannot_be_loaded_fails_the_deploy_and_says_why(shared: Instance) -> None:
     bad = Shares.options(preload=[preload_model.fail], max_constructor_retry_count=1)
     async with shared.deleting("fails"):
@@ -95,6 +96,7 @@ async def test_what_dies_while_it_loads_fails_the_deploy(shared: Instance) -> No
         assert "that loads what it shares with others has ended" in app.message
 
 
+@pytest.mark.local_only("a replica loads for itself, and only what it asks for")
 async def test_what_hangs_while_it_loads_goes_with_its_application(
     shared: Instance, tmp_path: Path
 ) -> None:

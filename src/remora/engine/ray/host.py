@@ -53,6 +53,7 @@ from remora.transport.membership import join
 from remora.transport.node_tls import check_files
 
 _BETWEEN_TRIES_S = 0.1
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Host:
 
     def wait(self) -> None:
         """Wait until the instance, or whoever owns it, has ended; then see that nothing is left."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _END_SIGNALS:
             # The handler does nothing; its number arrives on the wake-up socket.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
@@ -280,7 +281,11 @@ def main() -> None:
         host = Host(options, claim)
         door = host.begin()
     except (ConfigError, InstanceError, EngineError) as error:
+        # Whoever hears of it ends this process, which ends by itself, in its own order.
+        for number in _END_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         answer(options.ready_fd, {"error": str(error)})
+        ray.shutdown()
         sys.exit(1)
     owner = Owner(
         os.getpid(),

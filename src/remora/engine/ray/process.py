@@ -84,7 +84,8 @@ class ProcessActor:
                 self.begin()
             except (StartError, EngineError) as error:
                 self._cluster.put(failure_key(self._request.process_id), str(error).encode())
-                raise
+                # Ray would show the traceback of an error to people who read what is stored.
+                ray.actor.exit_actor()
             threading.Thread(target=self._call_run, daemon=True).start()
 
     def __repr__(self) -> str:
