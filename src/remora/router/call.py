@@ -130,7 +130,7 @@ class Call:
         """Take a frame from the replica."""
         kind = frame[0]
         if kind == _REJECT:
-            self.router.on_rejected(self)
+            self.router.returned.on_rejected(self)
             return
         final = kind in _FINAL_BUT_REJECT
         if final:
@@ -149,7 +149,7 @@ class Call:
 
     def on_lost(self, error: ConnectionLostError, never_started: bool) -> None:
         """The replica is gone."""
-        self.router.on_call_lost(self, error, never_started)
+        self.router.returned.on_call_lost(self, error, never_started)
 
     def _expire(self, timeout_s: float) -> None:
         self.give_up(RequestTimeoutError(self.envelope.request_id, timeout_s))

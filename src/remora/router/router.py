@@ -1,12 +1,11 @@
 """The router of one deployment: picks a replica for each call, queues what finds none.
 
-All decisions are in `core` (`routing`, `room`, `look`, `queue_shares`, `retries`, `retry_budget`);
+All decisions are in `core` (`routing`, `room`, `look`, `queue_shares`, `retries`);
 `Members` and `Waiting` keep the lists they decide on. It is never on the controller's path: it
 works from the last snapshot.
 
-Promises: a call that no replica began is always tried elsewhere; one that was begun is tried
-again only if it is idempotent, nothing of its answer has arrived, none of its streamed body was
-taken, and the retry budget allows it. Waiting calls are served first come, first served.
+Promises: waiting calls are served first come, first served. `Returned` says what becomes of those
+that a replica did not take or finish.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from remora.config import PolicySetup
-from remora.core.promises import is_repeatable
-from remora.core.retries import Again, is_made_again
 from remora.core.retry_budget import RetryBudget
 from remora.core.room import asks_for_room
 from remora.core.routing import Policy
 from remora.core.routing.power_of_two import PowerOfTwo
 from remora.core.snapshot import DeploymentRoute
-from remora.errors import ConnectionLostError, DeploymentUnavailableError, ReplicaDiedError
+from remora.errors import ConnectionLostError, DeploymentUnavailableError
 from remora.observe.routing_counts import RoutingCounts
 from remora.router.call import Call, CallState, StreamCall, UnaryCall
 from remora.router.link import ReplicaLink
 from remora.router.members import Members
 from remora.router.policies import CUSTOM, built_in
+from remora.router.returned import Returned
 from remora.router.unknown import UNKNOWN_REASON, RouteWait
 from remora.router.waiting import Waiting
 from remora.types import DeploymentID
@@ -41,9 +39,7 @@ if TYPE_CHECKING:
     from remora.router.custom import CustomPolicy
 
 # A member of an enumeration is slow to look up.
-_QUEUED = CallState.QUEUED
 _SENT = CallState.SENT
-_DONE = CallState.DONE
 _Choose = Callable[[Envelope, Sequence[ReplicaLink], random.Random], ReplicaLink | None]
 
 
@@ -84,6 +80,7 @@ class Router:
         self.counts = RoutingCounts()
         self.waiting = Waiting(self)
         self.backlog = self.waiting.backlog
+        self.returned = Returned(self)
         self._unknown = RouteWait(self.loop, deployment, why_unknown)
         self._sequence = 0
 
@@ -144,11 +141,11 @@ class Router:
         """
         if self.route is None:
             await self._unknown.wait()
-        reason = self._unavailable_reason(self._unknown.why())
+        reason = self.unavailable_reason(self._unknown.why())
         if reason is not None:
             raise DeploymentUnavailableError(self.deployment, reason)
 
-    def _unavailable_reason(self, if_unknown: str) -> str | None:
+    def unavailable_reason(self, if_unknown: str) -> str | None:
         """Say why no replica runs nor will come; None: one does, or will."""
         route = self.route
         if route is None:
@@ -289,51 +286,6 @@ class Router:
         if self.waiting.num:
             self.waiting.pump()
 
-    def on_rejected(self, call: Call) -> None:
-        """A replica was full or is leaving: the call was never begun, so it goes elsewhere."""
-        link = call.link
-        assert link is not None
-        link.on_turned_away()
-        self.members.shut(link)
-        if self.custom is not None:
-            self.custom.on_ended(call, link)
-        link.close_if_idle()
-        self.counts.retried["turned_away"] += 1
-        self._put_back(call)
-        if (
-            call.state is _QUEUED
-            and call.pinned is None
-            and not self.backlog.share.may_stay(self.waiting.num)
-        ):
-            # It has its old place; had it never left that, the last one would not have come in.
-            self.waiting.refuse_last()
-
-    def on_call_lost(self, call: Call, error: ConnectionLostError, never_started: bool) -> None:
-        """A replica went away before it finished a call."""
-        link = call.link
-        assert link is not None
-        link.on_lost_one()
-        if self.custom is not None:
-            self.custom.on_ended(call, link)
-        if call.state is _DONE:
-            return
-        envelope = call.envelope
-        again = is_made_again(
-            never_started=never_started,
-            answered=call.answered,
-            repeatable=envelope.idempotent or is_repeatable(link.promises, envelope),
-            attempt=envelope.attempt,
-        )
-        if again is Again.FREE:
-            self.counts.retried["never_started"] += 1
-            self._put_back(call)
-        elif again is Again.AT_A_PRICE and self.budget.withdraw():
-            envelope.attempt += 1
-            self.counts.retried["replica_died"] += 1
-            self._put_back(call)
-        else:
-            call.fail(ReplicaDiedError(link.replica_id, envelope.request_id, str(error)))
-
     def on_abandoned(self) -> None:
         """A call that any replica might have taken was given up."""
         self.waiting.on_abandoned()
@@ -358,7 +310,7 @@ class Router:
             call.number = channel.request(call, pack(envelope), body, flags)
         except ConnectionLostError:
             self.members.shut(link)
-            self._put_back(call)
+            self.returned.put_back(call)
             return
         except Exception as error:  # noqa: BLE001 - a message too large to frame fails alone
             call.fail(error)
@@ -369,21 +321,6 @@ class Router:
         link.outstanding = outstanding = link.outstanding + 1
         if outstanding >= link.limit:
             self.members.shut(link)
-
-    def _put_back(self, call: Call) -> None:
-        """A call that a replica did not take or finish waits again."""
-        if call.state is _DONE:
-            return
-        reason = self._unavailable_reason("it was deleted")
-        if reason is not None:
-            call.fail(DeploymentUnavailableError(self.deployment, reason))
-        elif call.pinned is not None:
-            call.pinned.wait_pinned(call)
-        else:
-            self.waiting.put_back(call)
-            if self.custom is not None:
-                self.custom.wake()
-            self.waiting.pump()
 
     def _use_policy(self, setup: PolicySetup) -> None:
         self._drop_custom()
