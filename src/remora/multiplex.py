@@ -15,7 +15,8 @@ from remora.build.by_name import ByName
 from remora.config import check_keywords
 from remora.core.model_cache import Limits
 from remora.errors import ConfigError
-from remora.models.loader import LoaderOptions, ModelLoader
+from remora.models.checks import LoaderOptions
+from remora.models.loader import ModelLoader
 from remora.request_context import current
 
 T = TypeVar("T")

@@ -1,21 +1,14 @@
 """Loads models for those who ask, keeps them, and unloads them: the shell around the cache.
 
 All decisions are in `core.model_cache`; this class runs what it decides as tasks on the replica's
-loop, and is the border to the user's loader and to the models' `__del__`.
-
-A load belongs to nobody in particular: it runs in a context of its own, so that it outlives the
-request that asked first, and is cancelled once nobody waits for it any more.
+loop. The user's loader and the models' `__del__` are beyond `border`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
-import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from remora.build.by_name import ByName
@@ -23,7 +16,6 @@ from remora.context import replica_context_or_none
 from remora.core.model_cache import (
     Action,
     Give,
-    Limits,
     Load,
     ModelCache,
     Refuse,
@@ -31,40 +23,15 @@ from remora.core.model_cache import (
     Ticket,
     Unload,
 )
-from remora.destructors import destroy
 from remora.errors import USER_ERRORS
+from remora.models import border
+from remora.models.border import Failure
+from remora.models.checks import Checks, LoaderOptions
 from remora.models.held import HeldModels
 from remora.observe.replica_counts import LoadCounts
-from remora.observe.tracebacks import user_traceback
-from remora.request_context import RequestContext, current
+from remora.request_context import current
 
 T = TypeVar("T")
-
-_log = logging.getLogger("remora.multiplex")
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """What `@multiplexed` was given.
-
-    Attributes:
-        limits: of the cache.
-        size_fn: how many bytes a model will take; None: bytes are not limited.
-        pin: loaded at the start, never unloaded.
-        preload: loaded at the start.
-    """
-
-    limits: Limits = field(default_factory=Limits)
-    size_fn: Callable[[str], int] | None = None
-    pin: tuple[str, ...] = ()
-    preload: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What came of a load instead of a model."""
-
-    error: BaseException
 
 
 class ModelLoader(ByName, Generic[T]):
@@ -81,6 +48,7 @@ class ModelLoader(ByName, Generic[T]):
         self._load_model = load
         self._options = options
         self._name = getattr(load, "__qualname__", repr(load))
+        self._checks = Checks(self._name, options)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -95,7 +63,7 @@ class ModelLoader(ByName, Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._holdings = HeldModels()
         self._has_preloaded = False
-        self._preloading: asyncio.Task[_Failure | None] | None = None
+        self._preloading: asyncio.Task[Failure | None] | None = None
         #: Models that are pinned by `pin` calls alone that are still at work.
         self._pinning: dict[str, set[object]] = {}
 
@@ -116,7 +84,7 @@ class ModelLoader(ByName, Generic[T]):
 
         Cancellation: the load goes on while anybody else waits for it.
         """
-        self._require_id(model_id)
+        self._checks.id(model_id)
         self._require_replica()
         if not self._has_preloaded:
             await self.preload_configured()
@@ -134,7 +102,7 @@ class ModelLoader(ByName, Generic[T]):
             ValueError: there is no room for so many.
             Exception: what a loader raised; the others are loaded all the same.
         """
-        wanted = self._require_ids(model_ids)
+        wanted = self._checks.ids(model_ids)
         limit = self._options.limits.max_models
         if limit is not None and len(wanted | self._cache.pinned) > limit:
             raise ValueError(
@@ -156,7 +124,7 @@ class ModelLoader(ByName, Generic[T]):
             ValueError: as many models are pinned as there is room for.
             Exception: what the loader raised; the model is not pinned then.
         """
-        self._require_id(model_id)
+        self._checks.id(model_id)
         self._require_replica()
         if model_id not in self._cache.pinned:
             self._pinning[model_id] = set()
@@ -177,7 +145,7 @@ class ModelLoader(ByName, Generic[T]):
 
     def unpin(self, model_id: str) -> None:
         """Let a pinned model go when its turn comes. Harmless for one that is not pinned."""
-        self._require_id(model_id)
+        self._checks.id(model_id)
         self._pinning.pop(model_id, None)
         self._do(self._cache.unpin(model_id))
 
@@ -223,7 +191,7 @@ class ModelLoader(ByName, Generic[T]):
             await self._destroy(model_id, model)
         self._begin_anew()
 
-    async def _preload_configured(self) -> _Failure | None:
+    async def _preload_configured(self) -> Failure | None:
         options = self._options
         try:
             for model_id in options.pin:
@@ -231,17 +199,17 @@ class ModelLoader(ByName, Generic[T]):
                 self._do(self._cache.pin(model_id))
             await self.preload((*options.pin, *options.preload))
         except USER_ERRORS as error:  # Border: user code, for all who wait for it.
-            return _Failure(error)
+            return Failure(error)
         return None
 
-    def _on_preloaded(self, task: asyncio.Task[_Failure | None]) -> None:
+    def _on_preloaded(self, task: asyncio.Task[Failure | None]) -> None:
         self._preloading = None
         self._has_preloaded = not task.cancelled() and task.result() is None
 
     # -- waiting ------------------------------------------------------------------------------
 
     async def _wait(self, model_id: str, user: asyncio.Task[object] | None) -> T:
-        num_bytes = self._size_of(model_id)
+        num_bytes = self._checks.size_of(model_id)
         ticket, actions = self._cache.ask(model_id, user, num_bytes)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
@@ -276,7 +244,11 @@ class ModelLoader(ByName, Generic[T]):
         for action in actions:
             match action:
                 case Load(model_id):
-                    self._begin(model_id, self._load(model_id), self._on_load_ended)
+                    self._begin(
+                        model_id,
+                        border.load(self._load_model, self._name, model_id, self.counts),
+                        self._on_load_ended,
+                    )
                 case StopLoading(model_id):
                     self._work[model_id].cancel()
                 case Unload(model_id):
@@ -286,7 +258,12 @@ class ModelLoader(ByName, Generic[T]):
                     if not future.done():
                         future.set_result(self._models[ticket.model_id])
                 case Refuse(ticket, reason):
-                    self._fail(ticket, RuntimeError(self._no_room(ticket.model_id, reason)))
+                    self._fail(
+                        ticket,
+                        RuntimeError(
+                            self._checks.no_room(ticket.model_id, reason, self._cache.pinned)
+                        ),
+                    )
         self._holdings.on_change()
 
     def _begin(
@@ -296,7 +273,7 @@ class ModelLoader(ByName, Generic[T]):
         on_ended: Callable[[str, asyncio.Task[Any]], None],
     ) -> None:
         """Let a task work; whatever becomes of it, even if it is never begun, its end is told."""
-        context = _context_of_work(model_id)
+        context = border.context_of_work(model_id)
         task = asyncio.get_running_loop().create_task(work, context=context)
         self._work[model_id] = task
         task.add_done_callback(functools.partial(on_ended, model_id), context=context)
@@ -306,35 +283,13 @@ class ModelLoader(ByName, Generic[T]):
         if future is not None and not future.done():
             future.set_exception(error)
 
-    async def _load(self, model_id: str) -> T | _Failure:
-        request = current.get()
-        if request is not None:
-            request.task = asyncio.current_task()
-        began = time.perf_counter()
-        try:
-            model: T | None = await self._load_model(model_id)
-            if model is None:
-                raise TypeError(
-                    f"{self._name} returned None for model {model_id!r}; a loader returns the model"
-                )
-        except asyncio.CancelledError:
-            if request is not None:
-                request.cancel_children()
-            raise
-        except USER_ERRORS as raised:  # Border: user code.
-            return _Failure(raised)
-        took_s = time.perf_counter() - began
-        self.counts.loads.observe(took_s * 1000)
-        _log.info("Loaded model %r in %.3f s", model_id, took_s)
-        return model
-
-    def _on_load_ended(self, model_id: str, task: asyncio.Task[T | _Failure]) -> None:
+    def _on_load_ended(self, model_id: str, task: asyncio.Task[T | Failure]) -> None:
         del self._work[model_id]
         if task.cancelled():
             error: BaseException = RuntimeError(
                 f"{self._name}: the load of model {model_id!r} was cancelled"
             )
-        elif isinstance(result := task.result(), _Failure):
+        elif isinstance(result := task.result(), Failure):
             error = result.error
         else:
             self._models[model_id] = result
@@ -356,36 +311,7 @@ class ModelLoader(ByName, Generic[T]):
     async def _destroy(self, model_id: str, model: T) -> None:
         if any(other is model for other in self._models.values()):
             return  # The same object is here under another id: it ends with the last one.
-        began = time.perf_counter()
-        try:
-            await destroy(model)
-        except USER_ERRORS as error:  # Border: user code. Nobody waits for an answer here.
-            _log.error("Model %r: __del__ failed:\n%s", model_id, user_traceback(error))
-        else:
-            _log.info("Unloaded model %r", model_id)
-        self.counts.unloads.observe((time.perf_counter() - began) * 1000)
-
-    # -- checks -------------------------------------------------------------------------------
-
-    def _require_id(self, model_id: object) -> None:
-        if not isinstance(model_id, str):
-            raise TypeError(
-                f"{self._name}: a model id must be a str, not {type(model_id).__name__} "
-                f"({model_id!r})"
-            )
-        if not model_id:
-            raise ValueError(
-                f"{self._name}: the model id is empty. A request names its model in the header "
-                "serve_multiplexed_model_id, or by handle.options(multiplexed_model_id=...)."
-            )
-
-    def _require_ids(self, model_ids: Iterable[str]) -> set[str]:
-        if isinstance(model_ids, str):
-            raise TypeError(f"{self._name}: give a list of model ids, not the str {model_ids!r}")
-        wanted = set(model_ids)
-        for model_id in wanted:
-            self._require_id(model_id)
-        return wanted
+        await border.unload(model_id, model, self.counts)
 
     def _require_replica(self) -> None:
         loop = asyncio.get_running_loop()
@@ -408,46 +334,3 @@ class ModelLoader(ByName, Generic[T]):
                 f"{self._name} works on the replica's event loop only, not on one that was "
                 "started in a thread: make the calling method `async def`"
             )
-
-    def _size_of(self, model_id: str) -> int:
-        size_fn, limit = self._options.size_fn, self._options.limits.max_bytes
-        if size_fn is None or limit is None:
-            return 0
-        num_bytes: object = size_fn(model_id)
-        if not isinstance(num_bytes, int) or isinstance(num_bytes, bool):
-            raise TypeError(
-                f"{self._name}: size_fn({model_id!r}) must return a number of bytes as an int, "
-                f"not {type(num_bytes).__name__} ({num_bytes!r})"
-            )
-        if not 0 <= num_bytes <= limit:
-            raise ValueError(
-                f"{self._name}: model {model_id!r} takes {num_bytes} bytes, and a replica has room "
-                f"for 0 to {limit} (max_bytes_per_replica)"
-            )
-        return num_bytes
-
-    def _no_room(self, model_id: str, reason: str) -> str:
-        pinned = ", ".join(sorted(self._cache.pinned))
-        return (
-            f"{self._name}: there is no room for model {model_id!r}: {reason}. Pinned: {pinned}. "
-            "Unpin one or raise the limit."
-        )
-
-
-def _context_of_work(model_id: str) -> contextvars.Context:
-    """The context of a load or unloading: like the present one, but of a request of its own.
-
-    It has no deadline and is not cancelled with the request that happens to ask first.
-    """
-    context = contextvars.copy_context()
-    asker = current.get()
-    replica = replica_context_or_none()
-    if asker is not None:
-        ids = (asker.request_id, asker.app_name, asker.deployment, asker.replica_id, asker.route)
-    elif replica is not None:
-        ids = ("", replica.app_name, replica.deployment, replica.replica_id, "")
-    else:
-        ids = ("", "", "", "", "")
-    trace = "" if asker is None else asker.trace_context
-    context.run(current.set, RequestContext(*ids, model_id, "", None, trace))
-    return context
