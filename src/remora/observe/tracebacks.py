@@ -5,7 +5,6 @@ Rules: pure, apart from reading source lines for the text.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import re
 import traceback
@@ -127,7 +126,10 @@ def _is_machinery(name: str) -> bool:
 def _worth_telling(
     part: traceback.TracebackException | None,
 ) -> traceback.TracebackException | None:
-    if part is None or part.exc_type is not asyncio.CancelledError or not part.stack:
+    if part is None or not part.stack:
+        return part
+    # By its name: `exc_type` is deprecated from Python 3.13 on, and what follows it is not in 3.11.
+    if not next(part.format_exception_only(), "").startswith("asyncio.exceptions.CancelledError"):
         return part
     return part if any(_is_theirs(frame) for frame in part.stack) else None
 
