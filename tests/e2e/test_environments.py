@@ -45,6 +45,8 @@ def with_env(*modules: str, **runtime_env: Any) -> Any:
 
 
 async def test_packages_are_installed_for_a_replica_alone(shared: Instance, tmp_path: Path) -> None:
+    if engines.is_ray():
+        pytest.importorskip("virtualenv", reason="Ray needs it for packages")
     make_wheel(tmp_path / "wheels", "tinyservice", "1.0", "answer = 'one'")
     make_wheel(tmp_path / "wheels", "tinyservice", "2.0", "answer = 'two'")
 

@@ -134,6 +134,7 @@ async def test_a_new_config_holds_at_once_and_nothing_restarts(shared: Instance)
     assert "GET" not in rest
 
 
+@pytest.mark.local_only("what does not go through Python is in Ray's logs")
 async def test_a_crash_does_not_take_its_last_words_along(shared: Instance) -> None:
     async with shared.running(Talker.bind(), "crash"):
         handle = shared.handle("Talker", "crash")

@@ -69,6 +69,7 @@ def find_admin(shared: Instance) -> FindAdmin:
     return find
 
 
+@pytest.mark.local_only("Ray is given no folders of one node")
 async def test_a_config_is_put_served_and_deleted(
     shared: Instance, client: httpx2.AsyncClient, wanted: dict[str, Any]
 ) -> None:

@@ -67,20 +67,25 @@ class RayActor:
     node_id: str
 
 
-def connect(address: str, machine: MachineOptions = AS_FOUND) -> None:
+def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = False) -> None:
     """Join a Ray cluster, or start one that ends with this process.
 
     Args:
         address: of a cluster; `auto`: the one of this machine; `local`: a new one; empty: the one
             of this machine if there is one, else a new one.
         machine: what a new one is said to have.
+        shows: print here what processes that this one starts print anywhere in the cluster.
 
     Raises:
         InstanceError: nobody answers there, or it runs another version of Ray or Python.
     """
     _require_answer(address)
     # Ray tells people at length where its dashboard is; here they read what Remora tells them.
-    options: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "logging_level": logging.ERROR,
+        "log_to_driver": shows,
+    }
     new = {"include_dashboard": False, **_sizes(machine)}
     try:
         if address:

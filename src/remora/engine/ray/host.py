@@ -97,7 +97,8 @@ class Host:
         """
         machine = msgspec.convert(self._options.machine, MachineOptions)
         wanted = msgspec.convert(self._options.node, NodeOptions)
-        rays.connect(self._options.address, machine)
+        # In the background nobody watches, and a copy of every log would grow for ever.
+        rays.connect(self._options.address, machine, shows=self._options.owner_fd is not None)
         nodes = {node.node_id: node for node in rays.nodes()}
         here = nodes[rays.this_node()]
         head = next((node for node in nodes.values() if node.is_head), here)
