@@ -293,7 +293,7 @@ def test_shutdown_asks_first(remora: Remora) -> None:
     command = remora("start", "--http-port", "0")
     assert command.wait() == 0
     # Nobody answers: standard input is empty.
-    assert remora("shutdown").wait() == 130
+    assert remora("shutdown").wait() == 1
     assert remora("status").wait() == 0
     assert remora("shutdown", "-y").wait() == 0
 

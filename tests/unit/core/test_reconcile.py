@@ -222,3 +222,19 @@ def test_routers_are_told_the_zone_of_a_replica() -> None:
     driver.come_up("a/d#x1")
     (route,) = routing_snapshot(driver.state).deployments[DeploymentID("d", "a")].replicas
     assert route.availability_zone == "west"
+
+
+def test_nothing_begins_with_a_replica_of_a_gang_that_the_same_step_ends() -> None:
+    driver = Driver()
+    driver.deploy(num_replicas=2, gang_size=2)
+    first = next(iter(driver.states))
+    driver.come_up(first, ready=False)
+    driver.feed(ev.CallLost(replica_id=ReplicaID(first), call="initialize", reason="lost"))
+    # The other one never came up, so the gang ends, in the step that would try the call again.
+    driver.feed(after_s=START_PROCESS_S)
+    of_first = [
+        type(each)
+        for each in driver.actions
+        if isinstance(each, act.InitializeReplica | act.StopReplica) and each.replica_id == first
+    ]
+    assert of_first == [act.StopReplica]
