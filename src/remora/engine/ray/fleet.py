@@ -195,14 +195,14 @@ def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Non
             },
             permanent=True,
         )
-        _create_once(request, node.node_id)
+        _create_once(cluster, request, node.node_id)
 
 
 def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
     """Start the process of the REST API on a node, unless it is there. Blocks.
 
     Raises:
-        EngineError: Ray's head does not answer, or somebody else has started it meanwhile.
+        EngineError: Ray's head does not answer.
     """
     name = admin_name(node_id)
     if cluster.actor(name) is not None:
@@ -217,11 +217,13 @@ def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
         args={"host": setup.admin.get("host"), "options": front},
         permanent=True,
     )
-    _create_once(request, node_id)
+    _create_once(cluster, request, node_id)
 
 
-def _create_once(request: ProcessRequest, node_id: str) -> None:
+def _create_once(cluster: Cluster, request: ProcessRequest, node_id: str) -> None:
+    """Make the actor of a process, unless somebody else, who also saw it missing, was quicker."""
     try:
         create(request, node_id=node_id)
     except ValueError as error:
-        raise EngineError(f"{request.process_id} was made by somebody else: {error}") from error
+        if cluster.actor(request.process_id) is None:
+            raise EngineError(f"Ray takes no actor {request.process_id}: {error}") from error

@@ -132,9 +132,10 @@ class Host:
         first = {node.node_id: node for node in (here, head)}
         try:
             agents = {id_: fleet.begin_agent(self._cluster, id_) for id_ in first}
+            # Before the proxies: Ray has a few workers that wait, and replicas come after this one.
+            self._controller = fleet.start_controller(self._cluster, self._setup, head)
             for node in first.values():
                 fleet.ensure_proxies(self._cluster, self._setup, node)
-            self._controller = fleet.start_controller(self._cluster, self._setup, head)
             there = {id_: fleet.wait_up(self._cluster, id_, agents[id_]) for id_ in first}
         except EngineError:
             with contextlib.suppress(EngineError):
