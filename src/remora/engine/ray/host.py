@@ -110,7 +110,7 @@ class Host:
                 check_files(wanted, here.host)
             self._set_up(here, wanted)
             join(self._setup.membership(here))
-            return self._start(here, head)
+            return self._start(here, head, is_alone=len(nodes) == 1)
         self._setup = found
         self.joined = True
         _refuse_other(wanted, found.node)
@@ -121,10 +121,15 @@ class Host:
             return door
         return fleet.ensure_agent(self._cluster, head.node_id)
 
-    def _start(self, here: RayNode, head: RayNode) -> NodeRecord:
+    def _start(self, here: RayNode, head: RayNode, *, is_alone: bool) -> NodeRecord:
         """Start the instance: all of it at once, because each worker of Ray takes most of a second.
 
         What needs another process that is not there yet waits for it by itself.
+
+        Args:
+            here: this node.
+            head: that of Ray's head.
+            is_alone: there is no other node that the first replica could come to.
 
         Raises:
             InstanceError: it cannot start; nothing of it is left.
@@ -136,6 +141,8 @@ class Host:
             self._controller = fleet.start_controller(self._cluster, self._setup, head)
             for node in first.values():
                 fleet.ensure_proxies(self._cluster, self._setup, node)
+            if is_alone:
+                fleet.warm_worker(here.node_id)
             there = {id_: fleet.wait_up(self._cluster, id_, agents[id_]) for id_ in first}
         except EngineError:
             with contextlib.suppress(EngineError):
