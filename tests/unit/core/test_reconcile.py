@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from remora.config import DeploymentConfig
+from remora.config import DeploymentConfig, GangSchedulingConfig
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.core.lifecycle import START_PROCESS_S
@@ -226,7 +226,7 @@ def test_routers_are_told_the_zone_of_a_replica() -> None:
 
 def test_nothing_begins_with_a_replica_of_a_gang_that_the_same_step_ends() -> None:
     driver = Driver()
-    driver.deploy(num_replicas=2, gang_size=2)
+    driver.deploy(num_replicas=2, gang_scheduling_config=GangSchedulingConfig(gang_size=2))
     first = next(iter(driver.states))
     driver.come_up(first, ready=False)
     driver.feed(ev.CallLost(replica_id=ReplicaID(first), call="initialize", reason="lost"))
