@@ -30,20 +30,16 @@ from pathlib import Path
 from typing import Any
 
 from remora.engine import linux
-from remora.engine.boot import InstanceOptions, answer, close_strangers, read_grpc
-from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
+from remora.engine.boot import InstanceOptions, answer, close_strangers
+from remora.engine.claim import Claim, remove_sockets
 from remora.engine.doors import (
-    ADMIN_DOOR,
-    ADMIN_PORT,
     address_of,
     http_url,
-    listen_http,
-    listen_unix,
-    reserve_grpc,
 )
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
 from remora.engine.local.echo import Echo
 from remora.engine.local.loop import Loop
+from remora.engine.local.opening import open_instance
 from remora.engine.local.processes import (
     Fork,
     Gone,
@@ -58,10 +54,9 @@ from remora.engine.local.processes import (
 from remora.engine.local.protocol import Message
 from remora.engine.local.shared_template import SharedCalls, SharedTemplates
 from remora.engine.local.shutdown_order import ShutdownOrder
-from remora.engine.local.system_processes import PermanentProcess, admin_request, system_requests
+from remora.engine.local.system_processes import PermanentProcesses, admin_request, system_requests
 from remora.engine.local.template_keeper import Calls, TemplateKeeper
 from remora.errors import InstanceError
-from remora.home import Home
 
 #: From the death of the owning program until what still runs is killed. Everything is to be gone
 #: two seconds after it.
@@ -94,7 +89,7 @@ class Supervisor:
         self._sockets = sockets
         self._token = token
         self._table = ProcessTable()
-        self._permanent: dict[str, PermanentProcess] = {}
+        self._permanent = PermanentProcesses()
         self._shutdown: ShutdownOrder | None = None
         self._loop = Loop()
         #: Of an instance that nobody looks at, the files are enough.
@@ -162,7 +157,7 @@ class Supervisor:
             logging=self._options.logging,
             cores=len(os.sched_getaffinity(0)),
         ):
-            self._permanent[request["id"]] = PermanentProcess(request)
+            self._permanent.add(request)
             self._do(self._table.add(request, system=True))
         for name in _ADMIN:
             if name in self._sockets:
@@ -180,7 +175,7 @@ class Supervisor:
             "grpc": self._grpc and {"port": self._grpc["port"]},
         }
         request = admin_request(self._claim.home, self._options.admin, mine, options)
-        self._permanent[request["id"]] = PermanentProcess(request)
+        self._permanent.add(request)
         self._do(self._table.add(request, system=True))
 
     def _close_in_template(self) -> None:
@@ -216,7 +211,7 @@ class Supervisor:
             times = [
                 self._keeper.due_at,
                 self._shared_due,
-                *(permanent.restart_at for permanent in self._permanent.values()),
+                self._permanent.due_at(),
             ]
         else:
             times = [self._shutdown.kill_at]
@@ -237,10 +232,8 @@ class Supervisor:
                 self._keeper.fork()
             if self._shared_due is not None and self._shared_due <= now:
                 self._end_unused(now)
-            for permanent in self._permanent.values():
-                if permanent.restart_at is not None and permanent.restart_at <= now:
-                    permanent.restart_at = None
-                    self._do(self._table.add(permanent.request, system=True))
+            for request in self._permanent.take_due(now):
+                self._do(self._table.add(request, system=True))
         self._do(self._table.overdue(now))
 
     def _on_signal(self) -> None:
@@ -315,7 +308,7 @@ class Supervisor:
         if not process.system:
             self._commands.publish(exited_event(process, gone.reason, gone.expected))
         elif self._shutdown is None:
-            delay_s = self._permanent[process.process_id].ended(process, time.monotonic())
+            delay_s = self._permanent.ended(process, time.monotonic())
             when = f"in {delay_s:g} s" if delay_s else "now"
             log(f"{process.process_id} (pid {process.pid}) ended: {gone.reason}; restarting {when}")
 
@@ -354,20 +347,17 @@ class Supervisor:
                 self._shared.reaped(pid)
 
     def _system(self) -> list[Message]:
-        found = [
+        template = {
+            "name": "template",
+            "pid": self._keeper.pid,
+            "restarts": self._keeper.generation - 1,
+        }
+        return [
             {"name": "supervisor", "pid": os.getpid(), "restarts": 0},
-            {
-                "name": "template",
-                "pid": self._keeper.pid,
-                "restarts": self._keeper.generation - 1,
-            },
+            template,
             *self._shared.processes(),
+            *self._permanent.told(self._table),
         ]
-        for name, permanent in self._permanent.items():
-            process = self._table.get(name)
-            pid = process.pid if process else 0
-            found.append({"name": name, "pid": pid, "restarts": permanent.restarts})
-        return found
 
     # -------------------------------------------------------------------------------------- end
 
@@ -406,68 +396,6 @@ def log(text: str) -> None:
             pass
 
 
-def _listen_admin(admin: Mapping[str, Any]) -> socket.socket | None:
-    """Listen for the REST API; None: it has only its Unix socket.
-
-    Raises:
-        InstanceError: the address was asked for, and cannot be listened on.
-    """
-    host = admin.get("host")
-    if host is None:
-        return None
-    try:
-        return listen_http(str(host), int(admin["port"]), ADMIN_DOOR)
-    except InstanceError:
-        if host == "127.0.0.1" and admin["port"] == ADMIN_PORT:
-            # Nobody chose it, and another instance, or Ray, may have it.
-            return None
-        raise
-
-
-def _open(options: InstanceOptions, token: str) -> tuple[Supervisor, Owner]:
-    """Claim the folder and open the sockets.
-
-    Raises:
-        InstanceError: says what is in the way.
-    """
-    home = Home(Path(options.home))
-    claim = Claim.take(home)
-    bound = options.owner_fd is not None
-    # Written before anything is started: whoever comes after a crash finds what to clean up.
-    found = claim.clean()
-    claim.write_owner(Owner(os.getpid(), token, "", bound))
-    for line in found:
-        log(f"removed {line}")
-    sockets = {}
-    host = options.http.get("host")
-    if host is not None:
-        sockets["http"] = listen_http(str(host), int(options.http["port"]))
-    grpc = read_grpc(options.grpc_fd)
-    if grpc is not None:
-        sockets["grpc"] = reserve_grpc(grpc["host"], grpc["port"])
-        # What was found: every proxy opens the same.
-        grpc["host"], grpc["port"] = sockets["grpc"].getsockname()[:2]
-    try:
-        sockets["control"] = listen_unix(home.controller_socket)
-        sockets["supervisor"] = listen_unix(home.supervisor_socket)
-        sockets["admin_unix"] = listen_unix(home.admin_socket)
-    except OSError as error:
-        raise folder_error(home, error) from None
-    if (admin := _listen_admin(options.admin)) is not None:
-        sockets["admin"] = admin
-    url = http_url(sockets.get("http"), options.http)
-    owner = Owner(
-        os.getpid(),
-        token,
-        url,
-        bound,
-        grpc_address=address_of(sockets.get("grpc")),
-        grpc_digest=options.grpc_digest,
-    )
-    claim.write_owner(owner)
-    return Supervisor(options, claim, sockets, token, grpc), owner
-
-
 def main() -> None:
     """Run a supervisor with the options in the first argument."""
     options = InstanceOptions(**json.loads(sys.argv[1]))
@@ -480,11 +408,12 @@ def main() -> None:
     linux.adopt_orphans()
     linux.raise_fd_limit()
     try:
-        supervisor, owner = _open(options, token)
+        opened = open_instance(options, token, log)
     except InstanceError as error:
         answer(options.ready_fd, {"error": str(error)})
         sys.exit(1)
-    answer(options.ready_fd, {"ready": owner.http_url, "grpc": owner.grpc_address})
+    supervisor = Supervisor(options, opened.claim, opened.sockets, token, opened.grpc)
+    answer(options.ready_fd, {"ready": opened.owner.http_url, "grpc": opened.owner.grpc_address})
     # The collector would write to pages that are shared with every process from here on.
     gc.freeze()
     supervisor.start()

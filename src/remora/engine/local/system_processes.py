@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remora.engine.doors import default_num_proxies
-from remora.engine.local.processes import Process, crashes_in_row, restart_delay_s
+from remora.engine.local.processes import Process, ProcessTable, crashes_in_row, restart_delay_s
 from remora.engine.local.protocol import Message
 from remora.home import Home
 from remora.types import is_replica
@@ -43,6 +43,49 @@ class PermanentProcess:
         delay_s = restart_delay_s(self.crashes)
         self.restart_at = now + delay_s
         return delay_s
+
+
+class PermanentProcesses:
+    """All of an instance."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, PermanentProcess] = {}
+
+    def add(self, request: Message) -> None:
+        """One more, whose first start is under way."""
+        self._all[str(request["id"])] = PermanentProcess(request)
+
+    def due_at(self) -> float | None:
+        """When the next is to be started; None: all are there."""
+        times = [each.restart_at for each in self._all.values() if each.restart_at is not None]
+        return min(times, default=None)
+
+    def take_due(self, now: float) -> list[Message]:
+        """The fork messages of those that are to be started now."""
+        due = [
+            one
+            for one in self._all.values()
+            if one.restart_at is not None and one.restart_at <= now
+        ]
+        for one in due:
+            one.restart_at = None
+        return [one.request for one in due]
+
+    def ended(self, process: Process, now: float) -> float:
+        """Plan the next start of one; returns the seconds until then."""
+        return self._all[process.process_id].ended(process, now)
+
+    def told(self, table: ProcessTable) -> list[Message]:
+        """What `status` says of them."""
+        running = {name: table.get(name) for name in self._all}
+        return [
+            {
+                "name": name,
+                "pid": process.pid if process else 0,
+                "restarts": self._all[name].restarts,
+            }
+            for name, process in running.items()
+        ]
 
 
 def admin_request(
