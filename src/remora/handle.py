@@ -21,19 +21,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, overload
 from remora.calls.arguments import Composed, Content, is_composed, plain_body, values_among
 from remora.calls.broadcast import DeploymentBroadcastResponse, send_to_all
 from remora.calls.chained import ChainedCall
+from remora.calls.handle_options import merged, require_neutral
 from remora.calls.pending import FailedCall, submit_now
 from remora.calls.selection import ReplicaSelection, reserved
 from remora.calls.streamed import DeploymentResponseGenerator
 from remora.calls.submit import submit_later
 from remora.calls.typed import P, R, StreamMethod, UnaryMethod, is_stream, name_of
-from remora.config import UNSET, nearest, require_number
-from remora.errors import ConfigError, RemoraError
 from remora.request_context import RequestContext, current, new_request_id
 from remora.response import DeploymentResponse
 from remora.types import DEFAULT_APP_NAME, DeploymentID
 from remora.wire.messages import CallKind, Envelope
 from remora.wire.parcel import Body
-from remora.wire.values import FORMATS
 
 if TYPE_CHECKING:
     from remora.router.router import Router
@@ -55,19 +53,6 @@ else:
     from typing import TypeVar
 
     _T = TypeVar("_T")
-
-
-_OPTIONS = (
-    "method_name",
-    "multiplexed_model_id",
-    "request_serialization",
-    "response_serialization",
-    "session_id",
-    "stream",
-    "timeout_s",
-)
-#: Accepted because Ray Serve's users pass them; each has only one meaning here.
-_NEUTRAL = ("_by_reference", "_prefer_local_routing", "_run_router_in_separate_loop")
 
 
 _PICKLE = ("", "")
@@ -168,22 +153,8 @@ class DeploymentHandle(Generic[_T]):
             ConfigError: a value that cannot be right.
         """
         return DeploymentHandle(
-            self._deployment.name, self._deployment.app_name, **self._merged(options)
+            self._deployment.name, self._deployment.app_name, **merged(self._state(), options)
         )
-
-    def _merged(self, options: dict[str, Any]) -> dict[str, Any]:
-        merged = self._state()
-        for name, value in options.items():
-            if name in _NEUTRAL:
-                continue
-            if name not in _OPTIONS:
-                raise TypeError(
-                    f"options() got an unexpected keyword argument {name!r}."
-                    f"{nearest(name, _OPTIONS)}"
-                )
-            if value is not UNSET:
-                merged[name] = _checked(name, value)
-        return merged
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -410,11 +381,7 @@ class DeploymentHandle(Generic[_T]):
             RuntimeError: connected already.
             TypeError: unknown option.
         """
-        for name in options:
-            if name not in _NEUTRAL:
-                raise TypeError(
-                    f"_init() got an unexpected keyword argument {name!r}.{nearest(name, _NEUTRAL)}"
-                )
+        require_neutral(options)
         if self.is_initialized:
             raise RuntimeError(f"{self!r} is connected already; _init works only once, before it.")
         loop = _get_running_loop()
@@ -446,43 +413,3 @@ async def _ready(body: Body) -> Content:
 
 def _restore(name: str, app_name: str, state: dict[str, Any]) -> DeploymentHandle[Any]:
     return DeploymentHandle(name, app_name, **state)
-
-
-def _checked(name: str, value: Any) -> Any:
-    if name == "timeout_s":
-        if value is not None:
-            require_number(name, value, above=0)
-        return value
-    if name == "stream":
-        if not isinstance(value, bool):
-            raise TypeError(f"stream must be a bool, not {type(value).__name__} ({value!r})")
-        return value
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__} ({value!r})")
-    if name == "method_name" and not value:
-        raise ConfigError(name, value, "must not be empty")
-    if name.endswith("_serialization"):
-        if value not in FORMATS:
-            raise ConfigError(name, value, f"one of {', '.join(FORMATS)}")
-        # The first is what travels anyway.
-        return "" if value == FORMATS[0] else value
-    return value
-
-
-def handle_to_current_app(deployment_name: str, app_name: str | None) -> DeploymentHandle[Any]:
-    """Make a handle; without an application's name, to a deployment of the current one.
-
-    Raises:
-        RemoraError: no name was given, and this is no replica.
-    """
-    if app_name is None:
-        from remora.context import replica_context_or_none
-
-        context = replica_context_or_none()
-        if context is None:
-            raise RemoraError(
-                "get_deployment_handle() needs app_name outside a deployment: there is no "
-                "current application here"
-            )
-        app_name = context.app_name
-    return DeploymentHandle(deployment_name, app_name)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from remora.calls.lookup import handle_to_current_app
 from remora.context import ReplicaContext, ReplicaRank, get_replica_context, set_replica_context
 from remora.errors import RayServeException
-from remora.handle import handle_to_current_app
 from remora.types import DeploymentID
 
 

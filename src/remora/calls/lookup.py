@@ -15,7 +15,7 @@ from remora.context import get_replica_context
 from remora.core.status_text import failure_text
 from remora.current import require_instance, wait_for
 from remora.errors import DeployError, InstanceError, NotDeployedError, RemoraError
-from remora.handle import DeploymentHandle, handle_to_current_app
+from remora.handle import DeploymentHandle
 from remora.instance import Instance
 from remora.types import DeploymentID
 
@@ -198,3 +198,22 @@ def get_deployment_actor(actor_name: str) -> DeploymentHandle[Any]:
             f"{nearest(actor_name, known)} It has: {', '.join(known) or 'none'}."
         )
     return DeploymentHandle(found, context.app_name)
+
+
+def handle_to_current_app(deployment_name: str, app_name: str | None) -> DeploymentHandle[Any]:
+    """Make a handle; without an application's name, to a deployment of the current one.
+
+    Raises:
+        RemoraError: no name was given, and this is no replica.
+    """
+    if app_name is None:
+        from remora.context import replica_context_or_none
+
+        context = replica_context_or_none()
+        if context is None:
+            raise RemoraError(
+                "get_deployment_handle() needs app_name outside a deployment: there is no "
+                "current application here"
+            )
+        app_name = context.app_name
+    return DeploymentHandle(deployment_name, app_name)
