@@ -104,36 +104,7 @@ def begin(
             "you run others in processes of their own"
         )
     if found is not None and (home is None or found.home == home):
-        if http is not None:
-            refuse_other_options(found, http)
-        if grpc is not None:
-            refuse_other_grpc(found, grpc)
-        if logging is not None:
-            raise ConfigError(
-                "logging_config",
-                "…",
-                f"the instance in {found.home.root} runs already; shut it down to change how it "
-                "logs, or give the config to an application",
-            )
-        if machine and machine != found.machine:
-            raise ConfigError(
-                "num_cpus, num_gpus, memory, resources, labels",
-                {**machine.resources, **machine.labels},
-                f"the instance in {found.home.root} runs already; shut it down to change this",
-            )
-        if engine is not None and engine.engine != found.engine:
-            raise ConfigError(
-                "engine",
-                engine.engine,
-                f"is {found.engine!r} and the instance in {found.home.root} runs already; shut it "
-                "down to change this",
-            )
-        if admin is not None:
-            raise ConfigError(
-                "admin_options",
-                admin,
-                f"the instance in {found.home.root} runs already; shut it down to change this",
-            )
+        _refuse_changes(found, http, grpc, machine, engine, admin, logging)
         return found
     with _lock:
         chosen = home or Home.locate()
@@ -149,6 +120,51 @@ def begin(
         )
         _use(chosen)
         return _current
+
+
+def _refuse_changes(
+    found: Instance,
+    http: HTTPOptions | None,
+    grpc: GrpcSetup | None,
+    machine: MachineOptions,
+    engine: EngineOptions | None,
+    admin: AdminOptions | None,
+    logging: LoggingConfig | None,
+) -> None:
+    """Refuse what is asked of an instance that runs, and can only be had when one starts.
+
+    Raises:
+        ConfigError: something is.
+    """
+    runs = f"the instance in {found.home.root} runs already"
+    if http is not None:
+        refuse_other_options(found, http)
+    if grpc is not None:
+        refuse_other_grpc(found, grpc)
+    if logging is not None:
+        raise ConfigError(
+            "logging_config",
+            "…",
+            f"{runs}; shut it down to change how it logs, or give the config to an application",
+        )
+    if machine and machine != found.machine:
+        raise ConfigError(
+            "num_cpus, num_gpus, memory, resources, labels",
+            {**machine.resources, **machine.labels},
+            f"{runs}; shut it down to change this",
+        )
+    if engine is not None and engine.engine != found.engine:
+        raise ConfigError(
+            "engine",
+            engine.engine,
+            f"is {found.engine!r} and {runs}; shut it down to change this",
+        )
+    if admin is not None:
+        raise ConfigError(
+            "admin_options",
+            admin,
+            f"{runs}; shut it down to change this",
+        )
 
 
 def begin_local_testing() -> Instance:

@@ -99,36 +99,7 @@ def begun(
     wait_while_ending(home)
     found = Instance.find(home)
     if found is not None:
-        if host is not None or port is not None:
-            print(
-                f"An instance runs in {home.root} already (pid {found.pid}) and serves "
-                f"{found.wait_ready() or 'no HTTP'}: host and port have no effect on it.",
-                file=sys.stderr,
-            )
-        if grpc is not None and found.grpc_digest != digest(grpc):
-            print(
-                f"An instance runs in {home.root} already (pid {found.pid}) and serves "
-                f"{found.grpc_address or 'no'} gRPC: options for gRPC have no effect on it.",
-                file=sys.stderr,
-            )
-        if machine:
-            print(
-                f"An instance runs in {home.root} already (pid {found.pid}): what its machine has "
-                "was said or found when it started.",
-                file=sys.stderr,
-            )
-        if engine != LOCAL_ENGINE and engine.engine != found.engine:
-            print(
-                f"An instance runs in {home.root} already (pid {found.pid}) on the engine "
-                f"{found.engine!r}: --engine and --address have no effect on it.",
-                file=sys.stderr,
-            )
-        if admin != ADMIN:
-            print(
-                f"An instance runs in {home.root} already (pid {found.pid}): options of the REST "
-                "API have no effect on it.",
-                file=sys.stderr,
-            )
+        _say_what_has_no_effect(found, host, port, grpc, machine, engine, admin)
         yield found
         return
     door = http_options(host, port) if http is None else with_absolute_paths(http)
@@ -154,6 +125,35 @@ def begun(
         raise
     # Gone when this process is: what is run next in this folder finds it free, and its port too.
     launched.abandon()
+
+
+def _say_what_has_no_effect(
+    found: Instance,
+    host: str | None,
+    port: int | None,
+    grpc: GrpcSetup | None,
+    machine: MachineOptions,
+    engine: EngineOptions,
+    admin: AdminOptions,
+) -> None:
+    runs = f"An instance runs in {found.home.root} already (pid {found.pid})"
+    lines = []
+    if host is not None or port is not None:
+        url = found.wait_ready() or "no HTTP"
+        lines.append(f"{runs} and serves {url}: host and port have no effect on it.")
+    if grpc is not None and found.grpc_digest != digest(grpc):
+        address = found.grpc_address or "no"
+        lines.append(f"{runs} and serves {address} gRPC: options for gRPC have no effect on it.")
+    if machine:
+        lines.append(f"{runs}: what its machine has was said or found when it started.")
+    if engine != LOCAL_ENGINE and engine.engine != found.engine:
+        lines.append(
+            f"{runs} on the engine {found.engine!r}: --engine and --address have no effect on it."
+        )
+    if admin != ADMIN:
+        lines.append(f"{runs}: options of the REST API have no effect on it.")
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def find() -> Instance:

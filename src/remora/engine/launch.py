@@ -21,6 +21,7 @@ import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -56,6 +57,8 @@ _LOOK_EVERY_S = 0.01
 #: The process at the top of an instance, by engine.
 _TOP = {"local": "remora.engine.local.supervisor", "ray": "remora.engine.ray.host"}
 
+#: A file that the new process has open: its descriptor, path, flags and mode.
+_OpenFile: TypeAlias = tuple[int, int, str, int, int]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 
 
@@ -244,20 +247,11 @@ def launch(
             "This program does not know its Python interpreter (sys.executable is empty), so it "
             "cannot start an instance. Start one with `remora start`."
         )
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    ]
-    if not bound:
-        actions += _to_log(home)
+    log = _to_log(home) if not bound else []
     ready_read, ready_write = os.pipe()
     owner_read, owner_write = os.pipe() if bound else (None, None)
     # In memory: descriptions of services may be larger than what fits on a command line.
     grpc_fd = _in_memory(msgspec.json.encode(grpc)) if grpc is not None else None
-    for fd in (ready_write, owner_read, grpc_fd):
-        if fd is not None:
-            # Onto itself: that is how a descriptor is handed on without a moment in which a
-            # child of another thread could get it as well.
-            actions.append((os.POSIX_SPAWN_DUP2, fd, fd))
     options = {
         "home": str(home.root),
         "http": msgspec.to_builtins(http),
@@ -271,35 +265,64 @@ def launch(
         "machine": msgspec.to_builtins(machine),
         "admin": msgspec.to_builtins(admin),
         "logging": None if logging is None else msgspec.to_builtins(logging),
+        **_for_cluster(engine),
     }
-    if engine.engine == "ray":
-        options |= {
-            "address": engine.address,
-            "proxy_location": engine.proxy_location,
-            "node": msgspec.to_builtins(engine.node),
-        }
+    given = [fd for fd in (ready_write, owner_read, grpc_fd) if fd is not None]
     try:
-        pid = os.posix_spawn(
+        pid = _spawn(home, _TOP[engine.engine], options, given, log)
+    except InstanceError:
+        for fd in (ready_read, owner_write):
+            if fd is not None:
+                os.close(fd)
+        raise
+    finally:
+        for fd in given:
+            os.close(fd)
+    return Launch(home, pid, ready_read, owner_write)
+
+
+def _for_cluster(engine: EngineOptions) -> dict[str, Any]:
+    if engine.engine != "ray":
+        return {}
+    return {
+        "address": engine.address,
+        "proxy_location": engine.proxy_location,
+        "node": msgspec.to_builtins(engine.node),
+    }
+
+
+def _spawn(
+    home: Home, module: str, options: dict[str, Any], given: list[int], log: list[_OpenFile]
+) -> int:
+    """Start the process at the top of an instance; return its pid.
+
+    Args:
+        home: state folder.
+        module: whose `main` it runs.
+        options: for it.
+        given: descriptors that it gets.
+        log: where its output goes.
+
+    Raises:
+        InstanceError: it cannot be started.
+    """
+    # A descriptor onto itself: that is how one is handed on without a moment in which a child of
+    # another thread could get it as well.
+    hand_on = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in given]
+    try:
+        return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-c", _boot(_TOP[engine.engine]), json.dumps(options)],
+            [sys.executable, "-P", "-c", _boot(module), json.dumps(options)],
             _environment(home),
-            file_actions=actions,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *log, *hand_on],
             setsid=True,
             setsigmask=(),
             setsigdef=_SIGNALS,
         )
     except OSError as error:
-        for fd in (ready_read, owner_write):
-            if fd is not None:
-                os.close(fd)
         raise InstanceError(
             f"Cannot start a process with {sys.executable}: {error.strerror}."
         ) from None
-    finally:
-        for fd in (ready_write, owner_read, grpc_fd):
-            if fd is not None:
-                os.close(fd)
-    return Launch(home, pid, ready_read, owner_write)
 
 
 def _in_memory(data: bytes) -> int:
@@ -325,7 +348,7 @@ def _environment(home: Home) -> dict[str, str]:
     }
 
 
-def _to_log(home: Home) -> list[tuple[int, int, str, int, int]]:
+def _to_log(home: Home) -> list[_OpenFile]:
     path = home.logs / LOG_NAME
     try:
         home.make()
