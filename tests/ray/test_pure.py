@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
 from remora.build.pinning import pinned
@@ -78,6 +79,19 @@ def test_an_address_that_cannot_be_is_told_at_once() -> None:
             connect(address)
     with pytest.raises(InstanceError, match="Ray Client"):
         connect("ray://head:10001")
+
+
+@pytest.mark.parametrize("address", ["", "auto"])
+def test_a_cluster_that_wants_a_token_is_told_and_no_other_one_started(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(where: str, **_: object) -> None:
+        assert where == "auto"
+        raise ConnectionError("Failed to connect") from AuthenticationError("no token")
+
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(InstanceError, match=r"wants a token.*RAY_AUTH_MODE=token"):
+        connect(address)
 
 
 def test_a_death_is_told_in_one_line() -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private.state import state as _state
+from ray.exceptions import AuthenticationError
 from ray.experimental import internal_kv
 
 from remora.errors import EngineError, InstanceError
@@ -93,11 +94,19 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
         else:
             try:
                 ray.init("auto", **options)
-            except ConnectionError:
+            except ConnectionError as error:
+                if _is_refused(error):
+                    raise
                 address = "local"
                 ray.init("local", **options, **new)
     except (ConnectionError, RuntimeError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
+        if _is_refused(error):
+            raise InstanceError(
+                f"The Ray cluster {where} wants a token, and this program showed none, or another one. "
+                "Set the environment variable RAY_AUTH_MODE=token, and have the cluster's token in "
+                "~/.ray/auth_token (RAY_AUTH_TOKEN_PATH names another file, RAY_AUTH_TOKEN is the token)."
+            ) from error
         raise InstanceError(
             f"No Ray cluster {where} can be joined or started: {_first_line(error)}. "
             "`ray status` shows whether one runs; `ray start --head` starts one, and "
@@ -109,6 +118,11 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
             "--num-cpus … --resources … --labels …`): leave the options for it out here, or start a "
             "new cluster with `--address local`."
         )
+
+
+def _is_refused(error: BaseException) -> bool:
+    """There is a cluster, and it wants another token than it was shown."""
+    return isinstance(error.__cause__, AuthenticationError)
 
 
 def _require_answer(address: str) -> None:
