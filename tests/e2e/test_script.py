@@ -113,7 +113,7 @@ for wrong in (lambda: serve.get_app_handle("dubler"),
 """,
         remora_home,
     )
-    assert lines_of(done) == ["2", "RemoraError True", "KeyError False"]
+    assert lines_of(done) == ["2", "NotDeployedError True", "NotDeployedError False"]
 
 
 def test_a_deploy_that_fails_shows_the_users_traceback_once(remora_home: Path) -> None:
