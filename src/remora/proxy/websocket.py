@@ -17,13 +17,13 @@ How it ends, and what the client is told:
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError
 from remora.proxy.exchange import Exchange
 from remora.proxy.front import SMALL_BODY_BYTES, Request, StoppingError
+from remora.proxy.pings import Pings, write_out
 from remora.proxy.websocket_session import (
     INTERNAL_ERROR,
     NO_CODE,
@@ -76,10 +76,8 @@ class WebSocketExchange(Exchange):
         "_early",
         "_farewell",
         "_inbox",
-        "_is_heard",
         "_opened",
-        "_options",
-        "_pinger",
+        "_pings",
         "_pong",
         "_room",
         "_session",
@@ -88,8 +86,8 @@ class WebSocketExchange(Exchange):
 
     def __init__(self, connection: ClientConnection, request: Request) -> None:
         head = request.head
-        self._options = connection.front.options
-        self._session = WebSocketSession(head, self._options.websocket_max_message_bytes)
+        options = connection.front.options
+        self._session = WebSocketSession(head, options.websocket_max_message_bytes)
         if request.response is None:
             request.response = self._session.refusal
         head.method = "WEBSOCKET"
@@ -111,10 +109,7 @@ class WebSocketExchange(Exchange):
         #: What the replica has room for.
         self._room = WINDOW_BYTES
         self._pong: list[bytes] = []
-        #: The next ping, or the end of our patience with a client that is to answer our close.
-        self._pinger: asyncio.TimerHandle | None = None
-        #: The client has sent something since the last ping.
-        self._is_heard = True
+        self._pings = Pings(connection, self._session, options)
         #: Nothing more comes from the client.
         self._client_is_done = False
         super().__init__(connection, request)
@@ -138,7 +133,7 @@ class WebSocketExchange(Exchange):
                 if len(self._early) > SMALL_BODY_BYTES:
                     self.connection.inlet.pause()
             return
-        self._is_heard = True
+        self._pings.is_heard = True
         if self.complete or self._client_is_done:
             return
         self._listen(data)
@@ -164,7 +159,7 @@ class WebSocketExchange(Exchange):
         if self.connection.is_write_paused and session.is_open:
             self._pong = session.take(last_only=True) or self._pong
         else:
-            self._write()
+            write_out(self._session, self.connection)
 
     def leave(self) -> None:
         """The connection is gone."""
@@ -189,7 +184,7 @@ class WebSocketExchange(Exchange):
     def _on_closed(self, event: Closed) -> None:
         self._client_is_done = True
         self._pong = []
-        self._write()
+        write_out(self._session, self.connection)
         if event.failed:
             self.connection.ending.linger()
         else:
@@ -240,7 +235,7 @@ class WebSocketExchange(Exchange):
     def _resume(self) -> None:
         if self.connection.inlet.is_paused:
             # Until now it was we who did not listen.
-            self._is_heard = True
+            self._pings.is_heard = True
             self.connection.inlet.resume()
 
     def _on_room(self, size: int) -> None:
@@ -264,7 +259,7 @@ class WebSocketExchange(Exchange):
                 self.consumed += cost(len(body))
                 self.grant()
             self._session.send(frame[4] == WEBSOCKET_TEXT, body)
-            self._write()
+            write_out(self._session, self.connection)
         elif kind == _END:
             close = decode_websocket_close(frame[4])
             self._on_over(close.code, close.reason)
@@ -293,12 +288,9 @@ class WebSocketExchange(Exchange):
         self._inbox.clear()
         self._buffered_bytes = 0
         self._session.close(code, reason)
-        self._write()
+        write_out(self._session, self.connection)
         self.connection.inlet.resume()
-        self._stop_pinging()
-        self._pinger = self.router.loop.call_later(
-            self.close_timeout_s, self.connection.ending.abort
-        )
+        self._pings.expect_close(self.close_timeout_s)
         if self._session.has_more:
             self._listen()
 
@@ -318,13 +310,11 @@ class WebSocketExchange(Exchange):
         self._add_own_lines(head, lines)
         self.connection.write(b"".join((*lines, b"\r\n")))
         self._opened = True
-        self._ping_in(self._options.websocket_ping_interval_s)
+        self._pings.begin()
         self._resume()
         if self._early:
             early, self._early = bytes(self._early), bytearray()
             self.feed(early)
-
-    # -- bytes and pings --------------------------------------------------------------------
 
     def grant(self) -> None:
         """The client takes what we send."""
@@ -333,46 +323,9 @@ class WebSocketExchange(Exchange):
             self.connection.write(b"".join(pong))
         super().grant()
 
-    def _write(self) -> None:
-        """Write what the protocol has for the client."""
-        for part in self._session.take():
-            if not self.connection.is_gone:
-                self.connection.write(part)
-
-    def _ping(self) -> None:
-        """Look whether the client is still there.
-
-        One that does not read now is not asked: what waits for it is before any question.
-        """
-        connection = self.connection
-        options = self._options
-        wait_s = options.websocket_ping_interval_s
-        if connection.is_write_paused or connection.inlet.is_paused:
-            self._is_heard = True
-        elif self._is_heard or options.websocket_ping_timeout_s is None:
-            self._is_heard = False
-            self._session.ping()
-            self._write()
-            wait_s = options.websocket_ping_timeout_s or wait_s
-        else:
-            self._session.fail(INTERNAL_ERROR, "keepalive ping timeout")
-            self._write()
-            connection.ending.abort()
-            return
-        self._ping_in(wait_s)
-
-    def _ping_in(self, seconds: Seconds | None) -> None:
-        if seconds is not None:
-            self._pinger = self.router.loop.call_later(seconds, self._ping)
-
-    def _stop_pinging(self) -> None:
-        if self._pinger is not None:
-            self._pinger.cancel()
-            self._pinger = None
-
     def _finish(self, status: int) -> None:
         if not self.complete:
-            self._stop_pinging()
+            self._pings.stop()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
