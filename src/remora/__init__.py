@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from remora.calls.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
     from remora.calls.selection import ReplicaSelection
     from remora.calls.streamed import DeploymentResponseGenerator
-    from remora.context import get_deployment_actor_context
+    from remora.context import get_deployment_actor_context, get_trace_context
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
     from remora.ingress import ingress
@@ -56,6 +56,7 @@ _HOMES = {
     "get_deployment_handle": "calls.lookup",
     "get_multiplexed_model_id": "multiplex",
     "get_replica_context": "context",
+    "get_trace_context": "context",
     "ingress": "ingress",
     "method": "method",
     "multiplexed": "multiplex",
@@ -106,6 +107,7 @@ __all__ = [
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "get_trace_context",
     "ingress",
     "method",
     "multiplexed",

@@ -54,6 +54,8 @@ from remora.options.logging import LoggingConfig, with_absolute_folder
 from remora.options.logging import logging_config as _logging_config
 from remora.options.node import NodeOptions
 from remora.options.resources import AS_FOUND, MachineOptions, machine_options
+from remora.options.tracing import TracingConfig
+from remora.options.tracing import tracing_config as _tracing_config
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
@@ -251,7 +253,7 @@ def start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     grpc_options: gRPCOptions | dict[str, Any] | None = None,
     logging_config: dict[str, Any] | LoggingConfig | None = None,
-    tracing_config: Any = None,
+    tracing_config: dict[str, Any] | TracingConfig | None = None,
     controller_options: Any = None,
     *,
     num_cpus: float | None = None,
@@ -272,7 +274,7 @@ def start(
         http_options: of the front door.
         grpc_options: of the one for gRPC; there is none when all have their defaults.
         logging_config: how its processes log, and its replicas where nothing else is said.
-        tracing_config: not supported yet.
+        tracing_config: whether and where its requests are traced, by OpenTelemetry.
         controller_options: not supported yet.
         num_cpus: cores that this machine is to have for replicas; None: those that it has.
         num_gpus: GPUs; None: those that are found.
@@ -325,6 +327,7 @@ def begin_start(
     admin_options: AdminOptions | dict[str, Any] | None = None,
     node_options: NodeOptions | dict[str, Any] | None = None,
     logging_config: dict[str, Any] | LoggingConfig | None = None,
+    tracing_config: dict[str, Any] | TracingConfig | None = None,
     **others: Any,
 ) -> Instance:
     """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
@@ -340,6 +343,7 @@ def begin_start(
         admin_options: see `start`.
         node_options: see `start`.
         logging_config: see `start`.
+        tracing_config: see `start`.
         others: as `start`.
 
     Raises:
@@ -378,8 +382,21 @@ def begin_start(
     if any(each is not None for each in (engine, address, proxy_location, node_options)):
         chosen = engine_options(engine, address, proxy_location, node_options)
     admin = _admin_options(admin_options) if admin_options is not None else None
+    tracing = _tracing_config(tracing_config)
+    if tracing is not None and tracing.enabled:
+        from remora.observe.tracing import require_library
+
+        # Here, so that it is told to whoever asked for it.
+        require_library()
     return begin(
-        http if asked else None, home, grpc, machine, chosen, admin, _logging(logging_config)
+        http if asked else None,
+        home,
+        grpc,
+        machine,
+        chosen,
+        admin,
+        _logging(logging_config),
+        tracing,
     )
 
 

@@ -193,6 +193,23 @@ def get_replica_context() -> ReplicaContext:
     return context
 
 
+def get_trace_context() -> Any:
+    """The context of OpenTelemetry for spans of one's own, whose parent is the running request.
+
+    Inside a replica's methods spans have that parent by themselves; where a task or thread of one's own
+    goes on without the request's context, pass this to `tracer.start_span(name, context=…)`.
+
+    Returns:
+        An `opentelemetry.context.Context`; None: the running request is not traced, or there is none.
+    """
+    from remora.observe import tracing
+
+    request = current.get()
+    if tracing.active() is None or request is None or not request.trace_context:
+        return None
+    return tracing.current_or_parent(request.trace_context)
+
+
 def get_deployment_actor_context() -> DeploymentActorContext:
     """The deployment actor that this code runs in.
 

@@ -25,6 +25,7 @@ from remora.home import Home
 from remora.instance import Instance
 from remora.options.logging import LoggingConfig
 from remora.options.resources import AS_FOUND, MachineOptions
+from remora.options.tracing import TracingConfig
 from remora.router.process import expect_news, forget_instance, instance_home, use_instance
 from remora.transport.membership import join_by_folder
 from remora.wire.grpc import GrpcSetup, digest
@@ -87,6 +88,7 @@ def begin(
     engine: EngineOptions | None = None,
     admin: AdminOptions | None = None,
     logging: LoggingConfig | None = None,
+    tracing: TracingConfig | None = None,
 ) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
 
@@ -104,7 +106,7 @@ def begin(
             "you run others in processes of their own"
         )
     if found is not None and (home is None or found.home == home):
-        _refuse_changes(found, http, grpc, machine, engine, admin, logging)
+        _refuse_changes(found, http, grpc, machine, engine, admin, logging, tracing)
         return found
     with _lock:
         chosen = home or Home.locate()
@@ -117,6 +119,7 @@ def begin(
             engine=engine or engine_options(),
             admin=admin or ADMIN,
             logging=logging,
+            tracing=tracing,
         )
         _use(chosen)
         return _current
@@ -130,6 +133,7 @@ def _refuse_changes(
     engine: EngineOptions | None,
     admin: AdminOptions | None,
     logging: LoggingConfig | None,
+    tracing: TracingConfig | None,
 ) -> None:
     """Refuse what is asked of an instance that runs, and can only be had when one starts.
 
@@ -147,6 +151,8 @@ def _refuse_changes(
             "…",
             f"{runs}; shut it down to change how it logs, or give the config to an application",
         )
+    if tracing is not None:
+        raise ConfigError("tracing_config", "…", f"{runs}; shut it down to change what it traces")
     if machine and machine != found.machine:
         raise ConfigError(
             "num_cpus, num_gpus, memory, resources, labels",

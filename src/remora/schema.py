@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from remora.context import ReplicaRank
 from remora.options.logging import EncodingType, LoggingConfig
+from remora.options.tracing import TracingConfig
 from remora.wire.control import InstanceStatus
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ReplicaRank",
     "ReplicaState",
     "ServeStatus",
+    "TracingConfig",
     "serve_status",
 ]
 

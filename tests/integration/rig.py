@@ -24,9 +24,11 @@ from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.proxy.connection import ClientConnection
 from remora.proxy.front import Front
+from remora.proxy.main import make_front
 from remora.replica.replica import Replica
 from remora.replica.surroundings import OwnProcess, Place, SharedProcess
 from remora.router.call import StreamCall, UnaryCall
+from remora.router.client import make_router
 from remora.router.metrics import ProcessMetrics
 from remora.router.router import Router
 from remora.transport.listener import listen
@@ -227,7 +229,7 @@ class Rig:
         return node
 
     def router(self, name: str = "test", deployment: DeploymentID = DEPLOYMENT) -> Router:
-        router = Router(deployment, name, random.Random(1))
+        router = make_router(deployment, name, random.Random(1))
         self.routers.append(router)
         return router
 
@@ -261,7 +263,7 @@ class Rig:
         sock.listen(1024)
         access = AccessLog(self.folder / f"access-{len(self.doors)}.log")
         counters = RequestCounters()
-        front = Front(cast(Any, client), options or HTTPOptions(), access, counters)
+        front = make_front(cast(Any, client), options or HTTPOptions(), access, counters)
         state = ServerState()
         state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
         config = cast(uvicorn.Config, SimpleNamespace(app=front))

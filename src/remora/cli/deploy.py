@@ -239,6 +239,7 @@ def warn_of_ignored(config: DeployConfig, instance: Instance) -> None:
         told.append("proxy_location")
     told += ["admin_options"] * (config.admin is not None)
     told += ["logging_config"] * (config.logging is not None)
+    told += ["tracing_config"] * (config.tracing is not None)
     if config.engine is not None and config.engine.engine != instance.engine:
         told.append("engine")
     for field in told:

@@ -25,6 +25,7 @@ from remora.home import Home
 from remora.instance import Instance
 from remora.options.logging import LoggingConfig
 from remora.options.resources import AS_FOUND, MachineOptions
+from remora.options.tracing import TracingConfig
 from remora.wire.grpc import GrpcSetup, digest
 
 #: Seconds that an instance without any use has to end, before it is killed.
@@ -74,6 +75,7 @@ def begun(
     engine: EngineOptions = LOCAL_ENGINE,
     admin: AdminOptions = ADMIN,
     logging: LoggingConfig | None = None,
+    tracing: TracingConfig | None = None,
 ) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
@@ -90,6 +92,7 @@ def begun(
         engine: what runs its processes.
         admin: where the REST API listens.
         logging: how everything logs; None: as usual.
+        tracing: where everything is traced; None: nowhere.
 
     Raises:
         CommandError: the engine is not installed.
@@ -115,6 +118,7 @@ def begun(
             engine=engine,
             admin=admin,
             logging=logging,
+            tracing=tracing,
         )
     except ModuleNotFoundError as error:
         raise CommandError(str(error)) from None

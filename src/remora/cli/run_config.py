@@ -28,6 +28,7 @@ from remora.config import (
 )
 from remora.config_file.declaration import DeployConfig
 from remora.instance import Instance
+from remora.observe.tracing import require_library
 from remora.options.logging import with_absolute_folder
 from remora.wire.control import ConfigRequest
 
@@ -46,6 +47,8 @@ def run_config(options: RunOptions) -> int:
     config, request = read(
         DeployOptions(options.target, options.arguments, app_dir=options.app_dir)
     )
+    if config.tracing is not None and config.tracing.enabled:
+        require_library()
     http = _http(config, options)
     given = options.grpc if options.grpc != gRPCOptions() else config.grpc or gRPCOptions()
     grpc = grpc_setup(given, http.host, options.app_dir)
@@ -61,6 +64,7 @@ def run_config(options: RunOptions) -> int:
         # What the command line says goes first.
         admin=admin_options({**msgspec.structs.asdict(config.admin or ADMIN), **options.admin}),
         logging=with_absolute_folder(config.logging),
+        tracing=config.tracing,
     ) as instance:
         warn_of_ignored(config, instance)
         instance.wait_ready()

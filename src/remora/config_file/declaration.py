@@ -48,6 +48,7 @@ from remora.options.autoscaling import autoscaling_policy
 from remora.options.checks import require_number
 from remora.options.logging import LoggingConfig, logging_config
 from remora.options.node import NodeOptions, node_options
+from remora.options.tracing import TracingConfig, tracing_config
 from remora.types import DEFAULT_APP_NAME
 
 __all__ = ["DEPLOYMENT_KEYS", "Key", "Path", "Problem"]
@@ -88,6 +89,7 @@ class DeployConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminOptions | None = None
     engine: EngineOptions | None = None
     logging: LoggingConfig | None = None
+    tracing: TracingConfig | None = None
 
 
 Check = Callable[[Any, Path], Iterable[Problem]]
@@ -192,7 +194,7 @@ KEYS: dict[str, Key] = {
     "node_options": Key("Between the nodes of a cluster.", NodeOptions, checked_by(node_options)),
     "address": Key("Of the Ray cluster: host:port, auto or local.", _TEXT, is_a(str, "text")),
     "logging_config": Key("How everything logs.", LoggingConfig, checked_by(logging_config)),
-    "tracing_config": Key("Where traces go.", _OBJECT, later=True),
+    "tracing_config": Key("Where traces go.", TracingConfig, checked_by(tracing_config)),
     "controller_options": Key("The controller's environment.", _OBJECT, later=True),
     "target_capacity": Key(
         "Per cent of the replicas of every deployment that are switched on.",
@@ -256,6 +258,7 @@ def parse(
         admin=admin_options(given["admin_options"]) if given.get("admin_options") else None,
         engine=_engine(given),
         logging=logging_config(given.get("logging_config")),
+        tracing=tracing_config(given.get("tracing_config")),
     )
 
 

@@ -51,6 +51,7 @@ class Applier:
         post: Callable[[ev.AnyEvent], None],
         stacks: SavedStacks,
         logging: Mapping[str, Any] | None = None,
+        tracing: Mapping[str, Any] | None = None,
         keep: Callable[[MetricsReport], None] = lambda _last: None,
     ) -> None:
         """Make an applier.
@@ -62,6 +63,7 @@ class Applier:
             post: takes the events.
             stacks: what stuck replicas saved.
             logging: how replicas log whose deployment does not say, as a dict.
+            tracing: where they trace, as a dict.
             keep: takes what a replica that ends has counted.
         """
         self._engine = engine
@@ -71,6 +73,7 @@ class Applier:
         self._post = post
         self._stacks = stacks
         self._logging = logging
+        self._tracing = tracing
         self._lanes = Lanes(connect)
 
     def apply(self, actions: Iterable[act.Action]) -> None:
@@ -140,6 +143,7 @@ class Applier:
                 "application": action.app_name,
                 "deployment": action.deployment,
                 "logging": self._logging,
+                "tracing": self._tracing,
                 "logging_of_deployment": msgspec.to_builtins(action.config.logging_config),
             },
             env=action.env,

@@ -74,6 +74,7 @@ class Controller:
         bound: bool = False,
         home: Home | None = None,
         logging: Mapping[str, Any] | None = None,
+        tracing: Mapping[str, Any] | None = None,
     ) -> None:
         """Make a controller; `run` starts it.
 
@@ -86,6 +87,7 @@ class Controller:
                 deployed is brought back by no later instance.
             home: the instance's folder, in which stuck replicas save their stacks; None: none do.
             logging: how replicas log whose deployment does not say, as a dict.
+            tracing: where replicas trace, as a dict.
         """
         self.engine = engine
         store = Section.of_instance(engine, bound=bound)
@@ -108,7 +110,14 @@ class Controller:
         )
         self.metrics = MetricsCollector(self._replicas, self._families)
         self._applier = Applier(
-            engine, connect, self.code, self.post, SavedStacks(home), logging, self.metrics.keep
+            engine,
+            connect,
+            self.code,
+            self.post,
+            SavedStacks(home),
+            logging,
+            tracing,
+            self.metrics.keep,
         )
         self.callees = CalleeRegistry()
         self._pulse = Pulse()

@@ -39,6 +39,7 @@ async def _serve(context: ProcessContext) -> None:
         bound=bool(context.args.get("bound", False)),
         home=context.home,
         logging=context.args.get("logging"),
+        tracing=context.args.get("tracing"),
     )
     admin = Admin(
         controller,

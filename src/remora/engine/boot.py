@@ -107,6 +107,7 @@ class InstanceOptions:
         machine: the user's `MachineOptions` as a dict.
         admin: the user's `AdminOptions` as a dict.
         logging: the user's `LoggingConfig` as a dict; None: the defaults.
+        tracing: the user's `TracingConfig` as a dict; None: nothing is traced.
     """
 
     home: str
@@ -121,3 +122,4 @@ class InstanceOptions:
     machine: Mapping[str, Any] = field(default_factory=dict)
     admin: Mapping[str, Any] = field(default_factory=dict)
     logging: Mapping[str, Any] | None = None
+    tracing: Mapping[str, Any] | None = None

@@ -32,6 +32,7 @@ from remora.errors import InstanceError
 from remora.home import Home
 from remora.options.logging import LoggingConfig
 from remora.options.resources import AS_FOUND, MachineOptions
+from remora.options.tracing import TracingConfig
 from remora.wire.grpc import GrpcSetup, digest
 
 __all__ = [
@@ -220,6 +221,7 @@ def launch(
     engine: EngineOptions = LOCAL_ENGINE,
     admin: AdminOptions = ADMIN,
     logging: LoggingConfig | None = None,
+    tracing: TracingConfig | None = None,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -236,6 +238,7 @@ def launch(
         engine: what runs its processes.
         admin: where the REST API listens.
         logging: how its processes log; None: the defaults.
+        tracing: where its processes trace; None: nowhere.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -265,6 +268,7 @@ def launch(
         "machine": msgspec.to_builtins(machine),
         "admin": msgspec.to_builtins(admin),
         "logging": None if logging is None else msgspec.to_builtins(logging),
+        "tracing": None if tracing is None else msgspec.to_builtins(tracing),
         **_for_cluster(engine),
     }
     given = [fd for fd in (ready_write, owner_read, grpc_fd) if fd is not None]

@@ -18,6 +18,7 @@ from remora.engine.launch import Launch, Owner, find_owner, left_behind
 from remora.home import Home
 from remora.options.logging import LoggingConfig
 from remora.options.resources import AS_FOUND, MachineOptions
+from remora.options.tracing import TracingConfig
 from remora.wire.grpc import GrpcSetup, digest
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
@@ -79,6 +80,7 @@ class InstanceProcesses:
         engine: EngineOptions = LOCAL_ENGINE,
         admin: AdminOptions = ADMIN,
         logging: LoggingConfig | None = None,
+        tracing: TracingConfig | None = None,
     ) -> Self:
         """Launch one without waiting for it.
 
@@ -91,6 +93,7 @@ class InstanceProcesses:
             engine: what runs its processes.
             admin: where the REST API listens.
             logging: how its processes log; None: the defaults.
+            tracing: where its processes trace; None: nowhere.
 
         Raises:
             InstanceError: no process can be started here.
@@ -106,6 +109,7 @@ class InstanceProcesses:
             engine=engine,
             admin=admin,
             logging=logging,
+            tracing=tracing,
         )
         made = cls(home, launched, None, http, grpc, engine.engine)
         made.machine = machine

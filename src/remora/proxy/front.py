@@ -28,6 +28,7 @@ from remora.wire.codec import to_json
 from remora.wire.messages import CallKind, Envelope, HttpHead
 
 if TYPE_CHECKING:
+    from remora.observe.tracing import Span
     from remora.proxy.exchange import Exchange
 
 #: A body up to this size goes with the request in one message, once it is complete: a client
@@ -98,7 +99,10 @@ class Request:
         stays: work goes on when the client leaves.
         wants_websocket: it is the handshake of one, where the connection may be upgraded.
         max_body_bytes: more are refused; None: no limit.
+        span: of it; there only where requests are traced.
     """
+
+    span: Span
 
     __slots__ = (
         "envelope",
@@ -109,6 +113,7 @@ class Request:
         "method",
         "response",
         "router",
+        "span",
         "speaks_chunked",
         "stays",
         "wants_websocket",

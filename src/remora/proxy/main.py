@@ -7,15 +7,18 @@ import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import uvloop
 
 from remora.config import HTTPOptions
 from remora.engine.base import ProcessContext
+from remora.observe import tracing
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.observe.logs import log_of_system_process, logging_of
+from remora.observe.tracing import SPANS_FILE
 from remora.options.logging import LoggingConfig
 from remora.proxy.accept import Tally
 from remora.proxy.front import Front
@@ -41,7 +44,22 @@ def main(context: ProcessContext) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     use_instance(context.home, name)
     options = msgspec.convert(context.args["http"], HTTPOptions)
-    uvloop.run(_serve(context, name, options, logging_config))
+    end_tracing = tracing.start(context.args.get("tracing"), name, context.home.logs / SPANS_FILE)
+    try:
+        uvloop.run(_serve(context, name, options, logging_config))
+    finally:
+        end_tracing()
+
+
+def make_front(*given: Any) -> Front:
+    """Make the front door, as it is where requests are traced or not."""
+    active = tracing.active()
+    if active is None:
+        return Front(*given)
+    # Only here: where nothing is traced, nobody needs it.
+    from remora.proxy.traced import TracedFront
+
+    return TracedFront(active, *given)
 
 
 async def _serve(
@@ -51,7 +69,7 @@ async def _serve(
     adopt_client(client)
     client.start()
     access = AccessLog(context.home.logs / f"access-{name}.log", config=logging_config)
-    front = Front(client, options, access, RequestCounters())
+    front = make_front(client, options, access, RequestCounters())
     # A successor of a crashed proxy must not answer 404 before it knows the routes: until the
     # first snapshot is there the kernel keeps the connections waiting.
     await client.wait_synced()

@@ -20,6 +20,7 @@ from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
 from remora.observe.replica_counts import LABELS, batch_families, model_families
 from remora.observe.tracebacks import user_traceback
+from remora.observe.tracing import active
 from remora.replica.construction import construct
 from remora.replica.promises import promises_of
 from remora.replica.self_report import SelfReport
@@ -81,6 +82,9 @@ class Life:
             await self._context.held_models.close()
             self._place.leave(self._context)
         self.cut_off()
+        if (tracing := active()) is not None:
+            # Not every engine lets a process end by itself.
+            await tracing.hand_over()
 
     def cut_off(self) -> None:
         """Nothing is watched or asked any more."""

@@ -9,7 +9,9 @@ import signal
 import uvloop
 
 from remora.engine.base import ProcessContext
+from remora.observe import tracing
 from remora.observe.logs import ProcessLog, log_of_replica
+from remora.observe.tracing import SPANS_FILE
 from remora.replica.replica import Replica
 from remora.replica.surroundings import OwnProcess, SharedProcess
 from remora.router.process import use_instance, use_own_loop
@@ -22,7 +24,12 @@ def main(context: ProcessContext) -> None:
     """Entry point of a replica's process."""
     log = log_of_replica(context)
     use_instance(context.home, context.process_id)
-    uvloop.run(_serve(context, log))
+    spans_file = context.home.logs / SPANS_FILE
+    end_tracing = tracing.start(context.args.get("tracing"), context.process_id, spans_file)
+    try:
+        uvloop.run(_serve(context, log))
+    finally:
+        end_tracing()
 
 
 async def _serve(context: ProcessContext, log: ProcessLog) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from remora.core.room import is_called_back
 from remora.observe.replica_counts import ReplicaCounts
+from remora.observe.tracing import active
 from remora.replica.connection import ReplicaConnection
 from remora.replica.http_requests import HttpRequests
 from remora.replica.life import Life
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
 
 #: What the handlers of open WebSockets have to clean up when the replica stops.
 CLOSE_WEBSOCKETS_S: Seconds = 0.5
+
+
+def _make_runner(replica: Replica) -> RequestRunner:
+    tracing = active()
+    if tracing is None:
+        return RequestRunner(replica)
+    # Only here: where nothing is traced, nobody needs it.
+    from remora.replica.traced import TracedRunner
+
+    return TracedRunner(replica, tracing)
 
 
 class Replica:
@@ -63,7 +74,7 @@ class Replica:
         self.turned_away: set[ReplicaConnection] = set()
         self.code: UserCode | None = None
         self.threads = ThreadPoolExecutor(1)
-        self.requests = RequestRunner(self)
+        self.requests = _make_runner(self)
         self.http_requests = HttpRequests(self, self.requests)
         self.watchdog = LoopWatchdog(self.loop, lambda: self.ongoing > 0)
         #: Called when a request begins on an idle replica.

@@ -13,6 +13,7 @@ import random
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from remora.core.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDiff, patch
@@ -20,6 +21,7 @@ from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home
 from remora.observe.background import run_beside
 from remora.observe.routing_counts import RoutingRow, routing_families
+from remora.observe.tracing import active
 from remora.router.callees import CalleeReporter
 from remora.router.demand_report import DemandReporter
 from remora.router.metrics import ProcessMetrics
@@ -38,6 +40,22 @@ _log = logging.getLogger("remora.router")
 #: A controller that is there tells its version in a millisecond.
 _CATCH_UP_LIMIT_S: Seconds = 5.0
 _serial = itertools.count()
+
+
+def make_router(deployment: DeploymentID, *given: Any) -> Router:
+    """Make the router of a deployment, as it is where requests are traced or not.
+
+    Args:
+        deployment: whose replicas.
+        given: as `Router`.
+    """
+    tracing = active()
+    if tracing is None:
+        return Router(deployment, *given)
+    # Only here: where nothing is traced, nobody needs it.
+    from remora.router.traced import TracedRouter
+
+    return TracedRouter(tracing, deployment, *given)
 
 
 class RoutingClient:
@@ -146,7 +164,7 @@ class RoutingClient:
         """The router of a deployment; calls wait in it until a snapshot names replicas."""
         router = self._routers.get(deployment) or self._others.get(deployment)
         if router is None:
-            router = Router(
+            router = make_router(
                 deployment, self.name, self._rng, lambda: why_unknown(deployment, self.snapshot)
             )
             route = self.snapshot.deployments.get(deployment)

@@ -155,6 +155,7 @@ class Supervisor:
             machine=self._options.machine,
             admin_url=http_url(self._sockets.get("admin"), {}),
             logging=self._options.logging,
+            tracing=self._options.tracing,
             cores=len(os.sched_getaffinity(0)),
         ):
             self._permanent.add(request)

@@ -128,6 +128,7 @@ def system_requests(
     machine: Mapping[str, Any] | None = None,
     admin_url: str = "",
     logging: Mapping[str, Any] | None = None,
+    tracing: Mapping[str, Any] | None = None,
     cores: int = 1,
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
@@ -146,6 +147,7 @@ def system_requests(
         machine: the user's `MachineOptions` as a dict.
         admin_url: of the REST API; empty: it has only its Unix socket.
         logging: the user's `LoggingConfig` as a dict; None: the defaults.
+        tracing: the user's `TracingConfig` as a dict; None: nothing is traced.
         cores: of this machine.
     """
     requests: list[Message] = [
@@ -164,6 +166,7 @@ def system_requests(
                 "machine": dict(machine or {}),
                 "admin_url": admin_url,
                 "logging": logging,
+                "tracing": tracing,
             },
         }
     ]
@@ -184,6 +187,7 @@ def system_requests(
                 "name": f"{_PROXY}{number}",
                 "grpc": grpc,
                 "logging": logging,
+                "tracing": tracing,
                 "index": number - 1,
                 "num_proxies": num_proxies,
             },

@@ -100,6 +100,7 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
             "namespace": cluster.namespace,
             "bound": bool(setup.bound_job),
             "logging": setup.logging,
+            "tracing": setup.tracing,
         },
         permanent=True,
     )
@@ -205,6 +206,7 @@ def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Non
                 "http": setup.http,
                 "name": name,
                 "logging": setup.logging,
+                "tracing": setup.tracing,
                 "index": number - 1,
                 "num_proxies": number_of,
             },

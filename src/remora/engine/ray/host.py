@@ -179,6 +179,7 @@ class Host:
             grpc=read_grpc(options.grpc_fd),
             logging=None if options.logging is None else dict(options.logging),
             admin=dict(options.admin),
+            tracing=None if options.tracing is None else dict(options.tracing),
             bound_job=rays.this_job() if options.owner_fd is not None else "",
             controller=options.controller,
             proxy=options.proxy,

@@ -46,6 +46,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     grpc: dict[str, Any] | None = None
     #: The user's `LoggingConfig` as a dict; None: the defaults.
     logging: dict[str, Any] | None = None
+    #: The user's `TracingConfig` as a dict; None: nothing is traced.
+    tracing: dict[str, Any] | None = None
     #: Of connections between nodes.
     node: NodeOptions = PLAIN
     #: The user's `AdminOptions` as a dict; empty: the REST API has only its Unix sockets.

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remora.core.grpc_status import GrpcCode
 from remora.core.snapshot import AppRoute, Snapshot
@@ -22,6 +22,9 @@ from remora.router.router import Router
 from remora.types import DeploymentID
 from remora.wire.grpc import GrpcMethod, GrpcService, GrpcSetup
 from remora.wire.messages import CallKind, Envelope, GrpcHead, Metadata
+
+if TYPE_CHECKING:
+    from remora.observe.tracing import Span
 
 #: Keys of metadata that mean something to the front door itself.
 _KNOWN = frozenset(
@@ -55,9 +58,12 @@ class Rpc:
         began: when its head was here (`time.perf_counter`).
         envelope: what travels to the replica.
         router: of the application's ingress deployment.
+        span: of it; there only where requests are traced.
     """
 
-    __slots__ = ("began", "envelope", "path", "router")
+    __slots__ = ("began", "envelope", "path", "router", "span")
+
+    span: Span
 
     def __init__(self, path: str, began: float, envelope: Envelope, router: Router) -> None:
         self.path = path

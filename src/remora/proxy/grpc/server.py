@@ -22,6 +22,7 @@ from remora.core.snapshot import Snapshot
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
 from remora.observe.metrics import gauge
+from remora.observe.tracing import active
 from remora.proxy.grpc.front import GrpcFront
 from remora.proxy.grpc.handlers import UserServices
 from remora.proxy.grpc.system import Health, add_system_services
@@ -34,6 +35,16 @@ from remora.wire.metrics import Family
 _log = logging.getLogger("remora.proxy")
 
 
+def _make_front(*given: Any) -> GrpcFront:
+    tracing = active()
+    if tracing is None:
+        return GrpcFront(*given)
+    # Only here: where nothing is traced, nobody needs it.
+    from remora.proxy.grpc.traced import TracedGrpcFront
+
+    return TracedGrpcFront(tracing, *given)
+
+
 class GrpcServer:
     """The gRPC front door of one proxy, on the running loop."""
 
@@ -41,7 +52,7 @@ class GrpcServer:
         self._client = client
         self._setup = setup
         self._counters = RequestCounters("grpc", lambda code: GrpcCode(code).name)
-        self._front = GrpcFront(client, setup, access, self._counters)
+        self._front = _make_front(client, setup, access, self._counters)
         self._health = Health(client, (service.name for service in setup.services))
         self._server: Any = None
         self._port = 0
