@@ -461,7 +461,8 @@ _TOLD = {
 
 @pytest.mark.parametrize("app", [BadManners, BadMannersInThread], ids=["async", "thread"])
 async def test_bad_manners_end_one_request(shared: Instance, bystander: Load, app: Any) -> None:
-    async with shared.running(app.bind(), "manners") as url, client(timeout_s=10) as session:
+    limit_s = engines.patient(10)
+    async with shared.running(app.bind(), "manners") as url, client(timeout_s=limit_s) as session:
 
         async def ask_for(how: str, method: str = "POST") -> tuple[int, bytes]:
             answer = await ask(session, f"{url}?how={how}", method=method)

@@ -65,6 +65,7 @@ async def test_a_killed_instance_of_a_program_brings_nothing_back(
     assert (await again.status()).applications == {}
 
 
+@pytest.mark.local_only("the state of a Ray that Remora started ends with it")
 async def test_a_program_s_instance_leaves_alone_what_was_there_before(
     start_instance: StartInstance,
 ) -> None:

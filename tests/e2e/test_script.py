@@ -180,7 +180,6 @@ def test_a_slow_deploy_says_why_it_waits_and_a_blocking_one_where_it_is(remora_h
     done = run_script(
         """
 import remora.build.deploying, signal
-remora.build.deploying.SLOW_AFTER_S = 1.0
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 
 class Watched:
@@ -193,14 +192,16 @@ class Watched:
             signal.setitimer(signal.ITIMER_REAL, 0.2)
 
 sys.stdout, sys.stderr = Watched(sys.stdout), Watched(sys.stderr)
+remora.build.deploying.SLOW_AFTER_S = 60.0
 seated = Doubler.options(ray_actor_options={"resources": {"seat": 1}}).bind()
 serve.run(seated, name="first", route_prefix=None)
+remora.build.deploying.SLOW_AFTER_S = 1.0
 try:
     serve.run(seated, name="second", route_prefix=None)
 except KeyboardInterrupt:
     serve.delete("second")
 print("blocking", flush=True)
-remora.api.SLOW_AFTER_S = 60.0
+remora.build.deploying.SLOW_AFTER_S = 60.0
 serve.run(Doubler.bind(), blocking=True)
 """,
         remora_home,

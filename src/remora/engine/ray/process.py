@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from remora.engine.base import ProcessContext
 from remora.engine.boot import StartError, load, set_environment
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.forks import let_go_in_children
 from remora.engine.ray.setup import (
     ENDING,
     InstanceSetup,
@@ -118,6 +120,9 @@ class ProcessActor:
             opened = open_sockets(request.kind, home, here, setup, self._cluster)
         except OSError as error:
             raise StartError(f"cannot listen in {home.sockets}: {error}") from None
+        if request.kind == "replica":
+            folders = (home.sockets, Path(here.session) / "sockets")
+            let_go_in_children(folders, opened.sockets.values())
         self._context = ProcessContext(
             process_id=request.process_id,
             home=home,
