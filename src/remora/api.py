@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from remora.build.deploying import announce, delete_all, deploy_all
 from remora.build.graph import build, check_route_prefix, check_target
+from remora.build.starting import begin_start, logging_of, refuse_if_set
 from remora.calls.lookup import (
     forget_handles,
     forget_handles_of,
@@ -25,15 +26,8 @@ from remora.config import (
     AdminOptions,
     HTTPOptions,
     ProxyLocation,
-    engine_options,
     gRPCOptions,
-    nearest,
-    with_absolute_paths,
 )
-from remora.config import admin_options as _admin_options
-from remora.config import grpc_options as _grpc_options
-from remora.config import http_options as _http_options
-from remora.config import proxy_location as _location
 from remora.context import ReplicaContext, get_replica_context
 from remora.current import (
     begin,
@@ -46,16 +40,13 @@ from remora.current import (
     wait_ready,
 )
 from remora.deployment import Application
-from remora.errors import ConfigError, NotSupportedYetError, RemoraError
+from remora.errors import ConfigError, RemoraError
 from remora.handle import DeploymentHandle
-from remora.home import Home
 from remora.instance import Instance
-from remora.options.logging import LoggingConfig, with_absolute_folder
-from remora.options.logging import logging_config as _logging_config
+from remora.options.logging import LoggingConfig
 from remora.options.node import NodeOptions
-from remora.options.resources import AS_FOUND, MachineOptions, machine_options
+from remora.options.resources import machine_options
 from remora.options.tracing import TracingConfig
-from remora.options.tracing import tracing_config as _tracing_config
 from remora.schema import ServeStatus, serve_status
 from remora.types import DEFAULT_APP_NAME
 
@@ -78,23 +69,6 @@ __all__ = [
 _log = logging.getLogger("remora")
 
 _D = TypeVar("_D")
-
-_LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
-_START = (
-    "proxy_location",
-    "http_options",
-    "grpc_options",
-    "logging_config",
-    "tracing_config",
-    "controller_options",
-    "num_cpus",
-    "num_gpus",
-    "memory",
-    "resources",
-    "labels",
-    "admin_options",
-    "node_options",
-)
 
 
 @dataclass(frozen=True)
@@ -184,7 +158,7 @@ def run_many(
         Exception: as `run`.
     """
     del wait_for_ingress_deployment_creation  # true as soon as the controller has accepted
-    _refuse("controller_options", controller_options)
+    refuse_if_set("controller_options", controller_options)
     _check_targets(targets)
     instance = begin_local_testing() if _local_testing_mode else begin()
     # The instance comes up while the code is pickled.
@@ -193,7 +167,7 @@ def run_many(
             one.target,
             one.name,
             one.route_prefix,
-            logging_config=_logging(one.logging_config),
+            logging_config=logging_of(one.logging_config),
             external_scaler=one.external_scaler_enabled,
             autoscaling_policy=one.autoscaling_policy,
         )
@@ -222,16 +196,7 @@ def _check_targets(targets: Sequence[RunTarget]) -> None:
         if names.count(one.name) > 1:
             raise ConfigError("name", one.name, "is the name of two applications of this call")
         check_route_prefix(one.route_prefix)
-        _logging(one.logging_config)
-
-
-def _logging(given: dict[str, Any] | LoggingConfig | None) -> LoggingConfig | None:
-    return with_absolute_folder(_logging_config(given))
-
-
-def _refuse(field: str, value: object, advice: str = "leave it out") -> None:
-    if value:
-        raise NotSupportedYetError(field, value, advice)
+        logging_of(one.logging_config)
 
 
 def _stay(instance: Instance) -> None:
@@ -314,90 +279,6 @@ def start(
         **unknown,
     )
     wait_ready(instance)
-
-
-def begin_start(
-    home: Home | None = None,
-    http_options: HTTPOptions | dict[str, Any] | None = None,
-    proxy_location: ProxyLocation | str | None = None,
-    grpc_options: gRPCOptions | dict[str, Any] | None = None,
-    machine: MachineOptions = AS_FOUND,
-    engine: str | None = None,
-    address: str | None = None,
-    admin_options: AdminOptions | dict[str, Any] | None = None,
-    node_options: NodeOptions | dict[str, Any] | None = None,
-    logging_config: dict[str, Any] | LoggingConfig | None = None,
-    tracing_config: dict[str, Any] | TracingConfig | None = None,
-    **others: Any,
-) -> Instance:
-    """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
-
-    Args:
-        home: state folder; None: the usual one.
-        http_options: of the front door.
-        proxy_location: see `start`.
-        grpc_options: see `start`.
-        machine: what this machine is said to have.
-        engine: see `start`.
-        address: see `start`.
-        admin_options: see `start`.
-        node_options: see `start`.
-        logging_config: see `start`.
-        tracing_config: see `start`.
-        others: as `start`.
-
-    Raises:
-        Exception: as `start`.
-    """
-    for name, value in others.items():
-        if name in _LEGACY_START:
-            raise ValueError(f"{name} is not an option any more; use http_options instead")
-        if name not in _START:
-            raise TypeError(
-                f"start() got an unexpected keyword argument {name!r}.{nearest(name, _START)}"
-            )
-        _refuse(name, value)
-    http = with_absolute_paths(_http_options(http_options))
-    if http.ssl_certfile is not None:
-        from remora.transport.tls import server_context
-
-        # Here, so that a wrong file is told to whoever named it.
-        server_context(http)
-    disabled = _location(proxy_location) is ProxyLocation.Disabled
-    if disabled:
-        import msgspec
-
-        http = msgspec.structs.replace(http, host=None)
-    asked = http_options is not None or proxy_location is not None
-    grpc = None
-    if grpc_options is not None:
-        from remora.build.grpc_services import grpc_setup
-
-        grpc = grpc_setup(_grpc_options(grpc_options), http.host)
-        if grpc is not None and disabled:
-            raise ConfigError(
-                "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
-            )
-    chosen = None
-    if any(each is not None for each in (engine, address, proxy_location, node_options)):
-        chosen = engine_options(engine, address, proxy_location, node_options)
-    admin = _admin_options(admin_options) if admin_options is not None else None
-    tracing = _tracing_config(tracing_config)
-    if tracing is not None and tracing.enabled:
-        from remora.observe.tracing import require_library
-
-        # Here, so that it is told to whoever asked for it.
-        require_library()
-    return begin(
-        http if asked else None,
-        home,
-        grpc,
-        machine,
-        chosen,
-        admin,
-        _logging(logging_config),
-        tracing,
-    )
 
 
 def shutdown() -> None:

@@ -1,0 +1,149 @@
+"""From what a user passes to `start` to an instance that comes up: checked where it is passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remora.config import (
+    AdminOptions,
+    HTTPOptions,
+    ProxyLocation,
+    engine_options,
+    gRPCOptions,
+    nearest,
+    with_absolute_paths,
+)
+from remora.config import admin_options as _admin_options
+from remora.config import grpc_options as _grpc_options
+from remora.config import http_options as _http_options
+from remora.config import proxy_location as _location
+from remora.current import begin
+from remora.errors import ConfigError, NotSupportedYetError
+from remora.home import Home
+from remora.instance import Instance
+from remora.options.logging import LoggingConfig, with_absolute_folder
+from remora.options.logging import logging_config as _logging_config
+from remora.options.node import NodeOptions
+from remora.options.resources import AS_FOUND, MachineOptions
+from remora.options.tracing import TracingConfig
+from remora.options.tracing import tracing_config as _tracing_config
+
+_LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
+_START = (
+    "proxy_location",
+    "http_options",
+    "grpc_options",
+    "logging_config",
+    "tracing_config",
+    "controller_options",
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "resources",
+    "labels",
+    "admin_options",
+    "node_options",
+)
+
+
+def begin_start(
+    home: Home | None = None,
+    http_options: HTTPOptions | dict[str, Any] | None = None,
+    proxy_location: ProxyLocation | str | None = None,
+    grpc_options: gRPCOptions | dict[str, Any] | None = None,
+    machine: MachineOptions = AS_FOUND,
+    engine: str | None = None,
+    address: str | None = None,
+    admin_options: AdminOptions | dict[str, Any] | None = None,
+    node_options: NodeOptions | dict[str, Any] | None = None,
+    logging_config: dict[str, Any] | LoggingConfig | None = None,
+    tracing_config: dict[str, Any] | TracingConfig | None = None,
+    **others: Any,
+) -> Instance:
+    """Start an instance as `start` does, but leave the waiting to `Instance.wait_ready`.
+
+    Args:
+        home: state folder; None: the usual one.
+        http_options: of the front door.
+        proxy_location: see `start`.
+        grpc_options: see `start`.
+        machine: what this machine is said to have.
+        engine: see `start`.
+        address: see `start`.
+        admin_options: see `start`.
+        node_options: see `start`.
+        logging_config: see `start`.
+        tracing_config: see `start`.
+        others: as `start`.
+
+    Raises:
+        Exception: as `start`.
+    """
+    for name, value in others.items():
+        if name in _LEGACY_START:
+            raise ValueError(f"{name} is not an option any more; use http_options instead")
+        if name not in _START:
+            raise TypeError(
+                f"start() got an unexpected keyword argument {name!r}.{nearest(name, _START)}"
+            )
+        refuse_if_set(name, value)
+    http = with_absolute_paths(_http_options(http_options))
+    if http.ssl_certfile is not None:
+        from remora.transport.tls import server_context
+
+        # Here, so that a wrong file is told to whoever named it.
+        server_context(http)
+    disabled = _location(proxy_location) is ProxyLocation.Disabled
+    if disabled:
+        import msgspec
+
+        http = msgspec.structs.replace(http, host=None)
+    asked = http_options is not None or proxy_location is not None
+    grpc = None
+    if grpc_options is not None:
+        from remora.build.grpc_services import grpc_setup
+
+        grpc = grpc_setup(_grpc_options(grpc_options), http.host)
+        if grpc is not None and disabled:
+            raise ConfigError(
+                "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
+            )
+    chosen = None
+    if any(each is not None for each in (engine, address, proxy_location, node_options)):
+        chosen = engine_options(engine, address, proxy_location, node_options)
+    admin = _admin_options(admin_options) if admin_options is not None else None
+    tracing = _tracing_config(tracing_config)
+    if tracing is not None and tracing.enabled:
+        from remora.observe.tracing import require_library
+
+        # Here, so that it is told to whoever asked for it.
+        require_library()
+    return begin(
+        http if asked else None,
+        home,
+        grpc,
+        machine,
+        chosen,
+        admin,
+        logging_of(logging_config),
+        tracing,
+    )
+
+
+def logging_of(given: dict[str, Any] | LoggingConfig | None) -> LoggingConfig | None:
+    """Turn what a user passes as `logging_config` into the struct, for processes in other folders.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot be right.
+    """
+    return with_absolute_folder(_logging_config(given))
+
+
+def refuse_if_set(field: str, value: object, advice: str = "leave it out") -> None:
+    """Refuse an option that has no machinery yet.
+
+    Raises:
+        NotSupportedYetError: it is set.
+    """
+    if value:
+        raise NotSupportedYetError(field, value, advice)
