@@ -151,7 +151,7 @@ def test_a_constructor_that_hangs_shows_in_the_status_and_can_be_interrupted(
     began = time.monotonic()
     os.killpg(command.process.pid, signal.SIGINT)
     assert command.wait() == 130, command.output
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < engines.patient(3.0)
 
 
 @pytest.mark.parametrize("place", ["/proc/remora", "/dev/null/remora"])
@@ -215,6 +215,7 @@ async def test_a_damaged_database_is_put_aside(start_instance: StartInstance, da
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.local_only("Ray does not start where no file can grow")
 async def test_a_full_disk_stops_the_logs_and_not_the_answers(
     remora: StartCommand, folder: Path
 ) -> None:

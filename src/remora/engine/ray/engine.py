@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +44,7 @@ from remora.engine.ray.replicas import create_replica, reason_of, waits_for
 from remora.engine.ray.seeker import RoomSeeker
 from remora.engine.ray.setup import ProcessRecord, read_records, require_setup
 from remora.errors import EngineError
+from remora.transport import address as addresses
 from remora.types import NodeID, Seconds
 
 _log = logging.getLogger("remora.engine")
@@ -226,7 +228,12 @@ class RayEngine(Engine):
             self._signal(process, record)
 
     def _clean_up(self, process: _Process) -> None:
-        """Leave nothing of a process in Ray. Blocks; may be called again."""
+        """Leave nothing of a process, in Ray and on this node. Blocks; may be called again."""
+        if process.record is not None:
+            # One that was killed has left its socket. Those of other nodes go with their agents.
+            path = addresses.parse(process.record.address, self.node_id).path
+            if path is not None:
+                Path(path).unlink(missing_ok=True)
         self._cluster.kill(process.process_id)
         self._cluster.delete(ProcessRecord.key(process.process_id))
         if process.has_group:
