@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tests import engines
 from tests.e2e.instances import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -19,7 +20,7 @@ def test_no_request_notices_scalings_and_roll_outs() -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=80,
+        timeout=engines.patient(80),
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"

@@ -31,7 +31,7 @@ from remora.engine.local.client import LocalEngine
 from remora.errors import InstanceError
 from remora.home import Home
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.local_only("about the supervisor")]
 
 #: Everything of an instance is to be gone this long after its owner or its supervisor.
 GONE_S = 2.0
