@@ -182,7 +182,8 @@ def version_of(config: ApplicationConfig) -> str:
 
 def users_modules() -> dict[str, Path]:
     """Return the imported modules that are neither Python's, nor installed, nor ours."""
-    places = {*sysconfig.get_paths().values(), str(Path(__file__).parent)}
+    ours = Path(__file__).parents[1]
+    places = {*sysconfig.get_paths().values(), str(ours)}
     installed = tuple(os.path.realpath(place) for place in places)
     found = {}
     for name, module in list(sys.modules.items()):

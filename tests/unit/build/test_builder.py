@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from remora.build.builder import describe
+from remora.build.builder import describe, users_modules
 from remora.errors import AppLoadError, ConfigError
 from remora.wire.control import ApplicationSpec, DeclaredApplication, Surroundings
 
@@ -171,3 +171,9 @@ def test_a_builder_that_raises_shows_the_users_traceback_alone(made: Describe) -
 def test_arguments_for_an_application_that_takes_none(made: Describe) -> None:
     with pytest.raises(AppLoadError, match="takes no arguments, but got size"):
         made(args={"size": 1})
+
+
+def test_the_library_itself_is_no_module_of_the_users() -> None:
+    found = users_modules()
+    assert __name__ in found
+    assert not [name for name in found if name.split(".")[0] == "remora"]
