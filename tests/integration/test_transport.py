@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 from tests.integration.rig import Rig, call, until
 
 from remora.errors import ConnectionLostError, MethodNotFoundError, RemoteError
+from remora.transport import strangers
 from remora.transport.channel import connect
 from remora.transport.control import call_control, serve_control, stream_control
 from remora.wire.codec import pack
@@ -130,6 +132,80 @@ async def test_tcp_needs_the_token() -> None:
     assert await call_control(channel, "double", Number(4), Number) == Number(8)
     channel.close()
     server.close()
+
+
+#: What somebody says on a port of ours, and what the log makes of it.
+OTHERS = [
+    (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", "it speaks HTTP: this port is for processes"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "it speaks HTTP"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", "it speaks SSH"),
+    (bytes.fromhex("16030100c8010000c40303") + b"\x01" * 40, "it uses TLS, and the nodes"),
+    (b"\xde\xad" * 40, "not a frame: size="),
+    (encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, "Secret"))), "wrong cluster token: it is"),
+    (
+        encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION + 1, "secret", "the new one"))),
+        f"the new one speaks version {WIRE_VERSION + 1}, this process {WIRE_VERSION}: run the same",
+    ),
+    (b"", "no greeting: it has sent none within"),
+    # It begins well, and goes no further.
+    (HELLO[:9], "no greeting: it has sent none within"),
+]
+
+
+@pytest.mark.parametrize(("data", "told"), OTHERS)
+async def test_who_has_no_business_here_is_told_of_once_and_disturbs_nobody(
+    data: bytes, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(strangers, "HELLO_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(strangers, "_told", strangers.Told())
+    _, server, address = await served("secret")
+    friend = await connect(address, name="friend", token="secret")
+    port = int(address.rpartition(":")[2])
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        try:
+            await asyncio.wait_for(reader.read(), 5)
+        except ConnectionResetError:
+            pass
+        writer.close()
+        assert await call_control(friend, "double", Number(2), Number) == Number(4)
+    friend.close()
+    server.close()
+    warnings = [
+        each.getMessage()
+        for each in caplog.records
+        if each.levelno == logging.WARNING and each.name.startswith("remora")
+    ]
+    assert len(warnings) == 1, warnings
+    assert f"Refused a connection from 127.0.0.1: {told}" in warnings[0]
+
+
+async def test_who_is_refused_hears_why(caplog: pytest.LogCaptureFixture) -> None:
+    _, server, address = await served("secret")
+    channel = await connect(address, name="stranger", token="another")
+    with pytest.raises(ConnectionLostError, match=f"{address} refused it: wrong cluster token"):
+        await channel.wait_greeted()
+    server.close()
+
+
+async def test_who_does_not_answer_is_given_up_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("remora.transport.channel.CONNECT_LIMIT_S", 0.1)
+    # A queue that is full takes no more connections, and does not say so.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        others = []
+        for _ in range(3):
+            other = socket.socket()
+            other.setblocking(False)
+            other.connect_ex(("127.0.0.1", port))
+            others.append(other)
+        with pytest.raises(ConnectionLostError, match=r"within 0\.1 s: is that node cut off"):
+            await connect(f"tcp:127.0.0.1:{port}", name="test")
+        for other in others:
+            other.close()
 
 
 async def test_control_calls_and_streams() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
 from remora.build.pinning import pinned
+from remora.engine.boot import StartError
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.cluster import _sizes, connect
+from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.replicas import reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.errors import EngineError, InstanceError
@@ -92,6 +96,49 @@ def test_a_cluster_that_wants_a_token_is_told_and_no_other_one_started(
     monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(InstanceError, match=r"wants a token.*RAY_AUTH_MODE=token"):
         connect(address)
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (b"", "closes the connection"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "says b'HTTP/1.1 400 Bad Req'"),
+        (None, "says nothing within 0.05 s"),
+    ],
+)
+def test_what_listens_there_and_is_no_head_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, says: bytes | None, told: str
+) -> None:
+    monkeypatch.setattr("remora.engine.ray.cluster._GREET_LIMIT_S", 0.05)
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            if says is None:
+                connection.recv(1)
+            else:
+                connection.sendall(says)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        other = threading.Thread(target=answer)
+        other.start()
+        with pytest.raises(InstanceError, match=f"at {address} is not Ray's head: it {told}"):
+            connect(address)
+        other.join()
+
+
+def test_another_version_on_a_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remora.engine.ray.cluster.this_node", lambda: "n" * 40)
+    request = ProcessRequest(
+        process_id="a/d#1", kind="replica", entrypoint="m:f", title="t", namespace="n", version="0"
+    )
+    actor = ProcessActor(msgspec.msgpack.encode(request))
+    with pytest.raises(
+        StartError, match=r"this node \(n{12}\) has Remora .*, the instance runs 0:"
+    ):
+        actor.begin()
 
 
 def test_a_death_is_told_in_one_line() -> None:

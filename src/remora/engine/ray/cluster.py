@@ -7,6 +7,7 @@ one round trip to Ray's head; code on an event loop calls it in a thread.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ NAMESPACE = "remora"
 _INTERNAL = ("node:", "object_store_memory")
 #: A head that is there takes a connection at once, wherever it is.
 _ANSWER_LIMIT_S = 5.0
+#: And greets soon, however busy it is.
+_GREET_LIMIT_S = 15.0
+#: How a client of gRPC begins (RFC 9113, 3.4), with settings of its own that are empty.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+#: Type of the frame with which a server of gRPC begins, the fourth byte.
+_SETTINGS = 4
 _HEAD = "node:__internal_head__"
 
 
@@ -141,12 +148,41 @@ def _require_answer(address: str) -> None:
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_LIMIT_S).close()
+        where = host.strip("[]"), int(port)
+        with socket.create_connection(where, timeout=_ANSWER_LIMIT_S) as connection:
+            # With Ray's own TLS the handshake is Ray's.
+            if os.environ.get("RAY_USE_TLS", "0") in ("", "0", "false", "False"):
+                _require_ray(connection, address)
     except (OSError, OverflowError) as error:
         raise InstanceError(
             f"No Ray cluster answers at {address}: {error}. Is that the address of its head, and may "
             "this machine reach it? `ray status --address` asks the same."
         ) from None
+
+
+def _require_ray(connection: socket.socket, address: str) -> None:
+    """See that whoever listens speaks as Ray's head does.
+
+    Raises:
+        InstanceError: it does not.
+    """
+    connection.settimeout(_GREET_LIMIT_S)
+    try:
+        connection.sendall(_GREETING)
+        answer = connection.recv(64)
+    except TimeoutError:
+        said = f"says nothing within {_GREET_LIMIT_S:g} s"
+    except ConnectionError:
+        said = "closes the connection"
+    else:
+        if len(answer) > 3 and answer[3] == _SETTINGS:
+            return
+        said = f"says {answer[:20]!r}" if answer else "closes the connection"
+    raise InstanceError(
+        f"What listens at {address} is not Ray's head: it {said}. The head's port is 6379 if "
+        "`ray start --head` was given no other; that of its dashboard, and those of Ray Client and "
+        "of other nodes, are none of it."
+    )
 
 
 def _sizes(machine: MachineOptions) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def create(
 
 
 def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Any:
-    """Start the controller next to Ray's head; returns its actor."""
+    """Start the controller next to Ray's head, if that stays; returns its actor."""
     request = ProcessRequest(
         process_id=CONTROLLER,
         kind="controller",
@@ -104,7 +104,8 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
         },
         permanent=True,
     )
-    return create(request, node_id=node.node_id)
+    # Ray would let it end for good with a node that is lost: that of a head which comes again elsewhere.
+    return create(request, node_id=node.node_id, soft=True)
 
 
 class _Nothing:
