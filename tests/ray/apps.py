@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -57,6 +58,25 @@ class UsesRay:
     async def refers(self, number: int) -> Any:
         ref = await self.echo.double.remote(number)._to_object_ref()
         return await squared.remote(ref)
+
+
+@serve.deployment(max_ongoing_requests=50, ray_actor_options={"num_cpus": 0.1})
+class Counted:
+    """Writes down which requests it has begun; GETs may run twice, POSTs may not."""
+
+    def __init__(self, folder: str) -> None:
+        self._ran = (Path(folder) / f"{os.getpid()}.ran").open("a", buffering=1)
+
+    async def __call__(self, request: Any) -> dict[str, Any]:
+        self._ran.write(f"{request.query_params['id']}\n")
+        await asyncio.sleep(0.01)
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    async def where(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def echo(self, value: Any) -> Any:
+        return value
 
 
 app = Echo.bind()

@@ -204,8 +204,12 @@ async def _serve(context: ProcessContext) -> None:
     if context.cwd:
         os.chdir(context.cwd)
     runner = PolicyRunner(context.sys_path)
-    server = await serve_control(context.sockets["wire"], runner.handlers)
+    servers = [await serve_control(context.sockets["wire"], runner.handlers)]
+    if (for_others := context.sockets.get("wire_tcp")) is not None:
+        # The controller may be on another node.
+        servers.append(await serve_control(for_others, runner.handlers, context.token))
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     await terminated.wait()
-    server.close()
+    for server in servers:
+        server.close()

@@ -76,15 +76,32 @@ def join_by_folder(home: Home) -> None:
     Raises:
         InstanceError: the file is there and cannot be read.
     """
+    if (found := _read(home)) is not None:
+        join(found)
+
+
+def token_in(home: Home) -> str:
+    """The token of the instance of a state folder, which may be another one than this process's.
+
+    Empty: there is one node, and no token.
+
+    Raises:
+        InstanceError: the file is there and cannot be read.
+    """
+    found = _read(home)
+    return "" if found is None else found.token
+
+
+def _read(home: Home) -> Membership | None:
     path = home.membership_file
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         options = msgspec.convert(found.get("options", {}), NodeOptions)
         zone = str(found.get("zone", ""))
-        join(Membership(str(found["node_id"]), str(found["token"]), options, zone))
+        return Membership(str(found["node_id"]), str(found["token"]), options, zone)
     except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
         raise InstanceError(
             f"Cannot read {path}, which opens connections to other nodes: {error!r}. Shut the "
             "instance down and start it again."

@@ -104,8 +104,10 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
         },
         permanent=True,
     )
-    # Ray would let it end for good with a node that is lost: that of a head which comes again elsewhere.
-    return create(request, node_id=node.node_id, soft=True)
+    # Elsewhere only when that node is lost: Ray would let it end for good, also where the head
+    # comes again.
+    nearby = NodeAffinitySchedulingStrategy(node.node_id, soft=True)
+    return create(request, options={"scheduling_strategy": nearby})
 
 
 class _Nothing:
