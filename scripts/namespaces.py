@@ -16,7 +16,6 @@ may run twice, and 20 POSTs, which may not.
     proxy        a proxy is killed
     head         Ray's head process ends and is not started again: what goes on, and for how long
     head-redis   Ray's head process ends and is started again, over a Redis that stays
-    head-host    the host of Ray's head loses its power and starts again, over a Redis that stays
     delay        calls between two hosts with 1 ms of delay, beside a plain ping-pong over the same relay
 """
 
@@ -42,17 +41,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.namespaces_delay import PORT as PING_PORT
 from scripts.namespaces_delay import PRIORITY
-from tests.e2e.instances import running_pids
 from tests.e2e.load import Answer, client, get
-from tests.e2e.processes import is_alive, kill, title
+from tests.e2e.processes import kill, title
 from tests.e2e.waiting import until_async, until_true
 from tests.ray.apps import Counted
 from tests.ray.far import FarInstance, NumberedLoad, nodes_of, ran, told
 from tests.ray.hosts import QUICK_LOSS, Hosts, why_not
 
-from remora.control.client import ControlClient
-from remora.errors import RemoraError
-from remora.home import Home
 from remora.options.node import PLAIN
 
 CUT_S = 20.0
@@ -376,38 +371,6 @@ async def head_redis(tls: bool) -> None:
             now.report(seen, posts_may_fail=True)
 
 
-async def head_host(tls: bool) -> None:
-    """Lose the host of Ray's head, and start it again."""
-    if shutil.which("redis-server") is None:
-        say("skipped: there is no redis-server (Debian: redis-server)")
-        return
-    with redis() as port:
-        async with scene(3, 3, tls=tls, redis_port=port) as now:
-            async with traffic(f"{now.instance.url_of(1)}/app") as seen:
-                await asyncio.to_thread(now.hosts.hosts[0].kill_all)
-                say("the host of Ray's head is off")
-                await asyncio.to_thread(now.hosts.start_head)
-                say("it is on again, and Ray with it")
-                await until_async(
-                    lambda: any_controller(now), "a controller answers with all in order", 90.0
-                )
-                say("a controller answers, and says that all is in order")
-            now.report(seen, posts_may_fail=True)
-
-
-async def any_controller(now: Scene) -> bool:
-    """Some host's processes reach a controller, which has two replicas or more to show for it."""
-    for folder in (state for host in now.hosts.hosts for state in host.states()):
-        with suppress(RemoraError, TimeoutError):
-            async with asyncio.timeout(2), ControlClient(Home(folder)) as control:
-                status = await control.status()
-            app = status.applications["app"]
-            replicas = running_pids(status, "app")
-            if app.status == "RUNNING" and len(replicas) == 3 and all(map(is_alive, replicas)):
-                return True
-    return False
-
-
 async def delay(tls: bool) -> None:
     """Measure what is added to the delay of a network."""
     app = Counted.options(ray_actor_options={"num_cpus": 0.1, "label_selector": {"role": "far"}})
@@ -441,7 +404,6 @@ PARTS: dict[str, Callable[[bool], Coroutine[Any, Any, None]]] = {
     "proxy": proxy,
     "head": head,
     "head-redis": head_redis,
-    "head-host": head_host,
     "delay": delay,
 }
 

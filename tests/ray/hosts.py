@@ -165,14 +165,15 @@ class Host:
         return found
 
     def ports(self, title: str) -> set[int]:
-        """TCP ports on which processes with such a title listen."""
+        """TCP ports of its address on which processes with such a title listen for other hosts."""
         lines = _run("ip", "netns", "exec", self.name, "ss", "-H", "-l", "-t", "-n", "-p")
         found = set()
         for line in lines.splitlines():
-            words = line.split()
+            address, _, port = line.split()[3].rpartition(":")
             pids = [int(each.partition(",")[0]) for each in line.split("pid=")[1:]]
-            if any(processes.title(pid).startswith(title) for pid in pids):
-                found.add(int(words[3].rpartition(":")[2]))
+            is_meant = any(processes.title(pid).startswith(title) for pid in pids)
+            if address == self.address and is_meant:
+                found.add(int(port))
         return found
 
     def kill_all(self) -> None:

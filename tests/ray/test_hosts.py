@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.load import client
 from tests.e2e.waiting import until_async
 from tests.ray.apps import Counted
-from tests.ray.far import HTTP_PORT, FarInstance, NumberedLoad, nodes_of, ran, told
+from tests.ray.far import FarInstance, NumberedLoad, nodes_of, ran, told
 from tests.ray.hosts import Hosts, why_not
 
 from remora.transport.membership import join_by_folder, mine
@@ -60,7 +60,7 @@ async def test_a_host_that_is_cut_off_fails_no_request(hosts: Hosts) -> None:
     hello = encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, mine().token, "plain")))
     for host in hosts.hosts:
         # Ray's own ports in the same processes say what they like.
-        ports = host.ports("remora: ") - {HTTP_PORT}
+        ports = host.ports("remora: ")
         heard = [await answer_of(host.address, port, hello) for port in ports]
         ours = [each for each in heard if each[8:9] == hello[8:9]]
         assert len(ours) >= 2, f"agent and replica, of {ports}, said {heard}"

@@ -88,7 +88,7 @@ def create(
 
 
 def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Any:
-    """Start the controller next to Ray's head, if that stays; returns its actor."""
+    """Start the controller next to Ray's head; returns its actor."""
     request = ProcessRequest(
         process_id=CONTROLLER,
         kind="controller",
@@ -104,10 +104,7 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
         },
         permanent=True,
     )
-    # Elsewhere only when that node is lost: Ray would let it end for good, also where the head
-    # comes again.
-    nearby = NodeAffinitySchedulingStrategy(node.node_id, soft=True)
-    return create(request, options={"scheduling_strategy": nearby})
+    return create(request, node_id=node.node_id)
 
 
 class _Nothing:
