@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from remora.core.grpc_status import GrpcCode, code_number
+from remora.core.request.grpc_status import GrpcCode, code_number
 from remora.wire.messages import GrpcEnd, GrpcHead
 
 __all__ = ["GrpcContext", "RayServegRPCContext", "gRPCInputStream"]

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from remora.build.by_name import ByName
 from remora.config import check_keywords
-from remora.core.model_cache import Limits
+from remora.core.request.model_cache import Limits
 from remora.errors import ConfigError
 from remora.models.checks import LoaderOptions
 from remora.models.loader import ModelLoader

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from remora.config import DeploymentConfig, HTTPOptions
 from remora.context import set_replica_context
-from remora.core.route_table import RouteTable
+from remora.core.request.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, ReplicaRoute, Snapshot
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.rig import Rig, call, stream, until
 
 from remora.calls.pending import FrameOf
-from remora.core.lent import Lent, Place
+from remora.core.request.lent import Lent, Place
 from remora.router.call import unopened
 from remora.router.router import Router
 from remora.transport import arena as arena_module

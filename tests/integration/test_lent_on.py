@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.integration.rig import FakeClient, Node, Rig, until
 
-from remora.core.lent import Lent, Place
+from remora.core.request.lent import Lent, Place
 from remora.errors import ReplicaDiedError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.method import method

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.integration.rig import Node, Rig, call, stream, until
 
-from remora.core.retries import MAX_ATTEMPTS
-from remora.core.retry_budget import RESERVE
+from remora.core.request.retries import MAX_ATTEMPTS
+from remora.core.request.retry_budget import RESERVE
 from remora.errors import DeploymentUnavailableError, ReplicaDiedError
 from remora.replica.connection import ReplicaConnection
 from remora.router.unknown import UNKNOWN_WAIT_S

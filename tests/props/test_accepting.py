@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.accepting import PATIENCE, SLACK, Turns
+from remora.core.request.accepting import PATIENCE, SLACK, Turns
 
 counts = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.admission import may_start
+from remora.core.request.admission import may_start
 
 counts = st.integers(0, 1000)
 

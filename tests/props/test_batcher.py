@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from remora.core.batch_wait import NOTHING, Outlook, Returns, start_at
-from remora.core.batcher import Batcher, CostFn, Entry, TooLargeError
+from remora.core.request.batch_wait import NOTHING, Outlook, Returns, start_at
+from remora.core.request.batcher import Batcher, CostFn, Entry, TooLargeError
 
 #: An item is (number, bucket, cost).
 Item = tuple[int, int, int]

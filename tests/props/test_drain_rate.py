@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.drain_rate import LONGEST_S, SHORTEST_S, WINDOW_S, DrainRate
+from remora.core.request.drain_rate import LONGEST_S, SHORTEST_S, WINDOW_S, DrainRate
 
 #: Sixteenths of a second: sums of them are exact, wherever the clock starts.
 _ticks = st.integers(0, 2000).map(lambda ticks: ticks / 16)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.free_list import FreeList
+from remora.core.request.free_list import FreeList
 
 GRAIN = 16
 START, END = 2 * GRAIN, 40 * GRAIN

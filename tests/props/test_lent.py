@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.lent import Lent, Place, Way
+from remora.core.request.lent import Lent, Place, Way
 
 places = st.tuples(st.integers(1, 2), st.integers(1, 3))
 steps = st.lists(

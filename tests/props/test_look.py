@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.look import (
+from remora.core.request.look import (
     MAX_MODELS,
     MAX_PASSED_OVER,
     is_over,

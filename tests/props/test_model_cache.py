@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from remora.core.model_cache import (
+from remora.core.request.model_cache import (
     Action,
     Give,
     Limits,

@@ -11,7 +11,7 @@ from typing import Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remora.core.queue_shares import HeldShare, Ledger, divide
+from remora.core.request.queue_shares import HeldShare, Ledger, divide
 from remora.core.snapshot import DeploymentRoute, ReplicaRoute
 from remora.router.call import Call, UnaryCall
 from remora.router.router import Router

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.retries import MAX_ATTEMPTS, Again, is_made_again
+from remora.core.request.retries import MAX_ATTEMPTS, Again, is_made_again
 
 flags = st.booleans()
 attempts = st.integers(0, 2 * MAX_ATTEMPTS)

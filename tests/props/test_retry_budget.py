@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.retry_budget import CAPACITY, RESERVE, SHARE, RetryBudget
+from remora.core.request.retry_budget import CAPACITY, RESERVE, SHARE, RetryBudget
 
 
 @given(st.lists(st.sampled_from(("request", "retry")) | st.integers(1, 400), max_size=60))

@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remora.core.room import (
+from remora.core.request.room import (
     asks_for_room,
     is_called_back,
     limit_called_back,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.route_table import RouteTable, normalise
+from remora.core.request.route_table import RouteTable, normalise
 
 paths = st.lists(st.sampled_from(("a", "b", "ab", "a b", "ä", "")), max_size=4).map(
     lambda parts: "/" + "/".join(parts)

@@ -18,8 +18,8 @@ from remora.batching.options import BatchOptions
 from remora.batching.reply import Answer, Items
 from remora.batching.run import Batch, Call, answer, stream
 from remora.context import ReplicaContext, replica_context_or_none
-from remora.core.batch_wait import Outlook, Returns
-from remora.core.batcher import Batcher, TooLargeError, UnmeasurableError
+from remora.core.request.batch_wait import Outlook, Returns
+from remora.core.request.batcher import Batcher, TooLargeError, UnmeasurableError
 from remora.errors import RemoraError
 from remora.observe.batches import BatchCounters
 from remora.request_context import current

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
 from typing import TYPE_CHECKING, Any, cast
 
 from remora.batching.reply import Answer, Items
-from remora.core.batcher import Entry
+from remora.core.request.batcher import Entry
 from remora.errors import USER_ERRORS, RemoraError
 from remora.request_context import RequestContext, current
 

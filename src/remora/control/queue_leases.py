@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from remora.core.queue_shares import Ledger
+from remora.core.request.queue_shares import Ledger
 from remora.core.snapshot import Snapshot
 from remora.types import DeploymentID, Seconds
 from remora.wire.control import QueueClaim, QueueShares

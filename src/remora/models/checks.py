@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from remora.core.model_cache import Limits
+from remora.core.request.model_cache import Limits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from remora.build.by_name import ByName
 from remora.context import replica_context_or_none
-from remora.core.model_cache import (
+from remora.core.request.model_cache import (
     Action,
     Give,
     Load,

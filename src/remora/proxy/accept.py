@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from remora.core.accepting import Turns
+from remora.core.request.accepting import Turns
 from remora.types import Seconds
 
 _log = logging.getLogger("remora.proxy")

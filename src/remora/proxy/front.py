@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from remora.config import HTTPOptions
-from remora.core.route_table import RouteTable
+from remora.core.request.route_table import RouteTable
 from remora.core.snapshot import AppRoute
 from remora.errors import RequestError
 from remora.observe.access import AccessLog

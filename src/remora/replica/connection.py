@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from remora.core.admission import may_start
+from remora.core.request.admission import may_start
 from remora.errors import MethodNotFoundError
 from remora.replica.held import HeldSlot
 from remora.replica.work import Work

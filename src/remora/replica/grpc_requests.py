@@ -11,7 +11,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
-from remora.core.grpc_status import GrpcCode, clip, code_of, details_of
+from remora.core.request.grpc_status import GrpcCode, clip, code_of, details_of
 from remora.errors import USER_ERRORS, RemoraError, gRPCStatusError
 from remora.grpc_util import GrpcContext, gRPCInputStream
 from remora.observe.tracebacks import has_user_frames, user_traceback

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from remora.core.room import is_called_back
+from remora.core.request.room import is_called_back
 from remora.observe.replica_counts import ReplicaCounts
 from remora.observe.tracing import active
 from remora.replica.connection import ReplicaConnection

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from remora.core.drain_rate import DrainRate
-from remora.core.queue_shares import HeldShare
+from remora.core.request.drain_rate import DrainRate
+from remora.core.request.queue_shares import HeldShare
 from remora.core.snapshot import DeploymentRoute
 from remora.errors import BackPressureError
 from remora.observe.routing_counts import RoutingCounts

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from remora.core.route_table import RouteTable
+from remora.core.request.route_table import RouteTable
 from remora.core.snapshot import AppRoute, DeploymentRoute, Snapshot, SnapshotDiff, patch
 from remora.errors import ConnectionLostError, RemoraError
 from remora.home import Home

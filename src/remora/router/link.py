@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from remora.core.promises import NO_PROMISES
-from remora.core.room import limit_called_back, limit_turned_away
+from remora.core.request.promises import NO_PROMISES
+from remora.core.request.room import limit_called_back, limit_turned_away
 from remora.core.snapshot import ReplicaRoute
 from remora.errors import ConnectionLostError, ProtocolError, ReplicaUnavailableError
 from remora.observe.background import run_beside

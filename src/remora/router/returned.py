@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remora.core.promises import is_repeatable
-from remora.core.retries import Again, is_made_again
+from remora.core.request.promises import is_repeatable
+from remora.core.request.retries import Again, is_made_again
 from remora.errors import ConnectionLostError, DeploymentUnavailableError, ReplicaDiedError
 from remora.router.call import Call, CallState
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from remora.config import PolicySetup
-from remora.core.retry_budget import RetryBudget
-from remora.core.room import asks_for_room
+from remora.core.request.retry_budget import RetryBudget
+from remora.core.request.room import asks_for_room
 from remora.core.routing import Policy
 from remora.core.routing.power_of_two import PowerOfTwo
 from remora.core.snapshot import DeploymentRoute

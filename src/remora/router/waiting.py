@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from remora.core import look
+from remora.core.request import look
 from remora.router.backlog import Backlog
 from remora.router.call import Call, CallState
 from remora.router.pinned_queue import MAX_GIVEN_UP

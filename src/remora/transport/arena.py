@@ -34,7 +34,7 @@ from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any, Protocol
 
-from remora.core.free_list import FreeList
+from remora.core.request.free_list import FreeList
 from remora.types import Seconds
 from remora.wire.messages import SegmentOffer
 

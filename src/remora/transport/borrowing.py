@@ -7,7 +7,7 @@ released: large ones at once, small ones a few in one frame.
 
 A block that this process need not look at is not copied when it goes on to a third one: that one
 is told where the file is, and maps it itself. Here the loan is kept until that one has released
-it (`core/lent.py`). What was opened for writing is not lent on, and what was lent on is not
+it (`core/request/lent.py`). What was opened for writing is not lent on, and what was lent on is not
 opened for writing, so that everybody gets the same bytes.
 
 Concurrency: on the loop of the connection, except that views and loans are made and die in any

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable
 from contextlib import suppress
 
-from remora.core.lent import Lent, Way
+from remora.core.request.lent import Lent, Way
 from remora.errors import ProtocolError
 from remora.transport.arena import Block, Segment, arena
 from remora.transport.borrowing import PLACE, Borrowed, BorrowedSegment, Loan, Send

@@ -158,7 +158,7 @@ class GrpcEnd(msgspec.Struct, array_like=True, frozen=True):
     No meta at all stands for an instance with all defaults.
     """
 
-    #: 0: OK; see `core/grpc_status.py`.
+    #: 0: OK; see `core/request/grpc_status.py`.
     code: int = 0
     details: str = ""
     trailing: Metadata = []

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from remora.core.model_cache import Action, Give, Limits, Load, ModelCache, Ticket, Unload
+from remora.core.request.model_cache import Action, Give, Limits, Load, ModelCache, Ticket, Unload
 from remora.core.routing.power_of_two import PowerOfTwo
 from remora.types import LOCAL_NODE, NodeID, ReplicaID
 from remora.wire.messages import CallKind, Envelope

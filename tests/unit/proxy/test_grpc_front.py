@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from remora.core.grpc_status import GrpcCode
+from remora.core.request.grpc_status import GrpcCode
 from remora.core.snapshot import AppRoute, Snapshot
 from remora.proxy.grpc.front import RefusedError, choose_app
 

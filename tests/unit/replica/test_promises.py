@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from remora.core.promises import is_repeatable
+from remora.core.request.promises import is_repeatable
 from remora.ingress import ingress
 from remora.method import method
 from remora.replica.promises import promises_of

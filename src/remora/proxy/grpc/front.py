@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from remora.core.grpc_status import GrpcCode
+from remora.core.request.grpc_status import GrpcCode
 from remora.core.snapshot import AppRoute, Snapshot
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from remora.core.grpc_status import GrpcCode, clip, code_of, details_of, of_error_meta
+from remora.core.request.grpc_status import GrpcCode, clip, code_of, details_of, of_error_meta
 from remora.errors import gRPCStatusError
 from remora.proxy.grpc.calls import PartsCall, WholeCall
 from remora.proxy.grpc.front import GrpcFront, RefusedError, Rpc

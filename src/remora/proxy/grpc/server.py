@@ -17,7 +17,7 @@ from typing import Any
 
 from grpc import aio
 
-from remora.core.grpc_status import GrpcCode
+from remora.core.request.grpc_status import GrpcCode
 from remora.core.snapshot import Snapshot
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters

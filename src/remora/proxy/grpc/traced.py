@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remora.core.grpc_status import GrpcCode
+from remora.core.request.grpc_status import GrpcCode
 from remora.observe.tracing import Span, Tracing
 from remora.proxy.grpc.front import GrpcFront, Rpc
 from remora.wire.grpc import GrpcMethod, GrpcService

@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from remora.core.batch_wait import NOTHING, Outlook, start_at
+from remora.core.request.batch_wait import NOTHING, Outlook, start_at
 from remora.errors import USER_ERRORS
 from remora.types import Seconds
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.core.grpc_status import (
+from remora.core.request.grpc_status import (
     GrpcCode,
     clip,
     code_number,
