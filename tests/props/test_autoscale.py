@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from remora.config import AutoscalingConfig
 from remora.core.autoscale.capacity import Bounds, bounds_of, scaled, whole_gangs
-from remora.core.autoscale.decide import Asked, Decision, Memory, Situation, decide
+from remora.core.autoscale.decide import Decision, decide
 from remora.core.autoscale.demand import Demand
 from remora.core.autoscale.formula import wanted
+from remora.core.autoscale.given import Asked, Memory, Situation
 from remora.core.autoscale.timeline import RESOLUTION_S, Timeline
 from remora.types import ReplicaID
 

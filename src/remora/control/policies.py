@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remora.control.replica_control import Connect, ReplicaControl
-from remora.core.autoscale.decide import Asked
+from remora.core.autoscale.given import Asked
 from remora.core.state import Application
 from remora.engine.base import Engine, EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.errors import ConnectionLostError, PolicyError, RemoraError

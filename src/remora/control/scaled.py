@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Mapping
 
 from remora.core.autoscale.capacity import Bounds
-from remora.core.autoscale.decide import Asked, Decision, Memory, Situation, decide
-from remora.core.autoscale.decide import look as look_at
+from remora.core.autoscale.decide import Decision, decide
 from remora.core.autoscale.demand import Demand
+from remora.core.autoscale.given import Asked, Memory, Situation
 from remora.core.autoscale.record import ScalingRecord
+from remora.core.autoscale.window import look as look_at
 from remora.options.autoscaling import AutoscalingConfig, ScalingPolicySetup
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.scaling import PolicyView, ScalingDetail

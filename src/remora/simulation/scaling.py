@@ -15,7 +15,7 @@ from remora.control.policies import ANSWER_LIMIT_S
 from remora.control.policy_process import checked, context_of, make_policy
 from remora.control.scaled import Scaled
 from remora.core import events as ev
-from remora.core.autoscale.decide import Asked
+from remora.core.autoscale.given import Asked
 from remora.core.scale import bounds_for, count_of
 from remora.core.state import Deployment
 from remora.errors import PolicyError

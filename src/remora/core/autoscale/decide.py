@@ -3,96 +3,32 @@
 Theory of operation: a policy turns demand into a number. If that is more than the target for
 `upscale_delay_s`, or less for `downscale_delay_s`, it becomes the target.
 
-What makes a burst quick is *the rise*: the moment when clearly more was asked than the target is
-made for. A mean over a long window sees a burst late, because the quiet before it counts for as
-long. So growth is decided on the mean since the rise while that is a burst; the delay begins with
-the rise; and a blip ends it by itself, because the mean since then falls. Shrinking is decided on the whole
-window, so that a blip does not interrupt its delay, but a rise that was answered counts in full
-for as long as it is in the window: otherwise the quiet before it would undo the answer.
+What makes a burst quick stands in `window.py`: growth is decided on the demand since it began, and
+its delay begins with it.
 
 Rules: pure. What must be remembered between two decisions is a value, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
-from remora.core.autoscale.capacity import Bounds
 from remora.core.autoscale.demand import Demand
 from remora.core.autoscale.formula import ceil, explained, wanted
+from remora.core.autoscale.given import Asked, Memory, Situation
 from remora.core.autoscale.record import Limit, ScalingRecord
+from remora.core.autoscale.window import Window, look
 from remora.options.autoscaling import AutoscalingConfig
 from remora.types import Seconds
 
 #: Clocks of computers do not agree on less.
 TOLERANCE_S: Seconds = 1e-6
-#: So much more than the target is made for is a burst; less is chance, which takes the whole
-#: window to tell from a trend.
-BURST = 1.25
 #: A rise that is younger may be one request that comes a moment before another one goes.
 MIN_RISE_S: Seconds = 0.5
 #: While the window is not all the same, it says something else so many times in its length.
 _LOOKS_PER_WINDOW = 10
 _SHORTEST_LOOK_S: Seconds = 0.1
-
-
-class Memory(msgspec.Struct, frozen=True):
-    """What one decision has to know of those before; all times None: nothing of the kind.
-
-    Attributes:
-        rise_s: when so much was asked that it was a burst.
-        answered_s: the rise that the last growth answered.
-        up_since_s: since when more replicas are needed.
-        down_since_s: since when fewer are enough.
-        panic_s: when a burst was last seen in the short window.
-        scaled_up_s: the last growth.
-        scaled_down_s: the last shrinking.
-    """
-
-    rise_s: Seconds | None = None
-    answered_s: Seconds | None = None
-    up_since_s: Seconds | None = None
-    down_since_s: Seconds | None = None
-    panic_s: Seconds | None = None
-    scaled_up_s: Seconds | None = None
-    scaled_down_s: Seconds | None = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a policy of the user's said, or why it said nothing.
-
-    Attributes:
-        num: replicas; None: it gave no answer, and the target stays.
-        error: why; empty: it was not asked yet, or left this deployment out.
-        policy: its name, for people.
-    """
-
-    num: float | None
-    error: str = ""
-    policy: str = ""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What is decided about.
-
-    Attributes:
-        target: replicas that there should be now.
-        running: replicas that run.
-        bounds: of the number.
-        silent: replicas that should have reported and did not.
-        unix_offset_s: Unix time minus the time of the decision.
-    """
-
-    target: int
-    running: int
-    bounds: Bounds
-    silent: Sequence[str] = ()
-    unix_offset_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,62 +49,6 @@ class Decision:
     def record(self) -> ScalingRecord:
         """How it came about; written when somebody wants to know."""
         return self._deciding.record(self.target)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Demand as a decision sees it.
-
-    Attributes:
-        growing: of the whole window, or since the rise if that is more.
-        shrinking: of the whole window, or since the last answered rise if that is more.
-        queued: the share of `growing` that waits.
-        length_s: of the window that `growing` is from.
-        rise_s: when more was asked than the target is made for; None: not lately.
-        by_rise: `growing` is the demand since then.
-        begins: just now; whatever was before it has faded, and its delay with it.
-    """
-
-    growing: float
-    shrinking: float
-    queued: float
-    length_s: Seconds
-    rise_s: Seconds | None
-    by_rise: bool
-    begins: bool
-
-
-def look(
-    config: AutoscalingConfig, demand: Demand, memory: Memory, target: int, now: Seconds
-) -> Window:
-    """Aggregate demand for a decision. Pure. Invariants: `shrinking` is at least the window's."""
-    how = config.aggregation_function
-    start = max(now - config.look_back_period_s, demand.since_s)
-    whole = demand.total.aggregate(how, start, now)
-    made_for = config.target_ongoing_requests * max(0, target - config.spare_replicas)
-    burst = made_for * BURST * (1 - 1e-9)  # a mean of the same numbers is never quite the same
-    rise = memory.rise_s
-    if rise is not None and rise < start:
-        rise = None
-    risen = whole if rise is None else demand.total.aggregate(how, rise, now)
-    present = demand.total.value
-    if (rise is None or risen < burst) and present > 0 and present >= burst:
-        rise, risen = now, present
-    by_rise = risen > whole and risen >= burst
-    begin = rise if by_rise and rise is not None else start
-    answered = memory.answered_s
-    held = whole
-    if answered is not None and answered > start:
-        held = max(whole, demand.total.aggregate(how, answered, now))
-    return Window(
-        growing=risen if by_rise else whole,
-        shrinking=held,
-        queued=demand.queued.aggregate(how, begin, now),
-        length_s=now - begin,
-        rise_s=rise,
-        by_rise=by_rise,
-        begins=by_rise and rise == now and whole <= made_for,
-    )
 
 
 def decide(
