@@ -1,7 +1,7 @@
 """`@deployment`: give a class or function a name and options, and bind its arguments.
 
 Nothing in here starts anything: a `Deployment` is code plus options, an `Application` is a
-deployment plus the arguments of its constructor. `build.py` turns the graph of bound
+deployment plus the arguments of its constructor. `build/graph.py` turns the graph of bound
 applications into what the controller understands.
 """
 

@@ -1,7 +1,7 @@
 """What a config file declares: its keys, and what is wrong with their values.
 
 `KEYS` and `APPLICATION_KEYS` are the only lists of keys; the checks, the messages and the JSON Schema
-(`config_schema.py`) derive from them. What may stand in a deployment is `DeploymentOptions`, so an option that is added
+(`schema.py`) derive from them. What may stand in a deployment is `DeploymentOptions`, so an option that is added
 there can be written in a file without a word here.
 
 Rules: pure; reads no file. Every problem is collected with the path that leads to it, so that the

@@ -85,7 +85,7 @@ def make_app(connect: Connect, options: dict[str, Any], rules: Rules, version: s
 
     Args:
         connect: reaches the controller.
-        options: those of the front doors, for people.
+        options: what the instance was started with, as `instance_details` takes it.
         rules: who may use it.
         version: of this package.
     """

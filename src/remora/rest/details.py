@@ -1,7 +1,7 @@
 """What `GET /api/serve/applications/` answers: the shape that Ray Serve's tools read.
 
-Rules: pure. Fields that say something of actors and nodes of Ray, which there are none of here, are
-there and null.
+Rules: pure. Fields that say something of actors of Ray, and what is not known here (on which node of a
+cluster a replica runs), are there and null. What is never known is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from remora.observe.log_files import replica_log_name
 from remora.rest.topology import topology
-from remora.types import LOCAL_NODE, ReplicaID
+from remora.types import ReplicaID
 from remora.wire.control import (
     ApplicationStatus,
     DeadReplica,
@@ -46,28 +46,30 @@ def instance_details(
         status: as the controller tells it.
         configs: what was declared of each application, as JSON.
         scaling: how deployments are scaled.
-        options: those of the front doors.
+        options: those of the front doors (`http`, `grpc`, `proxy_location`), and `node_id` where all
+            processes are on one node.
         health: of the controller.
         source: `declarative` or `imperative` applications only; None: all.
     """
     details = {
         (each.app_name, each.deployment): _scaling(each) for each in scaling if each.by == "demand"
     }
+    outside = {each.app_name for each in scaling if each.by == "outside"}
+    node = options.get("node_id")
     applications = {
-        name: _application(app, configs.get(name), details)
+        name: _application(app, configs.get(name), details, node, is_outside=name in outside)
         for name, app in status.applications.items()
         if source in (None, app.source)
     }
     return {
-        "controller_info": _process(status.controller_pid, "controller.log"),
-        "proxy_location": "EveryNode" if status.proxies else "Disabled",
+        "controller_info": _process(status.controller_pid, "controller.log", node),
+        "proxy_location": _location(status, options.get("proxy_location")),
         "http_options": _without_secrets(options.get("http")),
         "grpc_options": options.get("grpc"),
         "proxies": {
             each.name: {
-                **_process(each.pid, f"{each.name}.log"),
+                **_process(each.pid, f"{each.name}.log", each.node_id),
                 "status": each.status,
-                "node_id": each.node_id,
             }
             for each in status.proxies
         },
@@ -87,9 +89,14 @@ def _without_secrets(http: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**http, "ssl_keyfile_password": hidden}
 
 
-def _process(pid: int | None, log: str) -> dict[str, Any]:
+def _location(status: InstanceStatus, said: str | None) -> str:
+    """On which nodes proxies run; on one machine nobody has to say."""
+    return said or ("EveryNode" if status.proxies else "Disabled")
+
+
+def _process(pid: int | None, log: str, node: str | None) -> dict[str, Any]:
     return {
-        "node_id": LOCAL_NODE,
+        "node_id": node,
         **dict.fromkeys(_ACTOR),
         "pid": pid,
         "log_file_path": log,
@@ -100,7 +107,11 @@ def _application(
     app: ApplicationStatus,
     config: bytes | None,
     scaling: Mapping[tuple[str, str], dict[str, Any]],
+    node: str | None,
+    *,
+    is_outside: bool,
 ) -> dict[str, Any]:
+    declared = None if config is None else json.loads(config)
     return {
         "name": app.name,
         "route_prefix": app.route_prefix,
@@ -108,26 +119,34 @@ def _application(
         "status": app.status,
         "message": app.message,
         "last_deployed_time_s": app.last_deployed_time_s,
-        "deployed_app_config": None if config is None else json.loads(config),
+        "deployed_app_config": declared,
         "source": app.source,
         "release": app.release,
         "deployments": {
-            name: _deployment(each, scaling.get((app.name, name)))
+            name: _deployment(each, scaling.get((app.name, name)), node)
             for name, each in app.deployments.items()
         },
+        "external_scaler_enabled": is_outside or _declares_scaler(declared),
         "deployment_topology": msgspec.to_builtins(topology(app)),
     }
 
 
-def _deployment(each: DeploymentStatus, scaling: dict[str, Any] | None) -> dict[str, Any]:
+def _declares_scaler(declared: Mapping[str, Any] | None) -> bool | None:
+    """Whether a config says so; None: a program deployed it, and nobody has set a number yet."""
+    return None if declared is None else bool(declared.get("external_scaler_enabled", False))
+
+
+def _deployment(
+    each: DeploymentStatus, scaling: dict[str, Any] | None, node: str | None
+) -> dict[str, Any]:
     return {
         "name": each.name,
         "status": each.status,
         "status_trigger": each.status_trigger,
         "message": each.message,
         "target_num_replicas": each.target_num_replicas,
-        "replicas": [_replica(replica) for replica in each.replicas],
-        "recent_dead_replicas": [_dead(replica) for replica in each.recent_dead_replicas],
+        "replicas": [_replica(replica, node) for replica in each.replicas],
+        "recent_dead_replicas": [_dead(replica, node) for replica in each.recent_dead_replicas],
         "autoscaling_detail": scaling,
     }
 
@@ -153,18 +172,18 @@ def _scaling(detail: ScalingDetail) -> dict[str, Any]:
     }
 
 
-def _replica(replica: ReplicaStatus) -> dict[str, Any]:
+def _replica(replica: ReplicaStatus, node: str | None) -> dict[str, Any]:
     return {
-        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id))),
+        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id)), node),
         "replica_id": replica.replica_id,
         "state": replica.state,
         "start_time_s": replica.started_at_unix_s,
     }
 
 
-def _dead(replica: DeadReplica) -> dict[str, Any]:
+def _dead(replica: DeadReplica, node: str | None) -> dict[str, Any]:
     return {
-        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id))),
+        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id)), node),
         "replica_id": replica.replica_id,
         "state": "STOPPED",
         "start_time_s": replica.started_at_unix_s,
@@ -181,5 +200,15 @@ def _target_groups(status: InstanceStatus) -> list[dict[str, Any]]:
         host, _, port = address.partition("/")[0].rpartition(":")
         if port.isdecimal():
             target = {"ip": host.strip("[]"), "port": int(port), "instance_id": "", "name": ""}
-            groups.append({"targets": [target], "route_prefix": "/", "protocol": protocol})
+            groups.append(
+                {
+                    "targets": [target],
+                    "route_prefix": "/",
+                    "protocol": protocol,
+                    # Every application is behind this door.
+                    "app_name": "",
+                    "ingress_request_router_targets": [],
+                    "ingress_deployment_name": "",
+                }
+            )
     return groups

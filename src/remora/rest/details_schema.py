@@ -27,13 +27,13 @@ def details_schemas() -> dict[str, Any]:
         **made,
         "InstanceDetails": _all_of(
             controller_info=_OBJECT,
-            proxy_location=_TEXT,
+            proxy_location={"enum": ["EveryNode", "HeadOnly", "Disabled"]},
             http_options=_or_null(_OBJECT),
             grpc_options=_or_null(_OBJECT),
             proxies=_OBJECT,
             applications=_each("ApplicationDetails"),
             target_capacity=_or_null({"type": "number"}),
-            target_groups={"type": "array", "items": _OBJECT},
+            target_groups={"type": "array", "items": _target_group()},
             release=_WHOLE,
             controller_health_metrics=_ref("ControllerHealth"),
             restores_unset_config_options={"type": "boolean"},
@@ -49,6 +49,7 @@ def details_schemas() -> dict[str, Any]:
             source={"enum": ["declarative", "imperative"]},
             release=_WHOLE,
             deployments=_each("DeploymentDetails"),
+            external_scaler_enabled=_or_null({"type": "boolean"}),
             deployment_topology=_ref("DeploymentTopology"),
         ),
         "DeploymentDetails": _all_of(
@@ -73,8 +74,19 @@ def _replica() -> dict[str, dict[str, Any]]:
         "pid": _or_null(_WHOLE),
         "start_time_s": _or_null({"type": "number"}),
         "log_file_path": _TEXT,
-        "node_id": _TEXT,
+        "node_id": _or_null(_TEXT),
     }
+
+
+def _target_group() -> dict[str, Any]:
+    return _all_of(
+        targets={"type": "array", "items": _OBJECT},
+        route_prefix=_TEXT,
+        protocol={"enum": ["HTTP", "gRPC"]},
+        app_name=_TEXT,
+        ingress_request_router_targets={"type": "array", "items": _OBJECT},
+        ingress_deployment_name=_TEXT,
+    )
 
 
 def _all_of(**properties: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from remora.config_file.declaration import MAX_CONFIG_BYTES
@@ -23,6 +24,7 @@ from remora.errors import (
     UnknownTargetError,
 )
 from remora.rest.app import make_app
+from remora.rest.details import instance_details
 from remora.rest.guard import Guard, Rules, is_loopback
 from remora.types import DeploymentID
 from remora.wire.control import (
@@ -187,7 +189,7 @@ def app_of(control: FakeControl, rules: Rules = HERE) -> Guard:
     async def connect() -> AsyncIterator[FakeControl]:
         yield control
 
-    options = {"http": {"port": 8000, "ssl_keyfile_password": "secret"}}
+    options = {"http": {"port": 8000, "ssl_keyfile_password": "secret"}, "node_id": "here"}
     return make_app(connect, options, rules, "1.2.3")
 
 
@@ -250,8 +252,49 @@ async def test_get_tells_all_in_the_shape_of_the_reference(client: httpx2.AsyncC
     assert details["target_capacity"] == 50.0
     (group,) = details["target_groups"]
     assert (group["protocol"], group["targets"][0]["port"]) == ("HTTP", 8000)
+    # Every application is behind the front door.
+    assert (group["route_prefix"], group["app_name"]) == ("/", "")
+    assert details["proxy_location"] == "EveryNode"
     assert details["restores_unset_config_options"] is True
     assert "secret" not in json.dumps(details)
+
+
+async def test_only_what_is_known_of_nodes_is_said(control: FakeControl) -> None:
+    async def told(options: dict[str, Any]) -> dict[str, Any]:
+        return instance_details(
+            await control.status(),
+            await control.configs(),
+            await control.scaling(),
+            options,
+            await control.health(),
+        )
+
+    def nodes(details: dict[str, Any]) -> list[str | None]:
+        deployment = details["applications"]["a"]["deployments"]["D"]
+        every = [*deployment["replicas"], *deployment["recent_dead_replicas"]]
+        return [each["node_id"] for each in (details["controller_info"], *every)]
+
+    one_machine = await told({"node_id": "here"})
+    assert nodes(one_machine) == ["here", "here", "here"]
+    cluster = await told({"proxy_location": "HeadOnly"})
+    assert cluster["proxy_location"] == "HeadOnly"
+    assert nodes(cluster) == [None, None, None]
+    # Proxies say themselves where they are.
+    assert cluster["proxies"]["proxy-1"]["node_id"] == "local"
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [("outside", {"a": True, "b": True}), ("options", {"a": True, "b": None})],
+)
+async def test_who_sets_the_numbers_is_told_as_far_as_it_is_known(
+    by: str, expected: dict[str, bool | None], control: FakeControl
+) -> None:
+    scaling = [msgspec.structs.replace(each, by=by) for each in await control.scaling()]
+    configs = {"a": b'{"external_scaler_enabled": true}'}
+    details = instance_details(await control.status(), configs, scaling, {}, await control.health())
+    found = {name: app["external_scaler_enabled"] for name, app in details["applications"].items()}
+    assert found == expected
 
 
 async def test_get_can_be_filtered(client: httpx2.AsyncClient) -> None:

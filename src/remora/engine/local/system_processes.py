@@ -13,7 +13,7 @@ from remora.engine.doors import default_num_proxies
 from remora.engine.local.processes import Process, ProcessTable, crashes_in_row, restart_delay_s
 from remora.engine.local.protocol import Message
 from remora.home import Home
-from remora.types import is_replica
+from remora.types import LOCAL_NODE, is_replica
 
 CONTROLLER = "controller"
 ADMIN = "admin"
@@ -99,6 +99,7 @@ def admin_request(
         sockets: names of those that it answers on.
         options: those of the front doors, for people.
     """
+    shown = {**options, "node_id": LOCAL_NODE}
     return {
         "op": "fork",
         "id": ADMIN,
@@ -106,7 +107,7 @@ def admin_request(
         "title": "remora: admin",
         "sockets": list(sockets),
         "address": f"unix:{home.admin_socket}",
-        "args": {"host": admin.get("host"), "options": dict(options)},
+        "args": {"host": admin.get("host"), "options": shown},
     }
 
 

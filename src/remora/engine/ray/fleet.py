@@ -224,7 +224,11 @@ def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
     name = admin_name(node_id)
     if cluster.actor(name) is not None:
         return
-    front = {"http": setup.http, "grpc": setup.grpc and {"port": setup.grpc["port"]}}
+    front = {
+        "http": setup.http,
+        "grpc": setup.grpc and {"port": setup.grpc["port"]},
+        "proxy_location": setup.proxy_location,
+    }
     request = ProcessRequest(
         process_id=name,
         kind="admin",
