@@ -89,3 +89,18 @@ def is_reached(deployment: Deployment, goal: Goal) -> bool:
         and is_current(replica, goal.target, None)
         for replica in staying
     )
+
+
+def is_replaced(deployment: Deployment) -> bool:
+    """Say whether the present target runs, and nothing is left of any version before it.
+
+    Pure. Until then replicas of before may call what the present target does not know.
+    """
+    goal = goal_of(deployment)
+    return (
+        not goal.fallen_back
+        and is_reached(deployment, goal)
+        and all(
+            replica.version == deployment.target.version for replica in deployment.replicas.values()
+        )
+    )

@@ -23,7 +23,7 @@ from remora.core.deploy import deploy_application
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
-from remora.core.goal import Goal, goal_of, is_current, is_reached
+from remora.core.goal import Goal, goal_of, is_current, is_reached, is_replaced
 from remora.core.lifecycle import advance
 from remora.core.outcomes import note_outcomes
 from remora.core.ranks import ranks_of, settled
@@ -163,7 +163,7 @@ def _drop_removed(draft: Draft, app: Application) -> None:
     if app.deleting or not removed:
         return
     staying = [deployment for deployment in app.deployments.values() if not deployment.removed]
-    if all(is_reached(deployment, goal_of(deployment)) for deployment in staying):
+    if all(is_replaced(deployment) for deployment in staying):
         for name in removed:
             if owned.is_used(app, app.deployments[name]):
                 continue

@@ -2,9 +2,9 @@
 
 An application is good when all of its deployments were complete together and are trusted. What
 it was asked to be last that worked and was not given up is kept while something newer is tried.
-It need not be trusted yet: what is two releases old is not what anybody wants back. When that fails, and the deployment that failed says
-`rollback="auto"`, the whole application goes back, because versions of two deployments that were
-never meant for each other are worse than either.
+It need not be trusted yet: what is two releases old is not what anybody wants back. When that
+fails, and the deployment that failed says `rollback="auto"`, the whole application goes back,
+because versions of two deployments that were never meant for each other are worse than either.
 
 Rules: pure.
 """
@@ -56,7 +56,7 @@ def wanted(draft: Draft, app: Application, deployment: Deployment) -> Applicatio
     owners = {
         other.route_prefix
         for other in draft.state.applications.values()
-        if other.name != app.name and not other.deleting
+        if other.route_prefix is not None and other.name != app.name and not other.deleting
     }
     prefix = app.route_prefix if app.good.route_prefix in owners else app.good.route_prefix
     back = msgspec.structs.replace(app.good, route_prefix=prefix)

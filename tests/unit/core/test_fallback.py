@@ -1,0 +1,149 @@
+"""What a roll-out leaves alone until it has succeeded, and what serves when it has failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remora.config import DeploymentConfig
+from remora.core import events as ev
+from remora.core.reconcile import step
+from remora.core.replica_state import ReplicaState
+from remora.core.state import ControllerState, Deployment
+from remora.types import LOCAL_NODE, ReplicaID
+
+Those = dict[str, dict[str, Any]]
+
+
+class World:
+    """Replicas of version `bad` never start; drains end when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.state = ControllerState()
+        self.feed(
+            ev.ControllerStarted(unix_s=1.7e9, salt="x"),
+            ev.NodeJoined(node_id=LOCAL_NODE, resources={}),
+        )
+
+    def feed(self, *events: ev.AnyEvent, after_s: float = 0.0) -> None:
+        self.now += after_s
+        self.state = step(self.state, events, self.now).state
+
+    def deploy(self, those: Those, name: str = "a", route: str | None = "/") -> None:
+        """Deploy deployments by name: their options, and their `version`."""
+        made = tuple(
+            ev.DeploymentRequest(
+                name=each,
+                code_key="k",
+                code_version=options.get("version", "1"),
+                config=DeploymentConfig(
+                    health_check_period_s=1e6,
+                    **{key: value for key, value in options.items() if key != "version"},
+                ),
+            )
+            for each, options in those.items()
+        )
+        app = ev.ApplicationRequest(
+            name=name, route_prefix=route, ingress=made[0].name, deployments=made
+        )
+        self.feed(ev.DeployRequested(applications=(app,)))
+
+    def rounds(self, number: int = 1) -> None:
+        """Let whatever starts come up or fail, and whatever stops be gone."""
+        for _ in range(number):
+            for _, deployment, each in self.state.replicas():
+                replica_id = each.replica_id
+                if each.state is ReplicaState.PENDING:
+                    self.feed(
+                        ev.ProcessStarted(
+                            replica_id=replica_id, address="unix:/x", pid=7, node_id=LOCAL_NODE
+                        )
+                    )
+                    is_bad = deployment.target.code_version == "bad"
+                    if is_bad and each.version == deployment.target.version:
+                        self.feed(ev.ReplicaStartFailed(replica_id=replica_id, traceback="boom"))
+                    else:
+                        self.feed(ev.ReplicaReady(replica_id=replica_id))
+                elif each.state is ReplicaState.STOPPING:
+                    self.feed(ev.ProcessExited(replica_id=replica_id, reason="x", expected=True))
+            self.feed(after_s=31.0)
+
+    def come_up(self) -> None:
+        """Let whatever starts come up at once."""
+        for _, _, each in self.state.replicas():
+            if each.state is ReplicaState.PENDING:
+                replica_id = each.replica_id
+                self.feed(
+                    ev.ProcessStarted(
+                        replica_id=replica_id, address="unix:/x", pid=7, node_id=LOCAL_NODE
+                    ),
+                    ev.ReplicaReady(replica_id=replica_id),
+                )
+
+    def finish(self, replica_id: str) -> None:
+        """A replica that drains has answered everything, and its process ends."""
+        self.feed(ev.ReplicaIdle(replica_id=ReplicaID(replica_id)))
+        self.feed(ev.ProcessExited(replica_id=ReplicaID(replica_id), reason="x", expected=True))
+
+    def deployment(self, name: str, app: str = "a") -> Deployment:
+        return self.state.applications[app].deployments[name]
+
+    def states(self, name: str) -> list[str]:
+        """Each replica's state and whether it is of the version that was asked for last."""
+        deployment = self.deployment(name)
+        return [
+            f"{'new' if each.version == deployment.target.version else 'old'} {each.state}"
+            for each in deployment.replicas.values()
+        ]
+
+
+def test_what_the_version_before_calls_stays_when_the_new_one_fails() -> None:
+    world = World()
+    world.deploy({"A": {}, "B": {}})
+    world.rounds()
+    world.deploy({"A": {"version": "bad"}})
+    world.rounds(4)
+    assert world.states("A") == ["old RUNNING"]
+    assert world.states("B") == ["new RUNNING"]
+    world.deploy({"A": {"version": "2"}})
+    world.rounds(4)
+    assert world.states("A") == ["new RUNNING"]
+    assert "B" not in world.state.applications["a"].deployments
+
+
+def test_what_the_version_before_calls_stays_until_that_has_answered_everything() -> None:
+    world = World()
+    world.deploy({"A": {}, "B": {}})
+    world.rounds()
+    world.deploy({"A": {"version": "2"}})
+    world.come_up()
+    assert world.states("A") == ["old DRAINING", "new RUNNING"]
+    assert world.states("B") == ["new RUNNING"]
+    world.finish("a/A#x1")
+    assert world.states("A") == ["new RUNNING"]
+    assert world.states("B") == ["new DRAINING"]
+    world.finish("a/B#x2")
+    assert "B" not in world.state.applications["a"].deployments
+
+
+def test_an_application_that_is_deleted_in_the_middle_of_that_goes_whole() -> None:
+    world = World()
+    world.deploy({"A": {}, "B": {}})
+    world.rounds()
+    world.deploy({"A": {"version": "2"}})
+    world.come_up()
+    world.feed(ev.DeleteRequested(names=("a",)))
+    assert world.states("B") == ["new RUNNING"]
+    world.rounds(3)
+    assert world.state.applications == {}
+
+
+def test_a_private_application_that_is_rolled_back_is_private_again() -> None:
+    world = World()
+    world.deploy({"A": {}}, name="other", route=None)
+    world.deploy({"A": {"rollback": "auto"}}, route=None)
+    world.rounds()
+    world.deploy({"A": {"rollback": "auto", "version": "bad"}}, route="/new")
+    world.rounds(4)
+    assert world.state.applications["a"].failure
+    assert world.state.applications["a"].route_prefix is None
