@@ -70,6 +70,7 @@ def _retarget(deployment: Deployment, target: Target) -> None:
     deployment.scale = scale_after_deploy(deployment, target.config)
     deployment.target = target
     deployment.failures = deployment.crashes = 0
+    deployment.given_up = False
     deployment.last_failure = ""
     same = (old.version, old.config_key) == (target.version, target.config_key)
     grows_by = count_of(deployment) - before

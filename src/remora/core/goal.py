@@ -40,6 +40,8 @@ def goal_of(deployment: Deployment) -> Goal:
 
 def has_failed(deployment: Deployment) -> bool:
     """Say whether the present target is given up until somebody deploys again. Pure."""
+    if deployment.given_up:
+        return True
     limit = restart.max_attempts(
         deployment.target.config.max_constructor_retry_count,
         attempts_for(deployment),

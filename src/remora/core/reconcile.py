@@ -23,7 +23,7 @@ from remora.core.deploy import deploy_application
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
-from remora.core.goal import Goal, goal_of, is_current, is_reached, is_replaced
+from remora.core.goal import Goal, goal_of, has_failed, is_current, is_reached, is_replaced
 from remora.core.lifecycle import advance
 from remora.core.outcomes import note_outcomes
 from remora.core.ranks import ranks_of, settled
@@ -115,6 +115,7 @@ def _decide(draft: Draft, where: DeploymentID) -> None:
     for replica in list(deployment.replicas.values()):
         advance(draft, app, deployment, replica)
     if draft.state.hold_snapshot_until_s is None:
+        deployment.given_up = has_failed(deployment)
         if app.deleting:
             _take_down(draft, app)
         elif not deployment.removed:
@@ -131,8 +132,7 @@ def _decide(draft: Draft, where: DeploymentID) -> None:
         draft.warnings.append(f"Application {app.name!r}: {failure}")
     owned.tell_owner(draft, app, deployment)
     draft.end(where, is_draining=bool(deployment.in_state(ReplicaState.DRAINING)))
-    if draft.state.hold_snapshot_until_s is None:
-        _drop_removed(draft, app)
+    _drop_removed(draft, app)
     _prune(draft, app)
 
 
@@ -160,7 +160,7 @@ def _end_hold(draft: Draft) -> None:
 def _drop_removed(draft: Draft, app: Application) -> None:
     """Let go what the new version no longer has, once nothing of the old one calls it."""
     removed = [name for name, deployment in app.deployments.items() if deployment.removed]
-    if app.deleting or not removed:
+    if app.deleting or not removed or draft.state.hold_snapshot_until_s is not None:
         return
     staying = [deployment for deployment in app.deployments.values() if not deployment.removed]
     if all(is_replaced(deployment) for deployment in staying):

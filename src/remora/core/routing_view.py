@@ -167,16 +167,14 @@ def _route(
 
 def why_unavailable(deployment: Deployment) -> str:
     """Say why no replica will come for now; empty: one is coming. Pure."""
-    config = deployment.target.config
-    limit = restart.max_attempts(config.max_constructor_retry_count, attempts_for(deployment))
-    if deployment.failures < limit:
-        return ""
     if has_failed(deployment) and deployment.previous is None:
         return (
             f"it failed to start {restart.in_a_row(deployment.failures)}; see `remora status`, mend "
             "the cause and deploy again"
         )
-    if deployment.worked:
+    config = deployment.target.config
+    limit = restart.max_attempts(config.max_constructor_retry_count, attempts_for(deployment))
+    if deployment.failures >= limit and deployment.worked:
         return (
             f"it failed to start {restart.in_a_row(deployment.failures)} and is tried again every "
             f"{restart.MAX_DELAY_S:g} s at the latest; see `remora status`"

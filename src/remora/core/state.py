@@ -106,6 +106,9 @@ class Deployment(msgspec.Struct, kw_only=True):
     failures: int = 0
     #: Replicas of the present target that were lost before it was reached for the first time.
     crashes: int = 0
+    #: The present target has failed. What that was judged by, the number of replicas above all, may
+    #: be another one later; the verdict holds until the next deploy.
+    given_up: bool = False
     #: The user's traceback of the last failed start or reconfiguration.
     last_failure: str = ""
     #: How many replicas demand or somebody outside asked for; None: the options say it.

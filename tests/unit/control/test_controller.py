@@ -251,7 +251,15 @@ def test_a_user_config_that_is_refused_costs_no_replica() -> None:
             await asyncio.sleep(10)
             assert min(fewest) == 2
             # The one that was left in an unknown condition was replaced.
-            assert [replica.configs for replica in r.replicas.serving] == [[{"k": 1}]] * 2
+            assert [replica.configs[0] for replica in r.replicas.serving] == [{"k": 1}] * 2
+            # One that comes up with the options of before says nothing for the new ones.
+            started = r.engine.num_started
+            await asyncio.sleep(300)
+            assert r.engine.num_started == started
+            assert all({"bad": 1} not in replica.configs for replica in r.replicas.serving)
+            status = await r.status()
+            assert status is not None
+            assert status.status == "DEPLOY_FAILED"
 
     run(main())
 

@@ -6,9 +6,13 @@ from typing import Any
 
 from remora.config import DeploymentConfig
 from remora.core import events as ev
+from remora.core.autoscale.record import ScalingRecord
+from remora.core.goal import has_failed
 from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
+from remora.core.saved_state import decode, encode
 from remora.core.state import ControllerState, Deployment
+from remora.options.autoscaling import AutoscalingConfig
 from remora.types import LOCAL_NODE, ReplicaID
 
 Those = dict[str, dict[str, Any]]
@@ -85,6 +89,24 @@ class World:
         self.feed(ev.ReplicaIdle(replica_id=ReplicaID(replica_id)))
         self.feed(ev.ProcessExited(replica_id=ReplicaID(replica_id), reason="x", expected=True))
 
+    def scale(self, name: str, before: int, after: int) -> None:
+        """Demand asks for another number of replicas."""
+        record = ScalingRecord(
+            at_unix_s=0.0,
+            before=before,
+            after=after,
+            running=before,
+            queued=0,
+            ongoing=0,
+            total=0,
+            window_s=1.0,
+            aggregation="mean",
+            policy="d",
+            formula="",
+            asked=after,
+        )
+        self.feed(ev.ScaleDecided(app_name="a", deployment=name, record=record))
+
     def deployment(self, name: str, app: str = "a") -> Deployment:
         return self.state.applications[app].deployments[name]
 
@@ -147,3 +169,45 @@ def test_a_private_application_that_is_rolled_back_is_private_again() -> None:
     world.rounds(4)
     assert world.state.applications["a"].failure
     assert world.state.applications["a"].route_prefix is None
+
+
+def test_a_version_that_was_given_up_stays_that_however_many_replicas_are_wanted_later() -> None:
+    world = World()
+    scaled = {"autoscaling_config": AutoscalingConfig(min_replicas=1, max_replicas=10)}
+    world.deploy({"A": scaled})
+    world.rounds()
+    world.deploy({"A": {**scaled, "version": "bad"}})
+    world.rounds(4)
+    assert world.deployment("A").failures == 3
+    world.scale("A", 1, 5)
+    world.rounds(2)
+    assert world.deployment("A").failures == 3
+    assert world.states("A") == ["old RUNNING"] * 5
+    saved = decode(encode(world.state)).applications["a"].deployments["A"]
+    assert saved.given_up
+    world.deploy({"A": {**scaled, "version": "2"}})
+    assert not has_failed(world.deployment("A"))
+    world.rounds(8)
+    assert world.states("A") == ["new RUNNING"] * 5
+
+
+def test_a_restart_of_the_controller_gives_nothing_up() -> None:
+    """What runs is not known to run for a moment."""
+    world = World()
+    world.deploy({"A": {"num_replicas": 2, "max_constructor_retry_count": 1}})
+    first, second = (each.replica_id for _, _, each in world.state.replicas())
+    for each in (first, second):
+        world.feed(ev.ProcessStarted(replica_id=each, address="unix:/x", pid=7, node_id=LOCAL_NODE))
+    world.feed(ev.ReplicaReady(replica_id=first))
+    world.feed(ev.ReplicaStartFailed(replica_id=second, traceback="boom"))
+    assert not has_failed(world.deployment("A"))
+    world.state = decode(encode(world.state))
+    world.feed(
+        ev.ControllerStarted(unix_s=1.7e9, salt="y"),
+        ev.NodeJoined(node_id=LOCAL_NODE, resources={}),
+        ev.ProcessStarted(replica_id=first, address="unix:/x", pid=7, node_id=LOCAL_NODE),
+    )
+    world.feed(ev.InventoryComplete())
+    world.feed(ev.ReplicaReady(replica_id=first))
+    assert not world.deployment("A").given_up
+    assert "new RUNNING" in world.states("A")
