@@ -139,6 +139,15 @@ def test_shares_of_a_gpu_are_put_together() -> None:
     assert [place.gpus for place in placed.assigned.values()] == [(0,), (0,), (1,)]
 
 
+def test_each_member_of_a_gang_has_all_its_bundles() -> None:
+    bundles = ({"CPU": 1.0}, {"CPU": 1.0})
+    demands = [Demand(ReplicaID(f"a/D#{number}"), bundles) for number in range(2)]
+    placed = assign_gang(demands, [Capacity(NodeID("n"), {"CPU": 4.0})], "PACK")
+    assert {len(place.holds) for place in placed.assigned.values()} == {2}
+    # Enough for three bundles of four: not even one member starts.
+    assert assign_gang(demands, [Capacity(NodeID("n"), {"CPU": 3.0})], "PACK").assigned == {}
+
+
 def test_a_gang_is_packed_or_spread() -> None:
     nodes = [Capacity(NodeID(name), {"CPU": 4.0}) for name in "abc"]
     demands = [Demand(ReplicaID(f"a/d#{number}"), ({"CPU": 1.0},)) for number in range(3)]

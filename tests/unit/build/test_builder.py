@@ -96,6 +96,19 @@ def test_options_of_the_config_take_the_place_of_those_in_the_code(made: Describ
     assert front.config.max_ongoing_requests == 5
 
 
+def test_an_option_that_a_config_leaves_out_again_is_that_of_the_code(made: Describe) -> None:
+    given = [{"name": "Model", "max_ongoing_requests": 7, "num_replicas": 4}]
+    changed, restored = made(deployments=given), made(deployments=[{"name": "Model"}])
+    assert restored.deployments[1].config == made().deployments[1].config
+    assert restored.deployments[1].config != changed.deployments[1].config
+
+
+def test_one_builder_makes_several_applications_each_with_its_arguments(made: Describe) -> None:
+    one, two = (made("build", args={"size": size}) for size in (1, 2))
+    assert [each.name for each in one.deployments] == [each.name for each in two.deployments]
+    assert one.deployments[1].code != two.deployments[1].code
+
+
 def test_the_environment_of_the_application_is_that_of_its_deployments_which_may_differ(
     made: Describe,
 ) -> None:

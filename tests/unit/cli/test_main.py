@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import remora
 from remora.cli.main import main
+from remora.cli.run import RunOptions
 
 #: Seconds. Below what feels like waiting.
 VERSION_LIMIT_S = 0.150
@@ -87,6 +89,38 @@ def test_a_wrong_command_line_starts_nothing(
     assert call(monkeypatch, *words) == 2
     assert hint in capsys.readouterr().err
     assert list(remora_home.iterdir()) == []
+
+
+def test_what_start_is_not_told_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("remora.cli.lifecycle.start_instance", lambda *said: seen.append(said))
+    monkeypatch.delenv("REMORA_ADDRESS", raising=False)
+    assert call(monkeypatch, "start") == 0
+    words = ("--http-host", "0.0.0.0", "--http-port", "81", "--proxy-location", "HeadOnly")
+    assert call(monkeypatch, "start", *words, "--address", "auto") == 0
+    (host, port, _, _, engine, _), (other_host, other_port, _, _, other_engine, _) = seen
+    # 127.0.0.1 and 8000, as `http_options` have them.
+    assert (host, port) == (None, None)
+    assert (engine.engine, engine.proxy_location) == ("local", "EveryNode")
+    assert (other_host, other_port) == ("0.0.0.0", 81)
+    assert (other_engine.address, other_engine.proxy_location) == ("auto", "HeadOnly")
+
+
+def test_options_of_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[RunOptions] = []
+    monkeypatch.setattr("remora.cli.run.run_application", seen.append)
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "run", "server:app") == 0
+    words = ("-d", "code", "--name", "x", "--route-prefix", "/x", "--non-blocking", "key=value")
+    (tmp_path / "code").mkdir()
+    assert call(monkeypatch, "run", "server:app", *words) == 0
+    assert call(monkeypatch, "run", "server:app", "-r", "--address", "auto") == 0
+    plain, other, watched = seen
+    assert (plain.app_dir, plain.name, plain.route_prefix) == (tmp_path, "default", "/")
+    assert (plain.blocking, plain.reload, plain.arguments) == (True, False, ())
+    assert (other.app_dir, other.name, other.route_prefix) == (tmp_path / "code", "x", "/x")
+    assert (other.blocking, other.arguments) == (False, ("key=value",))
+    assert (watched.reload, watched.engine.address) == (True, "auto")
 
 
 def test_status_without_an_instance_is_an_error_that_says_how_to_start_one(

@@ -26,6 +26,13 @@ def test_defaults_are_those_of_the_reference() -> None:
     assert made.deployments == ()
 
 
+def test_http_of_a_config_listens_for_this_machine_unless_it_says_otherwise() -> None:
+    given = {"applications": [], "http_options": {"root_path": "/x"}}
+    http = parse(given).http
+    assert http is not None
+    assert (http.host, http.port) == ("127.0.0.1", 8000)
+
+
 def test_what_was_written_is_kept_as_it_was() -> None:
     given = {"applications": [app(name="x")], "http_options": {"port": 0}}
     config = parse(given)

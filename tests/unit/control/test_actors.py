@@ -115,6 +115,37 @@ def test_an_actor_that_cannot_start_fails_the_deploy_and_the_old_version_serves(
     run(main())
 
 
+def test_a_replacement_that_waits_for_an_actor_makes_its_deployment_unhealthy() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(owned(num_replicas=2))
+            await r.until_settled()
+            r.replicas.fail_construct = lambda spec: (
+                "ValueError: no queue" if spec.deployment == "Model::queue::1" else ""
+            )
+            actor, replica, _ = sorted(
+                (each.process_id for each in r.replicas.serving),
+                key=lambda name: "queue" not in name,
+            )
+            r.engine.crash(actor)
+            r.engine.crash(replica)
+            status = await r.until(
+                lambda now: now is not None and now.deployments["Model"].status == "UNHEALTHY"
+            )
+            assert status is not None
+            await r.until(
+                lambda now: (
+                    now is not None
+                    and "wait for the deployment actor 'queue'" in now.deployments["Model"].message
+                )
+            )
+            r.replicas.fail_construct = lambda _: ""
+            await r.until_settled()
+            assert r.num_routable() == 2
+
+    run(main())
+
+
 def test_an_actor_ends_after_the_last_replica() -> None:
     async def main() -> None:
         async with rig() as r:

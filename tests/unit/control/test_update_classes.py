@@ -120,3 +120,18 @@ def test_code_and_ingress_restart_and_a_route_prefix_does_not() -> None:
             assert not {replica.pid for replica in r.replicas.serving} & pids
 
     run(main())
+
+
+def test_a_deploy_of_one_application_leaves_the_others_alone() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(app("one", route_prefix="/one"), app("two", route_prefix="/two"))
+            await r.until_settled("one")
+            await r.until_settled("two")
+            before = {each for each in r.engine.processes if each.startswith("two/")}
+            assert len(before) == 1
+            await r.deploy(app("one", deployment(version="2"), route_prefix="/one"))
+            await r.until_settled("one")
+            assert {each for each in r.engine.processes if each.startswith("two/")} == before
+
+    run(main())
