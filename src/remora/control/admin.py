@@ -185,10 +185,13 @@ class Admin:
 
     async def _rollback(self, body: bytes) -> bytes:
         await self._controller.ready.wait()
-        number = unpack(body, RollbackRequest).number
+        request = unpack(body, RollbackRequest)
         records, state = await self._records(), self._controller.state
-        if number:
-            record = releases.to_go_back_to(records, number)
+        # Whoever lost the answer asks again, also another controller than the one that saved it.
+        if (made := releases.made_for(records, request.request_id)) is not None:
+            return pack(Accepted(made))
+        if request.number:
+            record = releases.to_go_back_to(records, request.number)
         else:
             record = releases.before_present(
                 records, state.outcomes, _declared(state), state.target_capacity
@@ -202,7 +205,9 @@ class Admin:
                     f"The code of release {record.number}, which a program deployed, is not kept "
                     "any more: run the program again."
                 )
-            accepted = Accepted(await self._controller.request(releases.again(record)))
+            accepted = Accepted(
+                await self._controller.request(releases.again(record, request.request_id))
+            )
         finally:
             code.unpin(keys)
         return pack(accepted)

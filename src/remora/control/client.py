@@ -7,6 +7,7 @@ is made at once and answered when the new one is there.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
@@ -134,11 +135,13 @@ class ControlClient:
     async def roll_back(self, number: int) -> int:
         """Go back to what a release said; returns the number of the new release.
 
+        A controller that restarts meanwhile is asked again, and goes back once.
+
         Raises:
             InstanceError: no instance, or it does not come back.
             ReleaseError: there is no such release, or it cannot come back.
         """
-        return await self._accepted("rollback", RollbackRequest(number))
+        return await self._accepted("rollback", RollbackRequest(number, uuid.uuid4().hex))
 
     async def configs(self) -> dict[str, bytes]:
         """What was declared of each application, as JSON, by name.

@@ -54,6 +54,8 @@ class DeployRequested(Event, frozen=True, kw_only=True):
     applications: tuple[ApplicationRequest, ...]
     #: Who or what it comes from, for people.
     source: str = ""
+    #: Of the rollback that this is; empty: it is none, or cannot be asked for again.
+    request_id: str = ""
 
 
 class ConfigSubmitted(Event, frozen=True, kw_only=True):
@@ -66,6 +68,8 @@ class ConfigSubmitted(Event, frozen=True, kw_only=True):
     source: str = ""
     #: The release that this one goes back to; 0: it is new.
     rollback_to: int = 0
+    #: Of the rollback that this is; empty: it is none, or cannot be asked for again.
+    request_id: str = ""
 
 
 class ApplicationBuilt(Event, frozen=True, kw_only=True):

@@ -251,12 +251,28 @@ def _by_name(applications: Iterable[DeclaredApplication]) -> dict[str, DeclaredA
     return {app.name: msgspec.structs.replace(app, places={}) for app in applications}
 
 
-def again(record: Record) -> ev.DeployRequested | ev.ConfigSubmitted:
-    """Ask for what a release asked for. Pure."""
+def made_for(records: Iterable[Record], request_id: str) -> int | None:
+    """Find the release that a rollback has made already; None: it has made none. Pure."""
+    return next(
+        (
+            record.number
+            for record in records
+            if not isinstance(record.event, ev.DeleteRequested)
+            and request_id
+            and record.event.request_id == request_id
+        ),
+        None,
+    )
+
+
+def again(record: Record, request_id: str = "") -> ev.DeployRequested | ev.ConfigSubmitted:
+    """Ask for what a release asked for, in the name of a rollback. Pure."""
     event = record.event
     assert not isinstance(event, ev.DeleteRequested)
     source = f"rollback to {record.number}"
     if isinstance(event, ev.ConfigSubmitted):
         goes_to = event.rollback_to or record.number
-        return msgspec.structs.replace(event, event_id=0, source=source, rollback_to=goes_to)
-    return msgspec.structs.replace(event, event_id=0, source=source)
+        return msgspec.structs.replace(
+            event, event_id=0, source=source, rollback_to=goes_to, request_id=request_id
+        )
+    return msgspec.structs.replace(event, event_id=0, source=source, request_id=request_id)

@@ -67,3 +67,5 @@ class RollbackRequest(msgspec.Struct, frozen=True):
     """Let what a release said be what is wanted; 0: the last that worked and is another than the present one."""
 
     number: int
+    #: The same each time that one rollback is asked for: a second one would go further back.
+    request_id: str = ""

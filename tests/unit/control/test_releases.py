@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.cli.history import line
+from remora.control.client import ControlClient
 from remora.control.releases import KEPT_RELEASES, KEPT_WITH_CODE, ReleaseStore
 from remora.core import events as ev
 from remora.core.releases import Record
-from remora.errors import EngineError, ReleaseError
+from remora.errors import ConnectionLostError, EngineError, ReleaseError
+from remora.home import Home
 from remora.testing.virtual_time import run
 from remora.wire.codec import pack, unpack
 from remora.wire.control import Accepted, BuildResult, ConfigRequest, Configs, DeclaredApplication
@@ -91,6 +95,46 @@ def test_a_rollback_brings_a_config_back() -> None:
             ]
             with pytest.raises(ReleaseError, match="no config before release 1"):
                 await roll_back(r, 0)
+
+    run(main())
+
+
+def test_a_rollback_whose_answer_was_lost_goes_back_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller saved it and died before it answered; the client asks the next one."""
+
+    async def main() -> None:
+        async with rig() as r:
+            r.replicas.describe = describe
+            for version in ("1", "2", "3"):
+                await submit(r, version)
+            asked = 0
+
+            async def lossy(
+                _channel: object, method: str, body: msgspec.Struct, reply: type, **_: object
+            ) -> object:
+                nonlocal asked
+                asked += 1
+                answer = await ask(r, method, pack(body))
+                if asked % 2:
+                    await r.stop()
+                    await r.start()
+                    raise ConnectionLostError("the controller is gone")
+                return unpack(answer, reply)
+
+            async def connected(_client: ControlClient) -> None: ...
+
+            monkeypatch.setattr("remora.control.client.call_control", lossy)
+            monkeypatch.setattr(ControlClient, "_connected", connected)
+            client = ControlClient(Home(tmp_path))
+            assert await client.roll_back(0) == 4
+            await r.until_settled("a")
+            assert version_of(r, "a") == "2"
+            # Another rollback is another one.
+            assert await client.roll_back(0) == 5
+            await r.until_settled("a")
+            assert (asked, version_of(r, "a")) == (4, "1")
 
     run(main())
 
