@@ -159,6 +159,12 @@ class Builders:
             await self._request(ev.ApplicationBuilt(release=release, application=request))
         except RemoraError as error:
             self._post(ev.ApplicationNotBuilt(release=release, name=name, error=str(error)))
+        except Exception as error:  # noqa: BLE001
+            # The border of a task that nobody waits for: unseen, the release would be under way
+            # for ever.
+            _log.exception("A bug ended the import of %r", name)
+            text = f"{name!r} was not imported, by a bug: {type(error).__name__}: {error}"
+            self._post(ev.ApplicationNotBuilt(release=release, name=name, error=text))
         finally:
             self._code.unpin(keys)
 

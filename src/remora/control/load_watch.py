@@ -19,6 +19,8 @@ from remora.wire.scaling import LoadWanted, ReplicaLoad
 _log = logging.getLogger("remora.controller")
 #: Between two tries.
 _AGAIN_S: Seconds = 0.5
+#: More, after a replica has answered that it cannot tell.
+_REFUSED_S: Seconds = 5.0
 
 
 class LoadWatch:
@@ -43,6 +45,7 @@ class LoadWatch:
         self._address = address
         self._wanted = wanted
         self._on_load = on_load
+        self._said = False
         self._task = asyncio.get_running_loop().create_task(self._follow())
 
     def want(self, wanted: LoadWanted) -> None:
@@ -63,8 +66,12 @@ class LoadWatch:
             except ConnectionLostError:
                 pass
             except RemoraError as error:
-                _log.warning("The replica at %s reports no load: %s", self._address, error)
-                return
+                # Its next answer may be another one; given up, it would count as silent for ever.
+                if not self._said:
+                    self._said = True
+                    text = "The replica at %s reports no load, and is asked again; said once: %s"
+                    _log.warning(text, self._address, error)
+                await asyncio.sleep(_REFUSED_S)
             except Exception:  # noqa: BLE001
                 # The border of a task that nobody waits for: unseen, the replica would count as
                 # silent for ever, and nothing would be scaled down.

@@ -79,6 +79,26 @@ def test_an_import_that_fails_is_told_and_harms_no_other() -> None:
     run(main())
 
 
+def test_a_bug_in_an_import_leaves_no_release_under_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        def broken(*_: object) -> None:
+            raise AttributeError("a bug")
+
+        monkeypatch.setattr("remora.control.builders.as_request", broken)
+        async with rig() as r:
+            r.replicas.describe = describe
+            await submit(r, "a")
+            status = await r.until(lambda now: now is not None and now.status != "DEPLOYING", "a")
+            assert status is not None
+            assert status.status == "DEPLOY_FAILED"
+            assert "AttributeError: a bug" in status.message
+            assert "Traceback" in caplog.text
+
+    run(main())
+
+
 def test_only_some_are_imported_at_a_time() -> None:
     async def main() -> None:
         async with rig() as r:

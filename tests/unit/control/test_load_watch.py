@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from remora.control.load_watch import LoadWatch
-from remora.errors import ConnectionLostError
+from remora.errors import ConnectionLostError, RemoteError
 from remora.testing.virtual_time import run
 from remora.wire.scaling import LoadWanted, ReplicaLoad
 
@@ -34,6 +34,29 @@ class Link:
 
     def close(self) -> None:
         """Let go of it."""
+
+
+class Another(Link):
+    numbers = itertools.count(1)
+
+
+def test_a_replica_that_cannot_tell_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        heard = asyncio.Event()
+        refusals = iter([RemoteError("not yet"), RemoteError("nor now")])
+
+        async def connect(_address: str) -> Another:
+            if (refusal := next(refusals, None)) is not None:
+                raise refusal
+            return Another()
+
+        watch = LoadWatch(connect, "unix:r", LoadWanted(0.25, 10.0), lambda _load: heard.set())  # type: ignore[arg-type]
+        async with asyncio.timeout(60):
+            await heard.wait()
+        watch.close()
+        assert caplog.text.count("reports no load") == 1
+
+    run(main())
 
 
 def test_a_bug_in_what_takes_a_report_ends_no_watch(caplog: pytest.LogCaptureFixture) -> None:
