@@ -57,6 +57,10 @@ class Memory:
         await self.code.load()
         await self.releases.load()
         await self.log.load()
+        if not loaded.has_header:
+            # A number that was given away twice would hide what it stood for. While the header is
+            # there, a release beyond it was written and refused, and is overwritten.
+            loaded.state.release = max(loaded.state.release, self.releases.newest)
         return loaded
 
     def note(self, decided: Step) -> None:

@@ -54,6 +54,11 @@ class ReleaseStore:
         for record in await self.read():
             self._note(record)
 
+    @property
+    def newest(self) -> int:
+        """The highest number that is kept; 0: none is."""
+        return max(self._numbers, default=0)
+
     async def put(self, record: Record) -> None:
         """Keep a release; the oldest one goes.
 

@@ -37,10 +37,12 @@ class Loaded:
         state: the durable part.
         is_whole: False: nothing was saved yet, or something could not be read. Whatever runs and
             is not in `state` should be asked what it is.
+        has_header: what concerns everything, the number of the latest release too, was read.
     """
 
     state: ControllerState
     is_whole: bool
+    has_header: bool
 
 
 class StateFile:
@@ -85,7 +87,11 @@ class StateFile:
             for app in state.applications.values()
             for name in app.deployments
         )
-        return Loaded(state, is_whole=bool(pieces) and not reading.unreadable)
+        return Loaded(
+            state,
+            is_whole=bool(pieces) and not reading.unreadable,
+            has_header=saved.HEADER in pieces and saved.HEADER not in reading.unreadable,
+        )
 
     async def peek(self) -> ControllerState | None:
         """Read the state of an instance that is not this one, and change nothing.
