@@ -262,9 +262,9 @@ class Admin:
         lines = [] if replica is None else [f"{wanted} is {replica.state}", story(replica)]
         lines += [
             f"  [event {event.event_id}] {event}"
-            for entry in await controller.log.read()
-            for event in entry.events
-            if getattr(event, "replica_id", None) == wanted
+            for event in await controller.log.find(
+                lambda event: getattr(event, "replica_id", None) == wanted
+            )
         ]
         if not lines:
             raise EngineError(

@@ -7,13 +7,14 @@ bound to a program has keys of its own, below `bound/`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from remora.core.events import LogEntry
+from remora.core.events import AnyEvent, LogEntry
 from remora.engine.base import Engine
 from remora.errors import EngineError
 
@@ -93,7 +94,7 @@ class CodeStore:
             if key not in self._known:
                 await self._store.put(key, code)
                 self._known.add(key)
-        except EngineError:
+        except BaseException:
             self.unpin([key])
             raise
         self._at_hand[key] = code
@@ -211,9 +212,31 @@ class EventLog:
         Raises:
             EngineError: the store cannot be read.
         """
-        entries: list[LogEntry] = []
-        for key in self._full:
-            data = await self._store.get(key)
-            if data is not None:
-                entries += msgspec.msgpack.decode(data, type=list[LogEntry])
-        return entries + self._piece
+        # Both may be others by the end.
+        full, entries = list(self._full), list(self._piece)
+        return [entry for key in full for entry in await self._read_piece(key)] + entries
+
+    async def find(self, wanted: Callable[[AnyEvent], bool]) -> list[AnyEvent]:
+        """Look for events in everything that is kept, oldest first, beside the caller's loop.
+
+        Args:
+            wanted: says which; called in a thread.
+
+        Raises:
+            EngineError: the store cannot be read.
+        """
+
+        def look(entries: list[LogEntry]) -> list[AnyEvent]:
+            return [event for entry in entries for event in entry.events if wanted(event)]
+
+        full, latest = list(self._full), list(self._piece)
+        found: list[AnyEvent] = []
+        for key in full:
+            found += await asyncio.to_thread(look, await self._read_piece(key))
+        return found + await asyncio.to_thread(look, latest)
+
+    async def _read_piece(self, key: str) -> list[LogEntry]:
+        data = await self._store.get(key)
+        if data is None:
+            return []
+        return await asyncio.to_thread(msgspec.msgpack.decode, data, type=list[LogEntry])

@@ -35,6 +35,7 @@ from remora.control.stacks import SavedStacks
 from remora.control.sweeps import Sweeps
 from remora.core import events as ev
 from remora.core import requests
+from remora.core.health import changes_nothing
 from remora.core.reconcile import Step, step
 from remora.core.replica_state import ReplicaState
 from remora.core.snapshot import Snapshot
@@ -305,6 +306,9 @@ class Controller:
         for fact in facts:
             if isinstance(fact, ev.ProcessExited):
                 self._applier.forget(fact.replica_id)
+            elif isinstance(fact, ev.ReplicaDescribed) and fact.code_key:
+                # The state refers to it now, or will not.
+                self.code.unpin([fact.code_key])
         for warning in decided.warnings:
             _log.warning("%s", warning)
         self._applier.apply(decided.actions)
@@ -357,7 +361,9 @@ class Controller:
                 event = None
                 decided = step(self.state, tuple(facts), now)
                 self._memory.note(decided)
-        events = tuple(facts) if event is None else (*facts, event)
+        # One check of each replica every few seconds would push out all that explains anything.
+        news = tuple(fact for fact in facts if not changes_nothing(self.state, fact))
+        events = news if event is None else (*news, event)
         if events:
             self.log.append(ev.LogEntry(now, events))
         return decided

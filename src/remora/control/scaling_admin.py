@@ -66,7 +66,11 @@ def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
             ScalingDetails(
                 tuple(
                     msgspec.structs.replace(
-                        each, decisions=past.get(DeploymentID(each.deployment, each.app_name), ())
+                        each,
+                        decisions=_merged(
+                            past.get(DeploymentID(each.deployment, each.app_name), ()),
+                            each.decisions,
+                        ),
                     )
                     for each in found
                 )
@@ -97,12 +101,19 @@ async def _past_decisions(
 ) -> dict[DeploymentID, tuple[ScalingRecord, ...]]:
     """Look up in the event log what was decided, by controllers before this one too."""
     past: dict[DeploymentID, deque[ScalingRecord]] = {}
-    for entry in await controller.log.read():
-        for event in entry.events:
-            if isinstance(event, ev.ScaleDecided):
-                where = DeploymentID(event.deployment, event.app_name)
-                past.setdefault(where, deque(maxlen=KEPT_DECISIONS)).append(event.record)
+    for event in await controller.log.find(lambda event: isinstance(event, ev.ScaleDecided)):
+        assert isinstance(event, ev.ScaleDecided)
+        where = DeploymentID(event.deployment, event.app_name)
+        past.setdefault(where, deque(maxlen=KEPT_DECISIONS)).append(event.record)
     return {where: tuple(records) for where, records in past.items()}
+
+
+def _merged(
+    past: tuple[ScalingRecord, ...], known: tuple[ScalingRecord, ...]
+) -> tuple[ScalingRecord, ...]:
+    """Put together what the log has and what is in memory: each may have what the other lost. Pure."""
+    both = [*past, *(record for record in known if record not in past)]
+    return tuple(sorted(both, key=lambda record: record.at_unix_s)[-KEPT_DECISIONS:])
 
 
 def details(controller: Controller, request: ScalingRequest) -> list[ScalingDetail]:

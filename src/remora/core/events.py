@@ -1,7 +1,8 @@
 """Everything that the controller can learn, as values.
 
 The state of the controller is a function of these, in order: replaying the log gives the same
-state. Each event has an id, and a replica's story names the events that moved it.
+state, though health checks that found well what was well are left out of it. Each event has an id,
+and a replica's story names the events that moved it.
 
 Rules: plain frozen values; only facts, no decisions.
 """

@@ -11,7 +11,8 @@ from enum import StrEnum
 
 import msgspec
 
-from remora.core.state import Activity
+from remora.core.events import Event, HealthChecked
+from remora.core.state import Activity, ControllerState
 from remora.types import ReplicaID, Seconds
 
 #: Failures in a row that make a replica unhealthy (UH-03).
@@ -66,6 +67,14 @@ def record(activity: Activity, now: Seconds, *, error: str, timed_out: bool) -> 
         health_error=(error or "no answer in time") if failed else "",
         only_timeouts=(timed_out and activity.only_timeouts) if failed else True,
     )
+
+
+def changes_nothing(state: ControllerState, event: Event) -> bool:
+    """Say whether an event is a health check that found well what was well before it. Pure."""
+    if not isinstance(event, HealthChecked) or event.error or event.timed_out:
+        return False
+    activity = state.activity.get(event.replica_id)
+    return activity is None or activity.health_failures == 0
 
 
 def judge(activity: Activity) -> Judgement:

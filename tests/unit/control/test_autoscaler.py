@@ -257,7 +257,11 @@ def paces(r: Rig) -> list[float]:
     return [watch._wanted.report_s for watch in r.controller.autoscaler._watches.values()]
 
 
-def test_the_decision_log_says_every_step() -> None:
+async def nothing(_wanted: object) -> list[ev.AnyEvent]:
+    return []
+
+
+def test_the_decision_log_says_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with rig() as r:
             load = Load(r)
@@ -284,6 +288,10 @@ def test_the_decision_log_says_every_step() -> None:
                 if isinstance(event, ev.ScaleDecided)
             ]
             assert [event.record for event in logged] == [only]
+            # What the log has lost is told from memory, and nothing twice.
+            assert (await detail_of(r, past=True)).decisions == (only,)
+            monkeypatch.setattr(r.controller.log, "find", nothing)
+            assert (await detail_of(r, past=True)).decisions == (only,)
 
     run(main())
 

@@ -98,6 +98,43 @@ def test_applications_are_put_together_from_their_replicas(
         assert "Put together from running replicas: default/" in caplog.text
 
 
+def test_code_that_was_found_again_goes_when_nobody_needs_it() -> None:
+    async def main() -> None:
+        r = Rig()
+        await r.start()
+        await r.deploy(app())
+        await r.until_settled()
+        await r.stop()
+        lose_everything(r.engine.store)
+        await r.start()
+        await r.until_settled()
+        assert any(key.startswith("code/") for key in r.engine.store)
+        await r.controller.code.sweep(set(), set())
+        assert not any(key.startswith("code/") for key in r.engine.store)
+        await r.stop()
+
+    run(main())
+
+
+def test_numbers_of_releases_go_on_after_those_that_are_kept() -> None:
+    async def main() -> None:
+        r = Rig()
+        await r.start()
+        for version in ("1", "2", "3"):
+            await r.deploy(app("default", deployment(version=version)))
+        await r.until_settled()
+        await r.stop()
+        damage_header(r.engine.store)
+        await r.start()
+        assert r.controller.state.release == 3
+        await r.until_settled()
+        await r.deploy(app("default", deployment(version="4")))
+        assert [each.number for each in await r.controller.releases.read()] == [1, 2, 3, 4]
+        await r.stop()
+
+    run(main())
+
+
 def test_a_roll_out_goes_on_where_it_was_going() -> None:
     async def main() -> None:
         r = Rig()
