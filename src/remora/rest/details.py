@@ -63,7 +63,7 @@ def instance_details(
     }
     return {
         "controller_info": _process(status.controller_pid, "controller.log", node),
-        "proxy_location": _location(status, options.get("proxy_location")),
+        "proxy_location": _location(status, options),
         "http_options": _without_secrets(options.get("http")),
         "grpc_options": options.get("grpc"),
         "proxies": {
@@ -89,9 +89,13 @@ def _without_secrets(http: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**http, "ssl_keyfile_password": hidden}
 
 
-def _location(status: InstanceStatus, said: str | None) -> str:
-    """On which nodes proxies run; on one machine nobody has to say."""
-    return said or ("EveryNode" if status.proxies else "Disabled")
+def _location(status: InstanceStatus, options: Mapping[str, Any]) -> str:
+    """On which nodes proxies run, also while the only one of them starts again."""
+    http = options.get("http") or {}
+    if not status.proxies and http.get("host") is None:
+        return "Disabled"
+    # On one machine nobody has to say.
+    return str(options.get("proxy_location") or "EveryNode")
 
 
 def _process(pid: int | None, log: str, node: str | None) -> dict[str, Any]:

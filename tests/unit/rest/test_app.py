@@ -260,9 +260,9 @@ async def test_get_tells_all_in_the_shape_of_the_reference(client: httpx2.AsyncC
 
 
 async def test_only_what_is_known_of_nodes_is_said(control: FakeControl) -> None:
-    async def told(options: dict[str, Any]) -> dict[str, Any]:
+    async def told(options: dict[str, Any], **changes: Any) -> dict[str, Any]:
         return instance_details(
-            await control.status(),
+            msgspec.structs.replace(await control.status(), **changes),
             await control.configs(),
             await control.scaling(),
             options,
@@ -279,6 +279,9 @@ async def test_only_what_is_known_of_nodes_is_said(control: FakeControl) -> None
     cluster = await told({"proxy_location": "HeadOnly"})
     assert cluster["proxy_location"] == "HeadOnly"
     assert nodes(cluster) == [None, None, None]
+    for host, where in (("127.0.0.1", "EveryNode"), (None, "Disabled")):
+        without_proxies = await told({"http": {"host": host}}, proxies=())
+        assert without_proxies["proxy_location"] == where
     # Proxies say themselves where they are.
     assert cluster["proxies"]["proxy-1"]["node_id"] == "local"
 
