@@ -121,6 +121,54 @@ def test_what_does_not_fit_together_is_refused_as_a_whole() -> None:
     assert "could never run here" in planned.applications[0].error
 
 
+def test_a_config_that_is_refused_deletes_nothing() -> None:
+    world = World(fixed_nodes=True)
+    world.submit(declared("old"))
+    world.end_builds()
+    apps = [declared("a"), declared("b")]
+    asked = DeploymentConfig(num_replicas=5, resources={"CPU": 1.0})
+    too_much = [built(app, config=asked) for app in apps]
+    planned = plan(world.state, ev.ConfigSubmitted(applications=tuple(apps)), too_much, {}, {})
+    assert [(each.name, each.action) for each in planned.applications] == [
+        ("a", "fail"),
+        ("b", "fail"),
+    ]
+    world.submit(*apps)
+    for request in too_much:
+        world.feed(ev.ApplicationBuilt(release=world.state.release, application=request))
+    assert "Nothing was deployed" in report(world.state, 100.0)["a"].message
+    assert world.routes() == {"old": "/old"}
+    # Once one can be done, all of it is.
+    world.builds.clear()
+    world.submit(*apps)
+    world.end_builds()
+    assert world.routes() == {"a": "/a", "b": "/b"}
+
+
+def test_an_application_with_another_name_takes_over_when_it_can_be_imported() -> None:
+    world = World()
+    world.submit(declared("old", "/x"), declared("other"))
+    world.end_builds()
+    renamed = declared("new", "/x")
+    failed = {"new": "Traceback: x"}
+    planned = plan(world.state, ev.ConfigSubmitted(applications=(renamed,)), [], failed, {})
+    assert {each.name: each.action for each in planned.applications} == {
+        "new": "fail",
+        "other": "delete",
+    }
+    assert "application 'old'" in planned.applications[0].error
+    world.submit(renamed)
+    world.end_builds("new")
+    assert world.routes() == {"old": "/x"}
+    status = report(world.state, 100.0)["new"]
+    assert status.status == "DEPLOY_FAILED"
+    assert "application 'old', which the config does not declare any more, goes" in status.message
+    assert world.state.outcomes[world.state.release].reason == "new: Traceback: x"
+    world.submit(renamed)
+    world.end_builds()
+    assert world.routes() == {"new": "/x"}
+
+
 def test_routes_are_exchanged_in_one_step() -> None:
     world = World()
     world.submit(declared("a"), declared("b"))
