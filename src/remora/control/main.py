@@ -88,7 +88,7 @@ async def _engine(context: ProcessContext) -> Engine:
     machine = msgspec.convert(context.args.get("machine", {}), MachineOptions)
     engine = LocalEngine(home, machine)
     try:
-        await engine.keys("state")
+        engine.check_store()
     except EngineError as error:
         aside = _put_aside(home.database)
         _log.warning(
@@ -97,8 +97,9 @@ async def _engine(context: ProcessContext) -> Engine:
             error,
             aside,
         )
+        await engine.close()
         engine = LocalEngine(home, machine)
-        await engine.keys("state")
+        engine.check_store()
     return engine
 
 

@@ -214,6 +214,14 @@ class LocalEngine(Engine):
         """List keys of the store."""
         return self._store().keys(prefix)
 
+    def check_store(self) -> None:
+        """See that all of the store can be read.
+
+        Raises:
+            EngineError: it is damaged.
+        """
+        self._store().check()
+
     async def close(self) -> None:
         """Close the connection and the store."""
         for task in list(self._preparing.values()):

@@ -77,6 +77,16 @@ class Store:
         )
         return [str(row[0]) for row in rows]
 
+    def check(self) -> None:
+        """Look at every page: a file may list its keys and yet have lost what belongs to them.
+
+        Raises:
+            EngineError: the file is damaged, or cannot be read.
+        """
+        (found,) = self._execute("read", "PRAGMA quick_check(1)", ()).fetchone()
+        if found != "ok":
+            raise self._failure("read", sqlite3.DatabaseError(" ".join(str(found).split())))
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()

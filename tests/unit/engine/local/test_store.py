@@ -60,3 +60,21 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no database, but long enough to look at " * 100)
     with pytest.raises(EngineError, match=r"state\.db.*not a database"):
         Store(path)
+
+
+@pytest.mark.parametrize("first_page", [1, 2])
+def test_damage_behind_the_keys_is_found(tmp_path: Path, first_page: int) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    for number in range(40):
+        store.put(f"deployment/{number:02}", bytes(3000))
+    store.check()
+    store.close()
+    whole = path.read_bytes()
+    assert len(whole) > 10 * 4096
+    # As a write by somebody else leaves it: the header is whole, the pages behind it are not.
+    path.write_bytes(whole[:4096] + b"\xa5" * 4096 * first_page + whole[4096 * (1 + first_page) :])
+    store = Store(path)
+    with pytest.raises(EngineError, match="Cannot read the state file"):
+        store.check()
+    store.close()
