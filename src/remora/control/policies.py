@@ -17,10 +17,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remora.control.replica_control import Connect, ReplicaControl
+from remora.control.said import Said
 from remora.core.autoscale.given import Asked
 from remora.core.state import Application
-from remora.engine.base import Engine, EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
-from remora.errors import ConnectionLostError, PolicyError, RemoraError
+from remora.engine.base import (
+    Engine,
+    EngineEvent,
+    ProcessExited,
+    ProcessPreparing,
+    ProcessSpec,
+    ProcessStarted,
+)
+from remora.errors import ConnectionLostError, EngineError, PolicyError, RemoraError
 from remora.observe.metrics import counter
 from remora.options.autoscaling import ScalingPolicySetup
 from remora.options.resources import RuntimeEnv
@@ -68,7 +76,13 @@ class _Owner:
     failures: int = 0
     #: All of them, however many questions were answered in between.
     num_errors: int = 0
-    told: set[str] = field(default_factory=set)
+    said: Said = field(default_factory=Said)
+    #: Of the start of its process.
+    limit: asyncio.Timeout | None = None
+
+
+class _NotUpError(PolicyError):
+    """The process of a policy did not come up: that is no error of the policy's."""
 
 
 class Policies:
@@ -180,7 +194,7 @@ class Policies:
 
     def note(self, event: EngineEvent) -> None:
         """Hear what became of a process; those of an earlier controller are ended."""
-        if not isinstance(event, (ProcessStarted, ProcessExited)):
+        if not isinstance(event, (ProcessStarted, ProcessPreparing, ProcessExited)):
             return
         process_id = event.process_id
         if is_replica(process_id) or not process_id.startswith(_PREFIX):
@@ -191,12 +205,17 @@ class Policies:
         if owner is None or owner.started is None:
             if isinstance(event, ProcessStarted):
                 self._kill(process_id)
+        elif isinstance(event, ProcessPreparing):
+            if owner.limit is not None and not owner.started.done():
+                # Packages take as long as they take, and the engine says if they cannot be had.
+                owner.limit.reschedule(None)
+            self._tell(owner, f"{owner.name} is not asked yet: {event.what}")
         elif isinstance(event, ProcessStarted):
             if not owner.started.done():
                 owner.started.set_result(event.address)
         else:
             if not owner.started.done():
-                owner.started.set_exception(PolicyError(f"its process ended: {event.reason}"))
+                owner.started.set_exception(_NotUpError(f"its process ended: {event.reason}"))
             owner.process_id = ""
 
     def _kill(self, process_id: str) -> None:
@@ -216,8 +235,15 @@ class Policies:
         while True:
             try:
                 await self._run_process(owner)
-            except (PolicyError, ConnectionLostError, RemoraError, TimeoutError) as error:
+            except _NotUpError as error:
                 self._note_failure(owner, str(error))
+            except Exception as error:  # noqa: BLE001
+                # The border of a task that nobody waits for: unseen, nothing would be asked again.
+                text = str(error)
+                if not isinstance(error, RemoraError):
+                    text = f"{type(error).__name__}: {text}"
+                owner.num_errors += 1
+                self._note_failure(owner, text)
             finally:
                 if owner.process_id:
                     self._kill(owner.process_id)
@@ -250,9 +276,7 @@ class Policies:
             env=owner.env,
             runtime_env=owner.runtime_env,
         )
-        async with asyncio.timeout(LOAD_LIMIT_S):
-            await self._engine.start_process(spec)
-            link = await self._connect(await owner.started)
+        link = await self._connected(owner, spec)
         body = PolicySpec(
             setup=owner.setup,
             surroundings=owner.surroundings,
@@ -269,6 +293,19 @@ class Policies:
             raise
         return link
 
+    async def _connected(self, owner: _Owner, spec: ProcessSpec) -> ReplicaControl:
+        assert owner.started is not None
+        try:
+            async with asyncio.timeout(LOAD_LIMIT_S) as owner.limit:
+                await self._engine.start_process(spec)
+                address = await owner.started
+                owner.limit.reschedule(asyncio.get_running_loop().time() + LOAD_LIMIT_S)
+                return await self._connect(address)
+        except TimeoutError:
+            raise _NotUpError(f"its process was not up within {LOAD_LIMIT_S:g} s") from None
+        except EngineError as error:
+            raise _NotUpError(f"its process could not be started: {error}") from None
+
     async def _ask(self, owner: _Owner, link: ReplicaControl) -> None:
         now = asyncio.get_running_loop().time()
         those = list(owner.scaled)
@@ -284,10 +321,10 @@ class Policies:
             raise PolicyError(f"{owner.name} has lost its process.") from None
         except RemoraError as error:
             # It lives, and may do better with the next question.
+            owner.num_errors += 1
             self._note_failure(owner, str(error))
             return
         owner.failures = 0
-        owner.told.clear()
         nums = answer.nums if answer is not None else {}
         for each in those:
             each.asked = Asked(nums.get(each.where), policy=owner.setup.path)
@@ -296,10 +333,13 @@ class Policies:
     def _note_failure(self, owner: _Owner, message: str) -> None:
         if not message.startswith(owner.name):
             message = f"{owner.name} cannot be asked: {message}"
-        owner.num_errors += 1
-        if message not in owner.told:
-            owner.told.add(message)
-            _log.warning("%s\nThe number of replicas stays as it is. Said once.", message)
+        text = f"{message}\nThe number of replicas stays as it is."
+        if (line := owner.said.say(text, asyncio.get_running_loop().time())) is not None:
+            _log.warning("%s", line)
+        self._tell(owner, message)
+
+    def _tell(self, owner: _Owner, message: str) -> None:
+        """Let status say why there is no answer."""
         for each in owner.scaled:
             each.asked = Asked(None, error=message, policy=owner.setup.path)
             self.on_answer(each)

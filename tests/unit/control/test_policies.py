@@ -19,7 +19,7 @@ from remora.build.scaling import scaling_policy_setup
 from remora.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from remora.control.policies import ANSWER_LIMIT_S, ASK_EVERY_S
 from remora.control.policy_process import PolicyRunner
-from remora.engine.base import ProcessSpec
+from remora.engine.base import ProcessPreparing, ProcessSpec
 from remora.errors import ConnectionLostError
 from remora.options.autoscaling import ScalingPolicySetup
 from remora.options.resources import RuntimeEnv
@@ -255,6 +255,67 @@ def test_a_policy_that_fails_keeps_the_number_and_status_says_why(
     with caplog.at_level(logging.WARNING, "remora.controller"):
         run(main())
     assert len([each for each in caplog.records if message in each.getMessage()]) == 1
+
+
+def says_another_thing_each_time(ctx: AutoscalingContext) -> Any:
+    raise TimeoutError(f"timed out after {ctx.current_time} s")
+
+
+def test_a_policy_with_another_error_each_time_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(says_another_thing_each_time, initial_replicas=3))
+            await asyncio.sleep(500.0)
+            (error,) = (await detail_of(r)).errors
+            assert "timed out after" in error
+
+    run(main())
+    assert len([each for each in caplog.records if "timed out after" in each.getMessage()]) == 5
+
+
+def test_an_environment_may_take_its_time_and_is_no_error_of_the_policy() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.engine.start_delay_s = lambda spec: (
+                200.0 if spec.process_id.startswith("policy:") else 0.1
+            )
+            deployed = asyncio.create_task(r.deploy(with_policy(three)))
+            await deployed
+            while not r.policies:
+                await asyncio.sleep(0.1)
+            (first,) = r.policies
+            r.controller._policies.note(ProcessPreparing(first, "building its environment"))
+            await asyncio.sleep(100.0)
+            assert r.policies == [first]
+            status = await r.status()
+            assert status is not None
+            assert "not asked yet: building its env" in status.deployments["Model"].message
+            await until_target(r, 3)
+            assert (await detail_of(r)).errors == ()
+
+    run(main())
+
+
+def test_a_process_that_does_not_come_up_is_told_with_a_reason() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            r.engine.start_delay_s = lambda spec: (
+                200.0 if spec.process_id.startswith("policy:") else 0.1
+            )
+            await r.deploy(with_policy(three))
+            await asyncio.sleep(70.0)
+            (error,) = (await detail_of(r)).errors
+            assert error.endswith("cannot be asked: its process was not up within 60 s")
+            (family,) = (
+                each
+                for each in await r.controller.metrics.read()
+                if each.name == "serve_autoscaling_policy_errors"
+            )
+            assert family.rows["default", "Model"][0] == 0
+
+    run(main())
 
 
 class Recovers:
