@@ -152,19 +152,35 @@ def deploy(options: DeployOptions, *, wait: bool, timeout_s: Seconds | None = No
 async def _deploy(
     instance: Instance, request: ConfigRequest, *, wait: bool, timeout_s: Seconds | None
 ) -> None:
+    names = [app.name for app in request.applications]
+    gone = undeclared(await instance.status(), names)
     release = await instance.submit(request)
+    for name in gone:
+        click.echo(f"Application {name!r} is not declared any more, so it is deleted.", err=True)
     if not wait:
         click.echo(f"Release {release} is accepted. `remora status` shows how far it is.")
         return
     try:
         async with asyncio.timeout(timeout_s):
-            await follow(instance, release, [app.name for app in request.applications])
+            await follow(instance, release, names)
     except TimeoutError:
         raise CommandError(
             f"Release {release} is not in effect after {timeout_s:g} s, and goes on. `remora status` "
             "shows how far it is; another deploy, or `remora rollback`, takes its place."
         ) from None
     click.echo(f"Release {release} is in effect.")
+
+
+def undeclared(status: InstanceStatus, names: list[str]) -> list[str]:
+    """Name the applications that an earlier config declared, and one with these names does not.
+
+    Pure.
+    """
+    return sorted(
+        name
+        for name, app in status.applications.items()
+        if app.source == "declarative" and app.status != "DELETING" and name not in names
+    )
 
 
 async def follow(instance: Instance, release: int, names: list[str]) -> InstanceStatus:

@@ -59,7 +59,7 @@ def _application(app: ApplicationPlan) -> list[str]:
         "update": "changes",
         "none": "stays as it is",
         "delete": "is deleted",
-        "fail": "could not be deployed: it stays as it is",
+        "fail": "could not be deployed: nothing of it changes",
     }
     told = [f"Application {app.name!r} {words[app.action]}."]
     if app.route_before != app.route_after:

@@ -52,7 +52,8 @@ def simulate_load(options: SimulationOptions) -> None:
     from remora.simulation.result import drawn
 
     try:
-        results = simulate(simulated(options), length_s=options.length_s, seed=options.seed)
+        deployments = simulated(options)
+        results = simulate(deployments, length_s=options.length_s, seed=options.seed)
     except (ConfigError, PolicyError) as error:
         raise CommandError(str(error)) from None
     if options.plot is not None:
@@ -64,6 +65,14 @@ def simulate_load(options: SimulationOptions) -> None:
         click.echo(json.dumps([result.summary() for result in results]))
     else:
         click.echo(drawn(results))
+    for each in deployments:
+        if each.config.autoscaling_config is None:
+            count = each.config.num_replicas
+            click.echo(
+                f"{each.name} is not scaled by demand: it was simulated with its {count} replicas. "
+                "Give it autoscaling_config to see it scale.",
+                err=True,
+            )
 
 
 def simulated(options: SimulationOptions) -> list[Simulated]:

@@ -18,6 +18,8 @@ from remora.types import Seconds
 
 #: A line of a proxy's access log: the second in which it was written, and how long it took.
 _ACCESS = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d) \S+ \S+ (\S+) .* ([\d.]+)ms \S+$")
+#: Some minutes of simulating, and a gigabyte of what is remembered of them.
+MAX_REQUESTS = 5_000_000
 #: `60@5` or `60@5-50`: for so many seconds so many requests per second.
 _PART = re.compile(r"^(?P<s>[\d.]+)@(?P<rate>[\d.]+)(-(?P<end>[\d.]+))?$")
 
@@ -57,8 +59,19 @@ class Requests:
                 parts.append((float(found["s"]), rate, end))
             except ValueError:
                 raise ConfigError(
-                    "load", word, "write SECONDS@RATE or SECONDS@RATE-RATE, parted by commas"
+                    "load",
+                    word,
+                    "there is no such file; write SECONDS@RATE or SECONDS@RATE-RATE, parted by "
+                    "commas, or the name of a file",
                 ) from None
+        expected = sum(length * (first + last) / 2 for length, first, last in parts)
+        if expected > MAX_REQUESTS:
+            raise ConfigError(
+                "load",
+                text,
+                f"that is {expected:.3g} requests, and at most {MAX_REQUESTS:,} are simulated: "
+                "a shorter time shows the same",
+            )
         return cls(tuple(parts))
 
     @property

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from remora.cli import deploy
-from remora.cli.deploy import follow
+from remora.cli.deploy import follow, undeclared
 from remora.cli.errors import CommandError, UsageError
 from remora.home import Home
 from remora.instance import Instance
@@ -29,6 +30,17 @@ def application(name: str, status: str, release: int, message: str = "") -> Appl
     )
 
 
+def status_of(*apps: ApplicationStatus) -> InstanceStatus:
+    return InstanceStatus(
+        home="/nowhere",
+        http_url="http://127.0.0.1:8000",
+        controller_pid=1,
+        supervisor_pid=1,
+        proxies=(),
+        applications={app.name: app for app in apps},
+    )
+
+
 def reports(*steps: tuple[ApplicationStatus, ...]) -> Instance:
     """An instance that tells one status after another."""
 
@@ -37,14 +49,7 @@ def reports(*steps: tuple[ApplicationStatus, ...]) -> Instance:
 
         async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
             for apps in steps:
-                yield InstanceStatus(
-                    home="/nowhere",
-                    http_url="http://127.0.0.1:8000",
-                    controller_pid=1,
-                    supervisor_pid=1,
-                    proxies=(),
-                    applications={app.name: app for app in apps},
-                )
+                yield status_of(*apps)
 
     return cast(Instance, Reporting())
 
@@ -68,6 +73,9 @@ async def test_it_waits_as_long_as_it_may_and_says_that_it_goes_on(
     class Hanging:
         joined = False
         home = Home.locate("/nowhere")
+
+        async def status(self) -> InstanceStatus:
+            return status_of()
 
         async def submit(self, _request: object) -> int:
             return 7
@@ -118,3 +126,12 @@ async def test_an_instance_that_ends_meanwhile_is_told() -> None:
         await follow(reports(), 3, ["a"])
     with pytest.raises(CommandError, match="has ended"):
         await follow(reports((application("a", "DEPLOYING", 3),)), 3, ["a"])
+
+
+def test_what_a_config_does_not_name_any_more_is_told() -> None:
+    def declared(name: str, status: str = "RUNNING") -> ApplicationStatus:
+        return msgspec.structs.replace(application(name, status, 1), source="declarative")
+
+    apps = (declared("kept"), declared("gone"), declared("going", "DELETING"))
+    of_a_program = application("mine", "RUNNING", 1)
+    assert undeclared(status_of(*apps, of_a_program), ["kept", "new"]) == ["gone"]

@@ -33,6 +33,16 @@ def test_refuses_what_is_no_load(text: str) -> None:
         Requests.parse(text)
 
 
+def test_refuses_more_than_can_be_simulated() -> None:
+    with pytest.raises(ConfigError, match=r"1e\+11 requests, and at most 5,000,000"):
+        Requests.parse("99999999@1000")
+
+
+def test_a_file_that_is_not_there_is_said_to_be_none() -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_load("nowhere.csv")
+
+
 def test_reads_times_and_durations(tmp_path: Path) -> None:
     file = tmp_path / "load.csv"
     file.write_text("time,took\n1700000003.5,0.2\n1700000001.5,0.1\n# a comment\n1700000002.5\n")
