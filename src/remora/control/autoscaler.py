@@ -21,6 +21,7 @@ from remora.control.policies import Policies
 from remora.control.replica_control import Connect
 from remora.control.scaled import Scaled
 from remora.core import events as ev
+from remora.core.goal import in_effect
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import bounds_for, count_of
 from remora.core.state import Application, ControllerState, Deployment
@@ -103,7 +104,7 @@ class Autoscaler:
         scaled = {
             DeploymentID(name, app.name): deployment
             for name, deployment in app.deployments.items()
-            if deployment.target.config.autoscaling_config is not None
+            if in_effect(deployment).config.autoscaling_config is not None
             and not app.deleting
             and not deployment.removed
         }
@@ -113,7 +114,8 @@ class Autoscaler:
         self._policies.follow(app, [self._scaled[where] for where in scaled], self._unix_offset_s)
 
     def _follow_deployment(self, where: DeploymentID, deployment: Deployment) -> None:
-        config = deployment.target.config
+        target = in_effect(deployment)
+        config = target.config
         assert config.autoscaling_config is not None
         now = self._now()
         scaled = self._scaled.get(where)
@@ -123,7 +125,7 @@ class Autoscaler:
         scaled.config = config.autoscaling_config
         scaled.policy = config.scaling_policy
         scaled.bounds = bounds_for(deployment, config)
-        scaled.target = count_of(deployment)
+        scaled.target = count_of(deployment, target)
         running = {
             replica.replica_id: replica.address
             for replica in deployment.in_state(ReplicaState.RUNNING)

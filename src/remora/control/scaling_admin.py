@@ -16,6 +16,7 @@ from remora.control.controller import Controller
 from remora.control.scaled import KEPT_DECISIONS
 from remora.core import events as ev
 from remora.core.autoscale.record import ScalingRecord
+from remora.core.goal import in_effect
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import count_of
 from remora.core.state import Application, Deployment
@@ -147,10 +148,11 @@ def details(controller: Controller, request: ScalingRequest) -> list[ScalingDeta
 
 def _plain(app: Application, deployment: Deployment) -> ScalingDetail:
     """Describe a deployment that demand does not scale, or not yet after a restart."""
-    target = count_of(deployment)
+    effective = in_effect(deployment)
+    target = count_of(deployment, effective)
     running = len(deployment.in_state(ReplicaState.RUNNING))
     by = "outside" if app.external_scaler and deployment.scale is not None else "options"
-    if deployment.target.config.autoscaling_config is not None:
+    if effective.config.autoscaling_config is not None:
         by = "demand"
     status = "STABLE"
     if running != target:

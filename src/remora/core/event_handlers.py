@@ -16,6 +16,7 @@ from remora.core import events as ev
 from remora.core.actions import KillProcess
 from remora.core.deploy import deploy_application
 from remora.core.draft import STOP_AT_LEAST_S, STOP_UNREADY_S, Draft
+from remora.core.goal import in_effect
 from remora.core.outcomes import settled
 from remora.core.replica_state import STAYING, Cause, ReplicaState
 from remora.core.scale import set_scale, take_capacity
@@ -147,8 +148,9 @@ def _scale_decided(draft: Draft, event: ev.ScaleDecided) -> None:
     if app is None or deployment is None or app.deleting or deployment.removed:
         return
     # It was decided for an earlier target: the options may have changed meanwhile.
-    is_scaled = deployment.target.config.autoscaling_config is not None
-    if is_scaled and set_scale(deployment, event.record.after):
+    if in_effect(deployment).config.autoscaling_config is not None:
+        set_scale(deployment, event.record.after)
+        # What is fallen back on may have another number now although the failed one has not.
         draft.mark(where)
 
 

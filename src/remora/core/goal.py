@@ -38,6 +38,11 @@ def goal_of(deployment: Deployment) -> Goal:
     return Goal(deployment.target, count_of(deployment))
 
 
+def in_effect(deployment: Deployment) -> Target:
+    """Choose whose options hold for what runs: where there is nothing to go to, the latest. Pure."""
+    return goal_of(deployment).target or deployment.target
+
+
 def has_failed(deployment: Deployment) -> bool:
     """Say whether the present target is given up until somebody deploys again. Pure."""
     if deployment.given_up:

@@ -54,7 +54,11 @@ def scale_after_deploy(deployment: Deployment, new: DeploymentConfig) -> int | N
     old = deployment.target.config
     autoscaling = new.autoscaling_config
     if autoscaling is None:
-        # Somebody outside has set it, and this deploy does not.
+        # Somebody outside has set it, and this deploy does not. Demand for what the failed version
+        # fell back on is no such number.
+        back = deployment.previous if deployment.given_up else None
+        if back is not None and back.config.autoscaling_config is not None:
+            return None
         keeps = old.autoscaling_config is None and old.num_replicas == new.num_replicas
         return deployment.scale if keeps else None
     if autoscaling.initial_replicas is not None and autoscaling != old.autoscaling_config:

@@ -323,6 +323,23 @@ def test_a_deploy_keeps_the_number_and_a_restart_too() -> None:
     run(main())
 
 
+def test_what_serves_after_a_failed_deploy_is_scaled_by_its_own_limits() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            load = Load(r)
+            r.replicas.fail_construct = lambda spec: "boom" if spec.code_version == "bad" else ""
+            await r.deploy(scaled(upscale_delay_s=0.0))
+            await r.until_settled()
+            narrow = AutoscalingConfig(max_replicas=2)
+            await r.deploy(app("default", deployment(version="bad", autoscaling_config=narrow)))
+            await r.until(lambda s: s is not None and s.status == "DEPLOY_FAILED")
+            load.set(20.0)
+            await r.until(lambda _: r.num_routable() == 10)
+            assert (await detail_of(r)).target_num_replicas == 10
+
+    run(main())
+
+
 def test_past_decisions_are_told_by_the_next_controller_too() -> None:
     async def main() -> None:
         async with rig() as r:

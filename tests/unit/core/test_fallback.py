@@ -7,10 +7,11 @@ from typing import Any
 from remora.config import DeploymentConfig
 from remora.core import events as ev
 from remora.core.autoscale.record import ScalingRecord
-from remora.core.goal import has_failed
+from remora.core.goal import has_failed, in_effect
 from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
 from remora.core.saved_state import decode, encode
+from remora.core.scale import bounds_for
 from remora.core.state import ControllerState, Deployment
 from remora.options.autoscaling import AutoscalingConfig
 from remora.types import LOCAL_NODE, ReplicaID
@@ -211,3 +212,35 @@ def test_a_restart_of_the_controller_gives_nothing_up() -> None:
     world.feed(ev.ReplicaReady(replica_id=first))
     assert not world.deployment("A").given_up
     assert "new RUNNING" in world.states("A")
+
+
+def test_what_is_fallen_back_on_is_scaled_by_its_own_limits() -> None:
+    world = World()
+    wide = {"autoscaling_config": AutoscalingConfig(min_replicas=1, max_replicas=10)}
+    narrow = {"autoscaling_config": AutoscalingConfig(min_replicas=1, max_replicas=2)}
+    world.deploy({"A": wide})
+    world.rounds()
+    world.scale("A", 1, 2)
+    world.rounds()
+    world.deploy({"A": {**narrow, "version": "bad"}})
+    world.rounds(8)
+    assert world.deployment("A").given_up
+    config = in_effect(world.deployment("A")).config
+    assert bounds_for(world.deployment("A"), config).high == 10
+    world.scale("A", 2, 8)
+    world.rounds(2)
+    assert world.states("A") == ["old RUNNING"] * 8
+
+
+def test_demand_for_what_is_fallen_back_on_is_no_number_for_a_later_version() -> None:
+    world = World()
+    world.deploy({"A": {"autoscaling_config": AutoscalingConfig(min_replicas=1, max_replicas=9)}})
+    world.rounds()
+    world.deploy({"A": {"version": "bad", "num_replicas": 2}})
+    world.rounds(8)
+    world.scale("A", 1, 5)
+    world.rounds(2)
+    assert world.states("A") == ["old RUNNING"] * 5
+    world.deploy({"A": {"version": "2", "num_replicas": 2}})
+    world.rounds(12)
+    assert world.states("A") == ["new RUNNING"] * 2
