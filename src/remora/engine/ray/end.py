@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
 import ray
+from ray.exceptions import RayError
 
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.nodes import Ask
 from remora.engine.ray.setup import (
+    BETWEEN_LOOKS_S,
     ENDING,
     InstanceSetup,
     NodeRecord,
@@ -32,6 +36,9 @@ _log = logging.getLogger("remora.engine")
 
 #: Until an agent has passed a signal on.
 _SIGNAL_LIMIT_S: Seconds = 2.0
+#: Steps of the end that fail are tried again for so long: Ray's head may be on its way back.
+_TRY_FOR_S: Seconds = 10.0
+_BETWEEN_TRIES_S: Seconds = 0.1
 
 
 class SignalProcess(msgspec.Struct, frozen=True):
@@ -78,6 +85,9 @@ def end_processes(
 ) -> None:
     """End everything: the proxies first, which finish what they have; then the rest at once. Blocks.
 
+    Every step is tried until it works or its time is up, and one that fails keeps none from being
+    tried: what is left running holds the cluster's resources.
+
     Args:
         cluster: of the instance.
         setup: of the instance.
@@ -85,18 +95,62 @@ def end_processes(
         spare: name of an actor to leave, which then sees by `ENDING` that it is to end.
 
     Raises:
-        EngineError: Ray's head does not answer.
+        EngineError: Ray's head does not answer, or something does not end.
     """
-    cluster.put(ENDING, b"1")
+    steps: list[Callable[[], None]] = [partial(cluster.put, ENDING, b"1")]
     if grace_s > 0:
-        _end_proxies(cluster, setup, grace_s)
-    for name in cluster.names():
-        if name != spare:
+        steps.append(partial(_try_to_end_proxies, cluster, setup, grace_s))
+    steps.append(partial(kill_all, cluster, spare=spare))
+    steps.append(partial(remove_groups, cluster.namespace))
+    steps.append(partial(forget, cluster, spare=(ENDING,) if spare else ()))
+    deadline = time.monotonic() + max(grace_s, 0.0) + _TRY_FOR_S
+    failed = [error for step in steps if (error := _insist(step, deadline)) is not None]
+    if failed:
+        raise EngineError(f"The instance may be left in parts: {failed[0]}") from failed[0]
+
+
+def kill_all(cluster: Cluster, *, spare: str = "") -> None:
+    """Kill every actor of an instance. Blocks.
+
+    The controller is the first, because it replaces what it sees die; what it began in its last
+    moment is found by looking again.
+
+    Args:
+        cluster: of the instance.
+        spare: name of an actor to leave.
+
+    Raises:
+        EngineError: Ray's head does not answer, or some do not end.
+    """
+    deadline = time.monotonic() + _TRY_FOR_S
+    while names := [name for name in cluster.names() if name != spare]:
+        if time.monotonic() >= deadline:
+            raise EngineError(f"Ray has not ended {', '.join(sorted(names)[:5])}")
+        for name in sorted(names, key=lambda name: name != fleet.CONTROLLER):
             cluster.kill(name)
-    remove_groups(cluster.namespace)
-    forget(cluster)
-    if spare:
-        cluster.put(ENDING, b"1")
+        time.sleep(BETWEEN_LOOKS_S)
+
+
+def _insist(step: Callable[[], None], deadline: Seconds) -> EngineError | None:
+    """Do a step of the end until it works or time is up; returns why it does not."""
+    while True:
+        try:
+            step()
+        except EngineError as error:
+            if time.monotonic() >= deadline:
+                return error
+            _log.warning("The end of the instance is held up: %s", error)
+            time.sleep(_BETWEEN_TRIES_S)
+        else:
+            return None
+
+
+def _try_to_end_proxies(cluster: Cluster, setup: InstanceSetup, grace_s: Seconds) -> None:
+    try:
+        _end_proxies(cluster, setup, grace_s)
+    except (EngineError, RayError) as error:
+        # Not again: what they would have finished, their clients may repeat.
+        _log.warning("Proxies are killed with what they have: %s", error)
 
 
 def _end_proxies(cluster: Cluster, setup: InstanceSetup, grace_s: Seconds) -> None:

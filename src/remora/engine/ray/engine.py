@@ -176,6 +176,8 @@ class RayEngine(Engine):
         try:
             actor = await self._ask(create_replica, spec, namespace, node_id)
         except Exception as error:
+            # Ray may have taken it all the same, and only its answer is lost.
+            await self._head.see_to(f"Killing {name}", self._cluster.kill, name)
             if groups.has_group(spec):
                 what = f"Removing the group of {name}"
                 await self._head.see_to(what, groups.remove_group, namespace, name)
@@ -321,8 +323,8 @@ class RayEngine(Engine):
             await asyncio.to_thread(
                 end_processes, self._cluster, self._setup, _PROXY_GRACE_S, spare=fleet.CONTROLLER
             )
-        except (EngineError, RayError) as error:
-            _log.warning("The instance may be left in parts: %s", error)
+        except EngineError as error:
+            _log.warning("%s", error)
         finally:
             self._events.put_nowait(None)
 

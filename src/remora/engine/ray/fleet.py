@@ -88,7 +88,11 @@ def create(
 
 
 def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Any:
-    """Start the controller next to Ray's head; returns its actor."""
+    """Start the controller next to Ray's head; returns its actor.
+
+    Raises:
+        EngineError: Ray takes no such actor, or its head does not answer.
+    """
     request = ProcessRequest(
         process_id=CONTROLLER,
         kind="controller",
@@ -104,7 +108,7 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
         },
         permanent=True,
     )
-    return create(request, node_id=node.node_id)
+    return _create_once(cluster, request, node.node_id)
 
 
 class _Nothing:
@@ -123,7 +127,11 @@ def warm_worker(node_id: str) -> None:
 
 
 def begin_agent(cluster: Cluster, node_id: str) -> Any:
-    """Find the agent of a node, or begin to start it; returns its actor."""
+    """Find the agent of a node, or begin to start it; returns its actor.
+
+    Raises:
+        EngineError: Ray takes no such actor, or its head does not answer.
+    """
     name = agent_name(node_id)
     found = cluster.actor(name)
     if found is not None:
@@ -137,7 +145,7 @@ def begin_agent(cluster: Cluster, node_id: str) -> Any:
         args={"namespace": cluster.namespace},
         permanent=True,
     )
-    return create(request, node_id=node_id)
+    return _create_once(cluster, request, node_id)
 
 
 def ensure_agent(cluster: Cluster, node_id: str) -> NodeRecord:
@@ -241,10 +249,16 @@ def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
     _create_once(cluster, request, node_id)
 
 
-def _create_once(cluster: Cluster, request: ProcessRequest, node_id: str) -> None:
-    """Make the actor of a process, unless somebody else, who also saw it missing, was quicker."""
+def _create_once(cluster: Cluster, request: ProcessRequest, node_id: str) -> Any:
+    """Make the actor of a process, unless somebody else, who also saw it missing, was quicker.
+
+    Returns the actor.
+    """
     try:
-        create(request, node_id=node_id)
+        return create(request, node_id=node_id)
     except ValueError as error:
-        if cluster.actor(request.process_id) is None:
+        # Ray's word for a name that is taken.
+        found = cluster.actor(request.process_id)
+        if found is None:
             raise EngineError(f"Ray takes no actor {request.process_id}: {error}") from error
+        return found

@@ -41,7 +41,7 @@ from remora.engine.doors import ADMIN_PORT
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
-from remora.engine.ray.end import end_processes
+from remora.engine.ray.end import end_processes, kill_all
 from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
 from remora.engine.ray.sockets import is_default_admin
@@ -163,8 +163,7 @@ class Host:
 
     def _set_up(self, here: RayNode, node: NodeOptions) -> None:
         """Leave nothing of an earlier instance, and write down how this one is to be."""
-        for name in self._cluster.names():
-            self._cluster.kill(name)
+        kill_all(self._cluster)
         remove_groups(self._cluster.namespace)
         forget(self._cluster)
         remove_sockets(self._claim.home)

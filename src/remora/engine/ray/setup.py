@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,20 @@ def require_setup(cluster: Cluster) -> InstanceSetup:
     return found
 
 
-def forget(cluster: Cluster) -> None:
-    """Remove what belongs to one life of an instance; its applications stay in the store."""
+def forget(cluster: Cluster, *, spare: Collection[str] = ()) -> None:
+    """Remove what belongs to one life of an instance; its applications stay in the store.
+
+    Args:
+        cluster: of the instance.
+        spare: keys that stay.
+
+    Raises:
+        EngineError: Ray's head does not answer.
+    """
     for prefix in ("process/", "node/", "failure/", ENDING, CONTROLLER_ADDRESS, _KEY):
         for key in cluster.keys(prefix):
-            cluster.delete(key)
+            if key not in spare:
+                cluster.delete(key)
 
 
 def failure_key(process_id: str) -> str:

@@ -1,0 +1,151 @@
+"""The end of an instance, of a process and of a node in Ray, with a head that fails; without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from remora.engine.base import ProcessSpec
+from remora.engine.ray import end, engine, fleet
+from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.end import end_processes
+from remora.engine.ray.process import ProcessRequest
+from remora.engine.ray.setup import ENDING, InstanceSetup
+from remora.errors import EngineError
+
+SETUP = InstanceSetup(home="/nowhere", node_id="n" * 20, token="t", http={})
+
+
+class FakeCluster(Cluster):
+    """Values and names of actors; calls fail as often as they are told to."""
+
+    def __init__(self) -> None:
+        super().__init__("remora")
+        self.values: dict[str, bytes] = {}
+        self.alive: list[str] = []
+        self.killed: list[str] = []
+        #: How often each call fails before it works.
+        self.failures: dict[str, int] = {}
+        #: What the controller begins when it is killed.
+        self.last_moment: list[str] = []
+
+    def _do(self, call: str) -> None:
+        if self.failures.get(call, 0) > 0:
+            self.failures[call] -= 1
+            raise EngineError(f"{call} fails")
+
+    def get(self, key: str) -> bytes | None:
+        self._do("get")
+        return self.values.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._do("put")
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self._do("delete")
+        self.values.pop(key, None)
+
+    def keys(self, prefix: str) -> list[str]:
+        self._do("keys")
+        return sorted(key for key in self.values if key.startswith(prefix))
+
+    def names(self) -> list[str]:
+        self._do("names")
+        return list(self.alive)
+
+    def actor(self, name: str) -> Any:
+        return name if name in self.alive else None
+
+    def kill(self, name: str) -> None:
+        self._do("kill")
+        self.killed.append(name)
+        if name in self.alive:
+            self.alive.remove(name)
+        if name == fleet.CONTROLLER:
+            self.alive += self.last_moment
+            self.last_moment = []
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    monkeypatch.setattr(end, "_BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(end, "remove_groups", lambda namespace: None)
+    cluster = FakeCluster()
+    cluster.alive = ["app/a#1", "controller", "proxy-1"]
+    cluster.values = {"instance": b"", "node/n": b"", "store/apps": b""}
+    return cluster
+
+
+@pytest.mark.parametrize("call", ["put", "names", "kill", "keys", "delete"])
+def test_what_fails_at_the_end_is_tried_again(cluster: FakeCluster, call: str) -> None:
+    cluster.failures[call] = 3
+    end_processes(cluster, SETUP, 0.0)
+    assert cluster.alive == []
+    assert cluster.values == {"store/apps": b""}
+
+
+def test_a_step_that_never_works_keeps_no_other_from_being_done(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(end, "_TRY_FOR_S", 0.05)
+    cluster.failures["put"] = 1_000_000
+    with pytest.raises(EngineError, match="left in parts: put fails"):
+        end_processes(cluster, SETUP, 0.0)
+    assert cluster.alive == []
+    assert cluster.values == {"store/apps": b""}
+
+
+def test_the_controller_is_killed_first_and_what_it_began_last_as_well(
+    cluster: FakeCluster,
+) -> None:
+    cluster.last_moment = ["app/a#2"]
+    end_processes(cluster, SETUP, 0.0)
+    assert cluster.killed == ["controller", "app/a#1", "proxy-1", "app/a#2"]
+
+
+def test_a_controller_that_ends_the_others_always_sees_that_it_is_to_end(
+    cluster: FakeCluster,
+) -> None:
+    end_processes(cluster, SETUP, 0.0, spare=fleet.CONTROLLER)
+    assert cluster.alive == ["controller"]
+    assert cluster.values == {"store/apps": b"", ENDING: b"1"}
+
+
+def test_the_actor_that_somebody_else_made_first_is_taken(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(request: ProcessRequest, **options: Any) -> Any:
+        cluster.alive += others
+        raise ValueError("the name is taken")
+
+    monkeypatch.setattr(fleet, "create", create)
+    others = [name := fleet.agent_name("m" * 20)]
+    assert fleet.begin_agent(cluster, "m" * 20) == name
+    others = []
+    with pytest.raises(EngineError, match="Ray takes no actor agent@kkk"):
+        fleet.begin_agent(cluster, "k" * 20)
+
+
+def test_an_actor_that_ray_took_although_it_said_no_is_killed(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
+        cluster.alive.append(spec.process_id)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(engine, "create_replica", create_replica)
+
+    async def start() -> None:
+        made = engine.RayEngine()
+        monkeypatch.setattr(made, "_cluster", cluster)
+        monkeypatch.setattr(made, "_nodes", SimpleNamespace(nodes={}), raising=False)
+        with pytest.raises(EngineError, match="no answer"):
+            await made.start_process(ProcessSpec("app/a#3", entrypoint="m:f", title="t"))
+        await made.close()
+
+    asyncio.run(start())
+    assert cluster.killed == ["app/a#3"]
