@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from remora.engine.base import ProcessSpec
-from remora.engine.ray import end, engine, fleet
-from remora.engine.ray.cluster import Cluster
+from remora.engine.base import EngineEvent, NodeJoined, ProcessSpec
+from remora.engine.ray import cluster as rays
+from remora.engine.ray import end, engine, fleet, head, nodes
+from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
+from remora.engine.ray.head import Head
+from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessRequest
-from remora.engine.ray.setup import ENDING, InstanceSetup
+from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord
 from remora.errors import EngineError
 
 SETUP = InstanceSetup(home="/nowhere", node_id="n" * 20, token="t", http={})
@@ -149,3 +153,74 @@ def test_an_actor_that_ray_took_although_it_said_no_is_killed(
 
     asyncio.run(start())
     assert cluster.killed == ["app/a#3"]
+
+
+class Watched:
+    """A `NodeWatch` with what it told, without a loop that looks."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.events: list[EngineEvent] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self._cluster = cluster
+        self.watch = NodeWatch(
+            cluster,
+            SETUP,
+            tell=self.events.append,
+            ask=self._ask,
+            see_to=Head(self._spawn).see_to,
+            spawn=self._spawn,
+        )
+
+    async def _ask(self, call: Callable[..., Any], /, *args: Any) -> Any:
+        return call(*args)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def settle(self) -> None:
+        """Wait for all that was begun."""
+        while self.tasks:
+            await self.tasks.pop()
+
+
+def node(node_id: str) -> RayNode:
+    return RayNode(node_id, "10.0.0.1", {"CPU": 1.0}, {}, False, "/tmp/s", False)
+
+
+async def test_proxies_that_could_not_be_made_are_tried_again(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, made = node("m" * 20), []
+
+    def ensure_proxies(_: Cluster, setup: InstanceSetup, node: RayNode) -> None:
+        made.append(node.node_id)
+        if len(made) == 1:
+            raise EngineError("no proxies today")
+
+    monkeypatch.setattr(nodes, "_TRY_NODE_AGAIN_S", 0.0)
+    monkeypatch.setattr(rays, "nodes", lambda: [there])
+    monkeypatch.setattr(fleet, "ensure_agent", lambda *_: None)
+    monkeypatch.setattr(fleet, "ensure_proxies", ensure_proxies)
+    watched = Watched(cluster)
+    for _ in range(4):
+        watched.watch._compare({there.node_id: there})
+        await watched.settle()
+    assert made == [there.node_id] * 2
+    assert [type(event) for event in watched.events] == [NodeJoined]
+
+
+async def test_nodes_that_went_while_no_controller_looked_are_forgotten(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "_TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr(rays, "nodes", list)
+    gone = "g" * 20
+    cluster.values = {NodeRecord.key(gone): b""}
+    cluster.alive = ["controller", fleet.agent_name(gone), fleet.agent_name("m" * 20)]
+    cluster.failures = {"delete": 2, "kill": 1}
+    watched = Watched(cluster)
+    await watched.watch.begin()
+    await watched.settle()
+    assert cluster.values == {}
+    assert cluster.alive == ["controller", fleet.agent_name("m" * 20)]
+    assert watched.events == []

@@ -105,7 +105,12 @@ class RayEngine(Engine):
         self._setup = await self._ask(require_setup, self._cluster)
         self.node_id = NodeID(await self._ask(this_node))
         self._nodes = NodeWatch(
-            self._cluster, self._setup, tell=self._tell, ask=self._ask, spawn=self._spawn
+            self._cluster,
+            self._setup,
+            tell=self._tell,
+            ask=self._ask,
+            see_to=self._head.see_to,
+            spawn=self._spawn,
         )
         await self._nodes.begin()
         await self._adopt()
