@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
+from ray.scripts.scripts import drain_node
 
 from remora.cli.main import cli
 
@@ -70,7 +71,7 @@ def test_services_find_pods_and_probes_find_ports() -> None:
         probe = container["readinessProbe"]["httpGet"]
         assert probe["path"] in ("/-/healthz", "/-/livez")
         assert probe["port"] in {port["name"] for port in container["ports"]}
-        sleep = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+        sleep = int(container["lifecycle"]["preStop"]["exec"]["command"][-1].split()[-1])
         assert pod["spec"]["terminationGracePeriodSeconds"] > sleep + 20
 
 
@@ -99,6 +100,14 @@ def test_command_lines_are_those_of_the_command(line: str, monkeypatch: pytest.M
     result = CliRunner().invoke(cli, shlex.split(line))
     assert result.exit_code == 0, result.output
     assert len(seen) == 1
+
+
+def test_ray_knows_the_command_that_drains_a_node() -> None:
+    text = (DEPLOY / "kubernetes" / "ray-cluster.yaml").read_text(encoding="utf-8")
+    (found,) = re.findall(r"ray drain-node ([^;]*);", text)
+    given = drain_node.make_context("drain-node", shlex.split(found)).params
+    assert given["node_id"] is None
+    assert given["deadline_remaining_seconds"] == 60
 
 
 def test_versions_of_ray_are_one() -> None:
