@@ -25,6 +25,10 @@ _log = logging.getLogger("remora.controller")
 _KEY = "release/"
 #: Enough to find out what changed; a config of usual size takes a kilobyte.
 KEPT_RELEASES = 100
+#: All of them together, in bytes.
+KEPT_BYTES = 8 << 20
+#: The newest and the one before stay, however large they are: without it there is no way back.
+KEPT_ANYWAY = 2
 #: Releases of programs that can come back; the code of each may take megabytes.
 KEPT_WITH_CODE = 10
 #: Releases whose environments stay built; the folders of each may take gigabytes.
@@ -38,6 +42,8 @@ class ReleaseStore:
         self._store = store
         #: Numbers, oldest first.
         self._numbers: deque[int] = deque()
+        #: Bytes of each.
+        self._sizes: dict[int, int] = {}
         #: Of those that have code: what each needs.
         self._code: dict[int, set[str]] = {}
         #: Of those that have environments: which.
@@ -65,17 +71,24 @@ class ReleaseStore:
         Raises:
             EngineError: it could not be written.
         """
-        await self._store.put(_key(record.number), msgspec.msgpack.encode(record))
+        data = msgspec.msgpack.encode(record)
+        await self._store.put(_key(record.number), data)
+        self._sizes[record.number] = len(data)
         if record.number not in self._numbers:
             self._numbers.append(record.number)
         for of_each in (self._code, self._environments):
             of_each.pop(record.number, None)
         self._note(record)
-        while len(self._numbers) > KEPT_RELEASES:
+        while self._are_too_many():
             gone = self._numbers.popleft()
+            self._sizes.pop(gone, None)
             for of_each in (self._code, self._environments):
                 of_each.pop(gone, None)
             await self._store.delete(_key(gone))
+
+    def _are_too_many(self) -> bool:
+        num = len(self._numbers)
+        return num > KEPT_RELEASES or (num > KEPT_ANYWAY and sum(self._sizes.values()) > KEPT_BYTES)
 
     def _note(self, record: Record) -> None:
         _keep(self._code, record.number, record.code_keys(), KEPT_WITH_CODE)
@@ -98,6 +111,8 @@ class ReleaseStore:
         records = []
         for number in list(self._numbers):
             data = await self._store.get(_key(number))
+            if data is not None and number in self._numbers:
+                self._sizes[number] = len(data)
             try:
                 if data is not None:
                     records.append(msgspec.msgpack.decode(data, type=Record))

@@ -11,7 +11,7 @@ from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.cli.history import line
 from remora.control.client import ControlClient
-from remora.control.releases import KEPT_RELEASES, KEPT_WITH_CODE, ReleaseStore
+from remora.control.releases import KEPT_BYTES, KEPT_RELEASES, KEPT_WITH_CODE, ReleaseStore
 from remora.core import events as ev
 from remora.core.releases import Record
 from remora.errors import ConnectionLostError, EngineError, ReleaseError
@@ -208,6 +208,27 @@ def test_only_the_latest_are_kept() -> None:
             again = ReleaseStore(store._store)
             await again.load()
             assert await again.read() == await store.read()
+
+    run(main())
+
+
+def test_all_together_are_bounded_in_bytes_and_a_way_back_stays() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            store = r.controller.releases
+
+            async def put(number: int, size: int) -> list[int]:
+                event = ev.DeleteRequested(names=("x" * size,))
+                await store.put(Record(number=number, unix_s=0.0, event=event))
+                return [each.number for each in await store.read()]
+
+            for number in range(1, 8):
+                await put(number, KEPT_BYTES // 4)
+            assert await put(8, 1) == [5, 6, 7, 8]
+            store = ReleaseStore(store._store)
+            await store.load()
+            assert await put(9, KEPT_BYTES // 4) == [6, 7, 8, 9]
+            assert await put(10, KEPT_BYTES + 1) == [9, 10]
 
     run(main())
 
