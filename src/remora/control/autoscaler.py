@@ -21,6 +21,7 @@ from remora.control.policies import Policies
 from remora.control.replica_control import Connect
 from remora.control.scaled import Scaled
 from remora.core import events as ev
+from remora.core.autoscale.demand import MAX_NAMES
 from remora.core.goal import in_effect
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import bounds_for, count_of
@@ -182,7 +183,8 @@ class Autoscaler:
             if load.ongoing is not None:
                 scaled.demand.report_running(replica_id, load.ongoing, now, scaled.keep_s)
             if load.metrics is not None:
-                scaled.demand.report_custom(replica_id, load.metrics, now, scaled.keep_s)
+                refused = scaled.demand.report_custom(replica_id, load.metrics, now, scaled.keep_s)
+                _warn_of_names(scaled, refused)
             self._decide_soon(scaled)
 
         self._unwatch(replica_id)
@@ -273,3 +275,16 @@ class Autoscaler:
         """End everything."""
         self._drop(list(self._scaled))
         await self._policies.close()
+
+
+def _warn_of_names(scaled: Scaled, refused: list[str]) -> None:
+    if not refused or scaled.warned_of_names:
+        return
+    scaled.warned_of_names = True
+    _log.warning(
+        "Replicas of %s record more than %d metrics; policies see no others, such as %s. Let "
+        "`record_autoscaling_stats` use the same few names each time. Said once.",
+        scaled.where,
+        MAX_NAMES,
+        ", ".join(map(repr, sorted(refused)[:3])),
+    )

@@ -38,6 +38,7 @@ class Scaled:
         timer: decides again when it is over.
         due_s: when that is.
         decided_s: when the last decision was made; None: none was so far.
+        warned_of_names: it was said that its replicas record too many metrics.
     """
 
     def __init__(self, where: DeploymentID, config: AutoscalingConfig, now: Seconds) -> None:
@@ -53,6 +54,7 @@ class Scaled:
         self.timer: asyncio.Handle | None = None
         self.due_s: Seconds = 0.0
         self.decided_s: Seconds | None = None
+        self.warned_of_names = False
         self._memory = Memory()
 
     @property

@@ -19,6 +19,7 @@ from remora.build.scaling import scaling_policy_setup
 from remora.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from remora.control.policies import ANSWER_LIMIT_S, ASK_EVERY_S
 from remora.control.policy_process import PolicyRunner
+from remora.core.autoscale.demand import MAX_NAMES
 from remora.engine.base import ProcessPreparing, ProcessSpec
 from remora.errors import ConnectionLostError
 from remora.options.autoscaling import ScalingPolicySetup
@@ -198,6 +199,31 @@ def test_a_class_decides_by_what_replicas_record() -> None:
             assert detail.metrics[f"waiting[{only.process_id}]"] == 20.0
 
     run(main())
+
+
+def test_names_of_what_replicas_record_are_bounded_and_go_when_they_are_not_recorded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            await r.deploy(with_policy(three, look_back_period_s=1, metrics_interval_s=1))
+            await until_target(r, 3)
+            await r.until_settled()
+            one = r.replicas.serving[0]
+            one.metrics = {f"request {number}": 1.0 for number in range(MAX_NAMES + 20)}
+            one.work_on(0.0)
+            await asyncio.sleep(3.0)
+            assert sum("request" in name for name in (await detail_of(r)).metrics) == MAX_NAMES
+            one.metrics = {"waiting": 2.0}
+            one.work_on(0.0)
+            await asyncio.sleep(5.0)
+            one.work_on(1.0)
+            await asyncio.sleep(1.0)
+            recorded = [name for name in (await detail_of(r)).metrics if "[" in name]
+            assert recorded == [f"waiting[{one.process_id}]"]
+
+    run(main())
+    assert caplog.text.count("record more than 100 metrics") == 1
 
 
 def raises(ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:

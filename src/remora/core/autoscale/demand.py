@@ -19,6 +19,8 @@ from remora.types import ReplicaID, Seconds
 SILENT_AFTER_S: Seconds = 10.0
 #: Values of one metric of one replica that a policy gets to see.
 _KEPT_VALUES = 1000
+#: Metrics of one deployment: a name with an id in it makes a new one with every request.
+MAX_NAMES = 100
 
 
 class Demand:
@@ -63,15 +65,36 @@ class Demand:
 
     def report_custom(
         self, replica_id: ReplicaID, metrics: Mapping[str, float], now: Seconds, keep_s: Seconds
-    ) -> None:
-        """A replica has recorded these of itself."""
+    ) -> list[str]:
+        """A replica has recorded these of itself, and nothing else any more.
+
+        Returns:
+            Names that are not kept, because there are too many.
+        """
         if replica_id not in self._heard:
-            return
+            return []
+        self._forget_old(replica_id, metrics, now - keep_s)
+        refused = []
         for name, value in metrics.items():
+            if name not in self.custom and len(self.custom) >= MAX_NAMES:
+                refused.append(name)
+                continue
             values = self.custom.setdefault(name, {}).setdefault(replica_id, [])
             values.append((now, float(value)))
             while len(values) > 1 and (values[1][0] <= now - keep_s or len(values) > _KEPT_VALUES):
                 del values[0]
+        return refused
+
+    def _forget_old(
+        self, replica_id: ReplicaID, recorded: Mapping[str, float], before: Seconds
+    ) -> None:
+        """Forget what a replica records no longer, when nobody may look back at it any more."""
+        for name, by_replica in list(self.custom.items()):
+            values = by_replica.get(replica_id)
+            if values and name not in recorded and values[-1][0] <= before:
+                del by_replica[replica_id]
+                if not by_replica:
+                    del self.custom[name]
 
     def expect(self, replicas: Iterable[ReplicaID], now: Seconds, keep_s: Seconds) -> None:
         """These run: what others had to do is theirs no more."""
@@ -81,8 +104,10 @@ class Demand:
         for gone in self._heard.keys() - wanted:
             del self._heard[gone]
             self._running.pop(gone, None)
-            for values in self.custom.values():
+            for name, values in list(self.custom.items()):
                 values.pop(gone, None)
+                if not values:
+                    del self.custom[name]
         for new in wanted - self._heard.keys():
             self._heard[new] = now
         self._sum_up(now, keep_s)
