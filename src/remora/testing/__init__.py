@@ -5,7 +5,8 @@ asgi_app       the front door of this process's instance, for ASGI test clients;
 FakeEngine     an engine in memory: processes start, crash and fail as a test says
 FakeReplicas   what answers at the addresses of a FakeEngine's processes
 FakeClock      a clock that moves when it is told to
-replay         repeats what a controller observed, from its event log
+replay         repeats what was observed, from a list of it
+replay_kept    the same from the event log of a controller
 virtual_time   runs a coroutine on a loop whose time jumps to the next timer
 """
 
@@ -13,6 +14,6 @@ from remora.testing.asgi import asgi_app
 from remora.testing.clock import FakeClock
 from remora.testing.fake_engine import FakeEngine
 from remora.testing.fake_replicas import FakeReplicas
-from remora.testing.replay import replay
+from remora.testing.replay import replay, replay_kept
 
-__all__ = ["FakeClock", "FakeEngine", "FakeReplicas", "asgi_app", "replay"]
+__all__ = ["FakeClock", "FakeEngine", "FakeReplicas", "asgi_app", "replay", "replay_kept"]

@@ -10,18 +10,24 @@ from remora.core.state import ControllerState
 from remora.types import Seconds
 
 
-def replay(
-    state: ControllerState, log: list[LogEntry], until_s: Seconds | None = None
-) -> ControllerState:
-    """Take every step of `log` again; its actions are done already. Pure but for `state`.
+def replay(state: ControllerState, log: list[LogEntry]) -> ControllerState:
+    """Take every step of `log` again; its actions are done already. Pure."""
+    for entry in log:
+        state = step(state, entry.events, entry.now_s).state
+    return state
+
+
+def replay_kept(log: list[LogEntry], now_s: Seconds) -> ControllerState:
+    """Take the steps again of a log as a controller keeps it, which leaves out what is no news.
+
+    Pure.
 
     Args:
-        state: from before the log.
-        log: what was observed, oldest first.
-        until_s: on the clock of the log: what only time brought until then has come, too.
+        log: from the first event of the instance on.
+        now_s: what only time brought until then has come, too.
     """
-    last = [] if until_s is None else [LogEntry(until_s, ())]
-    for entry in [*log, *last]:
+    state = ControllerState()
+    for entry in [*log, LogEntry(now_s, ())]:
         _fill_in_checks(state, entry)
         state = step(state, entry.events, entry.now_s).state
     return state
@@ -35,7 +41,7 @@ def _fill_in_checks(state: ControllerState, entry: LogEntry) -> None:
         if isinstance(event, HealthChecked)
         or (isinstance(event, CallLost) and event.call == "check_health")
     }
-    for replica_id, activity in state.activity.items():
+    for replica_id, activity in list(state.activity.items()):
         if replica_id in ended and not activity.call:
             changed = replace(activity, call="check_health", call_since_s=entry.now_s)
         elif replica_id not in ended and activity.call == "check_health":

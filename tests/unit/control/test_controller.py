@@ -13,9 +13,8 @@ from remora.core import events as ev
 from remora.core.reconcile import story_of
 from remora.core.saved_state import encode
 from remora.core.snapshot import Snapshot
-from remora.core.state import ControllerState
 from remora.errors import ConfigError, EngineError, InstanceError, RouteTakenError
-from remora.testing import FakeEngine, replay
+from remora.testing import FakeEngine, replay_kept
 from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.control import ApplicationStatus, InstanceStatus, ReplicaReconfigure, ReplicaSpec
@@ -698,7 +697,7 @@ def test_health_checks_that_find_nothing_push_nothing_out_of_the_log() -> None:
             before = len(await r.controller.log.read())
             await asyncio.sleep(600)
             assert len(await r.controller.log.read()) == before
-            again = replay(ControllerState(), await r.controller.log.read(), r.controller.now())
+            again = replay_kept(await r.controller.log.read(), r.controller.now())
             now = r.controller.state
             assert encode(again, with_event_id=False) == encode(now, with_event_id=False)
 
@@ -715,7 +714,7 @@ def test_replaying_the_log_gives_the_same_state() -> None:
             await r.deploy(app("default", deployment(version="2", num_replicas=3)))
             await r.until_running()
             await asyncio.sleep(30)
-            again = replay(ControllerState(), await r.controller.log.read(), r.controller.now())
+            again = replay_kept(await r.controller.log.read(), r.controller.now())
             present = encode(r.controller.state, with_event_id=False)
             assert encode(again, with_event_id=False) == present
             gone = story_of(r.controller.state, r.controller.state.stopped[0].replica_id)
