@@ -2,8 +2,7 @@
 
 - It holds the listening sockets of the node's front doors and of the REST API (`sockets.py`), and starts the
   process of that API when somebody first asks it something.
-- It listens where processes of its node look for the controller, and relays them to wherever that
-  runs. While none runs they wait, as they would at a socket that the embedded engine holds.
+- It listens where processes of its node look for the controller, and relays them (`relay.py`).
 - It sends signals to processes of its node for the controller.
 
 Rules: decides nothing.
@@ -12,13 +11,11 @@ Rules: decides nothing.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import select
 import signal
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +31,8 @@ from remora.engine.doors import address_of, http_url, listen_http, listen_unix
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.end import SignalProcess
+from remora.engine.ray.relay import Relay
 from remora.engine.ray.setup import (
-    CONTROLLER_ADDRESS,
     InstanceSetup,
     NodeRecord,
     find_node,
@@ -45,17 +42,11 @@ from remora.engine.ray.sockets import receive_sockets, send_sockets
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.observe.logs import log_of_system_process
-from remora.transport import address as addresses
-from remora.transport import tcp
-from remora.transport.channel import CONNECT_LIMIT_S
 from remora.transport.control import serve_control
 from remora.transport.membership import mine
-from remora.transport.node_tls import explain
-from remora.transport.strangers import tell_not_taken
 from remora.wire.codec import unpack
 
 _log = logging.getLogger("remora.agent")
-_CHUNK_BYTES = 256 * 1024
 _BETWEEN_TRIES_S = 0.03
 #: Proxies hand sockets back within a tenth of that to an agent that restarts.
 _HAND_BACK_S = 1.0
@@ -250,73 +241,3 @@ def _opener(host: object, url: str) -> Callable[[], socket.socket] | None:
     if host is None or port is None:
         return None
     return lambda: listen_http(str(host), port)
-
-
-class Relay:
-    """Carries bytes between processes of this node and the controller."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._address = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection until either side closes."""
-        try:
-            there_reader, there_writer = await self._reach()
-        except asyncio.CancelledError:
-            writer.close()
-            raise
-        ways = [_carry(reader, there_writer), _carry(there_reader, writer)]
-        tasks = [asyncio.ensure_future(way) for way in ways]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            writer.close()
-            there_writer.close()
-
-    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while True:
-            try:
-                if self._address:
-                    return await _open(addresses.parse(self._address, mine().node_id))
-            except ssl.SSLError as error:
-                tell_not_taken(self._address, explain(error))
-            except OSError as error:
-                if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
-                    _log.debug("The controller is not reached: %s", error)
-            await asyncio.sleep(_BETWEEN_TRIES_S if self._address else 0.0)
-            try:
-                found = await asyncio.to_thread(self._cluster.get, CONTROLLER_ADDRESS)
-                self._address = found.decode() if found else ""
-            except EngineError as error:
-                _log.warning("The controller's address is not known: %s", error)
-            if not self._address:
-                await asyncio.sleep(_BETWEEN_TRIES_S)
-
-
-async def _open(
-    where: addresses.Address,
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if where.path is not None:
-        return await asyncio.open_unix_connection(where.path)
-    tls = mine().tls
-    async with asyncio.timeout(CONNECT_LIMIT_S):
-        if tls is None:
-            opened = await asyncio.open_connection(where.host, where.port)
-        else:
-            opened = await asyncio.open_connection(
-                where.host, where.port, ssl=tls.client(), server_hostname=where.host
-            )
-    tcp.notice_loss(opened[1].get_extra_info("socket"))
-    return opened
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(_CHUNK_BYTES):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass

@@ -1,0 +1,56 @@
+"""Processes of a node wait for the controller, and leave; without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.e2e.waiting import until_true
+
+from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.relay import _BETWEEN_LOOKS_S, Relay
+
+
+class Head(Cluster):
+    """Says where the controller is."""
+
+    address = b""
+    asked = 0
+
+    def get(self, key: str) -> bytes | None:
+        self.asked += 1
+        return self.address or None
+
+
+async def test_many_wait_with_one_look_up_and_who_leaves_is_let_go(tmp_path: Path) -> None:
+    head, serving = Head(), set()
+    relay = Relay(head)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(writer)
+        await relay.serve(reader, writer)
+        serving.discard(writer)
+
+    async def controller(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(8))
+        writer.close()
+
+    begun = asyncio.get_running_loop().time()
+    async with await asyncio.start_unix_server(serve, tmp_path / "relay"):
+        clients = [await asyncio.open_unix_connection(tmp_path / "relay") for _ in range(20)]
+        for _, writer in clients:
+            writer.write(b"four")
+        await until_true(lambda: head.asked >= 5, "the controller is looked for")
+        for _, writer in clients[1:]:
+            writer.close()
+        await until_true(lambda: len(serving) == 1, "those who left are let go")
+        took = asyncio.get_running_loop().time() - begun
+        assert head.asked <= took / _BETWEEN_LOOKS_S + 2
+        async with await asyncio.start_unix_server(controller, tmp_path / "controller"):
+            head.address = f"unix:{tmp_path}/controller".encode()
+            reader, writer = clients[0]
+            writer.write(b"more")
+            # What was sent while nobody was there comes first.
+            assert await reader.read() == b"fourmore"
+            writer.close()
+            await until_true(lambda: not serving, "nothing is left")
