@@ -15,6 +15,11 @@ UNANSWERED_S: Seconds = 5.0
 #: On a connection without traffic the other side is asked after this long, and then this often.
 _IDLE_S = 3
 _AGAIN_S = 1
+_OPTIONS = {
+    socket.TCP_KEEPIDLE: _IDLE_S,
+    socket.TCP_KEEPINTVL: _AGAIN_S,
+    socket.TCP_USER_TIMEOUT: int(UNANSWERED_S * 1000),
+}
 
 
 def notice_loss(sock: socket.socket) -> None:
@@ -23,6 +28,12 @@ def notice_loss(sock: socket.socket) -> None:
     On a listening socket: all connections that it accepts.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _AGAIN_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNANSWERED_S * 1000))
+    for option, value in _OPTIONS.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def notices_loss(sock: socket.socket) -> bool:
+    """Tell a TCP socket of Remora from others, by what `notice_loss` has done to it."""
+    return all(
+        sock.getsockopt(socket.IPPROTO_TCP, option) == value for option, value in _OPTIONS.items()
+    )

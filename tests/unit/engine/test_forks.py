@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from remora.engine.ray.forks import close_sockets
+from remora.transport import tcp
 
 
 def test_what_lies_in_the_folders_is_closed_at_both_ends_and_nothing_else(
@@ -23,12 +24,15 @@ def test_what_lies_in_the_folders_is_closed_at_both_ends_and_nothing_else(
     ours, others = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
     caller = socket.create_connection(ours.getsockname())
     called, _ = ours.accept()
-    closed = [listeners[0], client, accepted, ours, called]
-    kept = [listeners[1], *socket.socketpair(), others, caller]
+    # To a process on another node, and to somebody else there.
+    peer, stranger = (socket.create_connection(others.getsockname()) for _ in range(2))
+    tcp.notice_loss(peer)
+    closed = [listeners[0], client, accepted, ours, called, peer]
+    kept = [listeners[1], *socket.socketpair(), others, caller, stranger]
     try:
         close_sockets((f"{remora_home}/",), {ours.getsockname()[1]})
-        assert [_is_open(sock.fileno()) for sock in closed] == [False] * 5
-        assert [_is_open(sock.fileno()) for sock in kept] == [True] * 5
+        assert [_is_open(sock.fileno()) for sock in closed] == [False] * 6
+        assert [_is_open(sock.fileno()) for sock in kept] == [True] * 6
     finally:
         for sock in closed:
             sock.detach()

@@ -15,6 +15,8 @@ import stat
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from remora.transport import tcp
+
 
 def let_go_in_children(folders: Iterable[Path], listening: Iterable[socket.socket]) -> None:
     """Have children that this process forks close what leads to it, to others like it, and to Ray.
@@ -29,7 +31,7 @@ def let_go_in_children(folders: Iterable[Path], listening: Iterable[socket.socke
 
 
 def close_sockets(prefixes: tuple[str, ...], ports: Collection[int] = ()) -> None:
-    """Close sockets in forked children.
+    """Close sockets in forked children; TCP sockets of Remora whichever their ends are.
 
     Args:
         prefixes: Unix sockets with an own or another end whose path begins with one of these.
@@ -55,7 +57,8 @@ def _leads_to(fd: int, prefixes: tuple[str, ...], ports: Collection[int]) -> boo
     # On a copy, because the object closes what it is made of.
     with socket.socket(fileno=os.dup(fd)) as sock:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            return _port(sock) in ports
+            # The second: what leads from here to processes of other nodes.
+            return _port(sock) in ports or tcp.notices_loss(sock)
         if str(sock.getsockname()).startswith(prefixes):
             return True
         return str(sock.getpeername()).startswith(prefixes)
