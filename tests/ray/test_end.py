@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+import ray
 
 from remora.engine.base import EngineEvent, NodeJoined, ProcessSpec
+from remora.engine.boot import StartError
 from remora.engine.ray import cluster as rays
-from remora.engine.ray import end, engine, fleet, head, nodes
+from remora.engine.ray import end, engine, fleet, head, nodes, process
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
-from remora.engine.ray.process import ProcessRequest
-from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord
+from remora.engine.ray.process import ProcessActor, ProcessRequest
+from remora.engine.ray.setup import CONTROLLER_ADDRESS, ENDING, InstanceSetup, NodeRecord
 from remora.errors import EngineError
 
 SETUP = InstanceSetup(home="/nowhere", node_id="n" * 20, token="t", http={})
@@ -224,3 +228,53 @@ async def test_nodes_that_went_while_no_controller_looked_are_forgotten(
     assert cluster.values == {}
     assert cluster.alive == ["controller", fleet.agent_name("m" * 20)]
     assert watched.events == []
+
+
+class GivesUpError(Exception):
+    """What Ray's `exit_actor` is here."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark", "comes_back"),
+    [
+        ("agent", NodeRecord.key("m" * 20), True),
+        ("proxy", NodeRecord.key("m" * 20), True),
+        ("controller", CONTROLLER_ADDRESS, True),
+        ("agent", NodeRecord.key("k" * 20), False),
+        ("controller", NodeRecord.key("m" * 20), False),
+    ],
+)
+def test_a_permanent_process_gives_up_only_at_its_first_start(
+    cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    mark: str,
+    comes_back: bool,
+) -> None:
+    tries = []
+
+    def begin(_: ProcessActor) -> bytes:
+        tries.append(kind)
+        if len(tries) < 4:
+            raise StartError("bad certificate")
+        return b""
+
+    def give_up() -> None:
+        raise GivesUpError
+
+    record = msgspec.msgpack.encode(NodeRecord(mark, "unix:/a"))
+    # The head is away for one of the tries.
+    cluster.values, cluster.failures = {mark: record}, {"put": 1}
+    monkeypatch.setattr(process, "Cluster", lambda _: cluster)
+    monkeypatch.setattr(process, "_BETWEEN_STARTS_S", 0.0)
+    monkeypatch.setattr(rays, "this_node", lambda: "m" * 20)
+    monkeypatch.setattr(ray.actor, "exit_actor", give_up)
+    monkeypatch.setattr(ProcessActor, "begin", begin)
+    monkeypatch.setattr(ProcessActor, "_call_run", lambda _: None)
+    request = ProcessRequest(
+        process_id=kind, kind=kind, entrypoint="m:f", title="t", namespace="n", permanent=True
+    )
+    with nullcontext() if comes_back else pytest.raises(GivesUpError):
+        ProcessActor(msgspec.msgpack.encode(request))
+    assert len(tries) == (4 if comes_back else 2)
+    assert (f"failure/{kind}" in cluster.values) is not comes_back

@@ -11,6 +11,7 @@ runs nothing else of an actor that it restarts.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -32,10 +33,12 @@ from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.forks import let_go_in_children
 from remora.engine.ray.setup import (
+    CONTROLLER_ADDRESS,
     ENDING,
     InstanceSetup,
     ProcessRecord,
     failure_key,
+    find_node,
     require_setup,
 )
 from remora.engine.ray.sockets import open_sockets
@@ -47,6 +50,8 @@ from remora.transport.node_tls import check_files
 #: Signals that Ray handles in its workers, and that a process of ours handles by itself.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BETWEEN_CALLS_S = 0.02
+#: Between the tries of a permanent process to come back.
+_BETWEEN_STARTS_S = 5.0
 
 
 def _version() -> str:
@@ -82,17 +87,51 @@ class ProcessActor:
         self._entry: Callable[[ProcessContext], None] | None = None
         self._end: tuple[str, bool] | None = None
         if self._request.permanent:
-            try:
-                self.begin()
-            except (StartError, EngineError) as error:
-                self._cluster.put(failure_key(self._request.process_id), str(error).encode())
-                # Ray would show the traceback of an error to people who read what is stored.
-                ray.actor.exit_actor()
+            self._begin_for_good()
             threading.Thread(target=self._call_run, daemon=True).start()
 
     def __repr__(self) -> str:
         # What Ray writes in front of each line that this process prints.
         return self._request.process_id
+
+    def _begin_for_good(self) -> None:
+        """Begin a permanent process; only one that never was up here gives up."""
+        key, told = failure_key(self._request.process_id), ""
+        while True:
+            try:
+                self.begin()
+                break
+            except (StartError, EngineError) as error:
+                failure = str(error)
+            if failure != told:
+                told = failure
+                sys.stderr.write(f"It cannot start: {failure}\n")
+            try:
+                self._cluster.put(key, failure.encode())
+                was_up = self._was_up()
+            except EngineError:
+                # That it gives up, nobody would hear.
+                was_up = True
+            if not was_up:
+                # Ray would show the traceback of an error to people who read what is stored.
+                ray.actor.exit_actor()
+            time.sleep(_BETWEEN_STARTS_S)
+        if told:
+            # Best effort: it would be told as the reason of a later failure.
+            with contextlib.suppress(EngineError):
+                self._cluster.delete(key)
+
+    def _was_up(self) -> bool:
+        """Whether this is the successor of a process that was up, of an instance that is.
+
+        What is wrong then, certificates for example, may be put right, and nobody else starts it
+        again.
+        """
+        if self._cluster.get(ENDING) is not None:
+            return False
+        if self._request.kind == "controller":
+            return self._cluster.get(CONTROLLER_ADDRESS) is not None
+        return find_node(self._cluster, rays.this_node()) is not None
 
     def begin(self) -> bytes:
         """Open the sockets, load the entry point; returns a `ProcessRecord`.
