@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -15,11 +17,14 @@ from remora.build.pinning import pinned
 from remora.engine.boot import StartError
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
+from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.replicas import reason_of
 from remora.engine.ray.setup import InstanceSetup
+from remora.engine.ray.sockets import agent_socket, process_socket
 from remora.errors import EngineError, InstanceError
+from remora.home import Home
 from remora.options.resources import MachineOptions, RuntimeEnv
 
 
@@ -174,3 +179,17 @@ def test_proxies_run_where_they_are_wanted() -> None:
         setup = InstanceSetup(home="", node_id="", token="", http=http, proxy_location=location)
         assert setup.has_proxies(is_head=True) is on_head
         assert setup.has_proxies(is_head=False) is elsewhere
+
+
+def test_sockets_of_processes_that_are_gone_are_removed_and_no_others(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.sockets.mkdir(parents=True)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = process_socket(home, "replica", gone.pid)
+    kept = [process_socket(home, "replica", os.getpid()), agent_socket(home)]
+    kept.append(home.sockets / "admin.sock")
+    for path in (left, *kept):
+        path.touch()
+    remove_left_sockets(home.sockets)
+    assert sorted(home.sockets.iterdir()) == sorted(kept)

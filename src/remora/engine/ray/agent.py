@@ -3,7 +3,7 @@
 - It holds the listening sockets of the node's front doors and of the REST API (`sockets.py`), and starts the
   process of that API when somebody first asks it something.
 - It listens where processes of its node look for the controller, and relays them (`relay.py`).
-- It sends signals to processes of its node for the controller.
+- It sends signals to processes of its node for the controller, and removes what they leave.
 
 Rules: decides nothing.
 """
@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -38,7 +39,7 @@ from remora.engine.ray.setup import (
     find_node,
     require_setup,
 )
-from remora.engine.ray.sockets import receive_sockets, send_sockets
+from remora.engine.ray.sockets import pid_of_socket, receive_sockets, send_sockets
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.observe.logs import log_of_system_process
@@ -52,6 +53,8 @@ _BETWEEN_TRIES_S = 0.03
 _HAND_BACK_S = 1.0
 #: A front door that somebody else holds is handed back, or free, after this long.
 _REOPEN_S = 5.0
+#: Between two looks for sockets of processes that are gone.
+_SWEEP_EVERY_S = 30.0
 #: What this process holds for others.
 _HELD = ("http", "relay", "admin", "admin_unix")
 
@@ -89,9 +92,11 @@ async def _serve(context: ProcessContext) -> None:
         target=start_when_asked, args=(cluster, setup, here.node_id, doors.admin), daemon=True
     )
     first_asked.start()
+    sweeping = asyncio.ensure_future(_sweep(context.home.sockets))
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
+    sweeping.cancel()
     for server in servers:
         server.close()
     for path in context.home.sockets.glob("*.sock"):
@@ -117,6 +122,28 @@ def start_when_asked(
         except EngineError as error:
             _log.warning("The REST API cannot be started and is tried again: %s", error)
             time.sleep(_REOPEN_S)
+
+
+async def _sweep(folder: Path) -> None:
+    """Remove again and again what processes of this node have left."""
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        try:
+            remove_left_sockets(folder)
+        except OSError as error:
+            _log.warning("Sockets of processes that are gone are not removed: %s", error)
+
+
+def remove_left_sockets(folder: Path) -> None:
+    """Remove the sockets of processes that are gone: one that was killed leaves its own.
+
+    Args:
+        folder: of sockets, those of processes named after their pids (`sockets.process_socket`).
+    """
+    for path in folder.iterdir():
+        pid = pid_of_socket(path)
+        if pid and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
 
 
 async def _signal(body: bytes) -> bytes:

@@ -237,7 +237,7 @@ class RayEngine(Engine):
     def _clean_up(self, process: _Process) -> None:
         """Leave nothing of a process, in Ray and on this node. Blocks; may be called again."""
         if process.record is not None:
-            # One that was killed has left its socket. Those of other nodes go with their agents.
+            # One that was killed has left its socket. On other nodes their agents see to it.
             path = addresses.parse(process.record.address, self.node_id).path
             if path is not None:
                 Path(path).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -49,6 +50,17 @@ def agent_socket(home: Home) -> Path:
     return home.sockets / "agent.sock"
 
 
+def process_socket(home: Home, kind: str, pid: int) -> Path:
+    """Where a process is reached from its own node. Pure."""
+    return home.sockets / f"{kind[0]}{pid}.sock"
+
+
+def pid_of_socket(path: Path) -> int:
+    """The process that a path of `process_socket` names; 0: it is none. Pure."""
+    found = re.fullmatch(r"[a-z]([1-9][0-9]*)\.sock", path.name)
+    return int(found[1]) if found else 0
+
+
 class Opened(NamedTuple):
     """What a process has of its own when its entry point begins.
 
@@ -76,7 +88,7 @@ def open_sockets(
     if kind in _TAKES:
         return _take_doors(home, _TAKES[kind], setup)
     name = "wire" if kind == "replica" else "control"
-    path = home.sockets / f"{kind[0]}{os.getpid()}.sock"
+    path = process_socket(home, kind, os.getpid())
     sockets = {name: listen_unix(path), f"{name}_tcp": listen_tcp(here.host)}
     host, port = sockets[f"{name}_tcp"].getsockname()[:2]
     address = on_node(here.node_id, str(path), host, port)
