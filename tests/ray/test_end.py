@@ -15,7 +15,7 @@ import ray
 from remora.engine.base import EngineEvent, NodeJoined, ProcessSpec
 from remora.engine.boot import StartError
 from remora.engine.ray import cluster as rays
-from remora.engine.ray import end, engine, fleet, head, nodes, process
+from remora.engine.ray import end, engine, fleet, groups, head, nodes, process
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.head import Head
@@ -278,3 +278,21 @@ def test_a_permanent_process_gives_up_only_at_its_first_start(
         ProcessActor(msgspec.msgpack.encode(request))
     assert len(tries) == (4 if comes_back else 2)
     assert (f"failure/{kind}" in cluster.values) is not comes_back
+
+
+async def test_a_later_controller_goes_on_with_an_end_that_was_begun(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.values[ENDING] = b"1"
+    monkeypatch.setattr(engine, "Cluster", lambda _: cluster)
+    monkeypatch.setattr(engine, "require_setup", lambda _: SETUP)
+    monkeypatch.setattr(engine, "this_node", lambda: "m" * 20)
+    monkeypatch.setattr(engine, "_PROXY_GRACE_S", 0.0)
+    monkeypatch.setattr(groups, "remove_groups", lambda *_: None)
+    monkeypatch.setattr(rays, "nodes", list)
+    made = engine.RayEngine()
+    await made.connect()
+    assert [event async for event in made.events()] == []
+    assert cluster.alive == ["controller"]
+    assert cluster.values == {"store/apps": b"", ENDING: b"1"}
+    await made.close()

@@ -42,7 +42,7 @@ from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.replicas import create_replica, reason_of, waits_for
 from remora.engine.ray.seeker import RoomSeeker
-from remora.engine.ray.setup import ProcessRecord, read_records, require_setup
+from remora.engine.ray.setup import ENDING, ProcessRecord, read_records, require_setup
 from remora.errors import EngineError
 from remora.transport import address as addresses
 from remora.types import NodeID, Seconds
@@ -115,6 +115,9 @@ class RayEngine(Engine):
         await self._nodes.begin()
         await self._adopt()
         self._spawn(self._watch(), "nodes")
+        if await self._ask(self._cluster.get, ENDING) is not None:
+            # An earlier controller could not end all of it.
+            await self.shutdown()
 
     async def _watch(self) -> None:
         await self._nodes.watch()

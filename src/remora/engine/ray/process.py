@@ -207,7 +207,12 @@ class ProcessActor:
 
     def _follow_instance(self) -> None:
         """End for good with the instance; else end in a way that makes Ray start it again."""
-        if self._cluster.get(ENDING) is None:
+        try:
+            ends = self._cluster.get(ENDING) is not None
+        except EngineError:
+            # Its successor looks again.
+            ends = False
+        if not ends:
             os._exit(1)
         if self._request.kind == "controller":
             # The last of the instance: nobody else is left to end it.
