@@ -150,11 +150,15 @@ def main() -> None:
         result, num_failed = run.result()
         results.append(result)
         targets = [sample.target for sample in result.samples]
-        changes = sum(1 for a, b in itertools.pairwise(targets) if a != b)
+        changes = [
+            f"{second} s: {after}"
+            for second, (before, after) in enumerate(itertools.pairwise(targets), 2)
+            if before != after
+        ]
         print(
             f"{result.name}: failed {num_failed}, p50 {result.latency_s(0.5):.3f} s, "
             f"p99 {result.latency_s(0.99):.3f} s, at most {result.peak} replicas, "
-            f"{changes} changes of the number",
+            f"number of replicas at {', '.join(changes)}",
             flush=True,
         )
     if args.plot:
