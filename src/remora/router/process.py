@@ -10,6 +10,7 @@ bound.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator
@@ -27,6 +28,8 @@ from remora.types import DeploymentID, Seconds
 _START_LIMIT_S: Seconds = 10.0
 #: Until the calls on an ending background loop have handed out that they failed.
 _WIND_UP_S: Seconds = 2.0
+#: What the background thread has to end at the end of the process.
+_EXIT_LIMIT_S: Seconds = 2.0
 
 
 class _ProcessRouting:
@@ -40,6 +43,8 @@ class _ProcessRouting:
         #: Keep the generators alive that notice the end of a caller's loop.
         self.endings: dict[RoutingClient, AsyncGenerator[None, None]] = {}
         self.background: RoutingClient | None = None
+        #: Runs the loop of the background client.
+        self.thread: threading.Thread | None = None
         #: The loop that a replica's process runs anyway; None: there is none.
         self.own_loop: asyncio.AbstractEventLoop | None = None
         self.own_thread = 0
@@ -153,6 +158,18 @@ def forget_instance() -> None:
             background.loop.call_soon_threadsafe(background.loop.stop)
 
 
+@atexit.register
+def _end_thread() -> None:
+    """See the background thread end: uvloop crashes where the interpreter goes under its feet."""
+    thread, background = _process.thread, _process.background
+    if thread is None or thread is threading.current_thread():
+        return
+    if background is not None:
+        with suppress(RuntimeError):
+            background.loop.call_soon_threadsafe(background.loop.stop)
+    thread.join(_EXIT_LIMIT_S)
+
+
 def _close(client: RoutingClient) -> None:
     task = client.loop.create_task(client.close())
     # A loop holds its tasks weakly.
@@ -194,6 +211,7 @@ def _start_background() -> RoutingClient:
     )
     try:
         thread.start()
+        _process.thread = thread
         return started.result(_START_LIMIT_S)
     except Exception as error:
         # A thread that comes up after all finds nobody who wants it.
