@@ -10,8 +10,6 @@ import pytest
 from tests import engines
 from tests.e2e.test_script import lines_of, run_script
 
-pytest.importorskip("opentelemetry.sdk", reason="the extra `tracing` is not installed")
-
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
 APP = """

@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.e2e.waiting import until as until_sync
-from tests.integration.http_client import ask
-from tests.integration.rig import Rig, call, stream, until
-from tests.kitchen import pb2, pb2_grpc
-
-pytest.importorskip("opentelemetry.sdk", reason="the extra `tracing` is not installed")
-
 from grpc import aio
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from tests.e2e.waiting import until as until_sync
+from tests.integration.http_client import ask
+from tests.integration.rig import Rig, call, stream, until
+from tests.kitchen import pb2, pb2_grpc
 from websockets.asyncio.client import connect
 
 import remora as serve

@@ -7,9 +7,6 @@ import logging
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("opentelemetry.sdk", reason="the extra `tracing` is not installed")
-
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
