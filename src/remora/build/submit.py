@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from remora.build.pinning import pinned
-from remora.config_file.checks import Path as Steps
-from remora.config_file.checks import located_below
 from remora.config_file.declaration import ApplicationConfig, DeployConfig
+from remora.config_file.options import located
+from remora.config_file.problem import Path as Steps
 from remora.errors import ConfigError, ConfigFileError
 from remora.options.resources import RuntimeEnv
 from remora.options.runtime_env import read_runtime_env
@@ -61,7 +61,7 @@ def _declared(
         wanted = _with_base(app.runtime_env, base)
         env = pinned(read_runtime_env("runtime_env", wanted).get("runtime_env", env))
     except ConfigError as error:
-        problems.append(str(located_below(error, "runtime_env", where)))
+        problems.append(str(located(error, where, "runtime_env")))
     return DeclaredApplication(
         name=app.name,
         route_prefix=app.route_prefix,

@@ -5,7 +5,6 @@ Rules: pure. Knows values and not which keys there are: that is `declaration.py`
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,33 +14,15 @@ from typing import Any
 import msgspec
 
 from remora.config import nearest
-from remora.errors import ConfigError, NotSupportedYetError
+from remora.config_file.options import all_of_options, located
+from remora.config_file.problem import Path, Problem, path_text
+from remora.errors import NotSupportedYetError
 from remora.options.deployment import KEYWORDS, check_deployment_name, deployment_config
 from remora.options.runtime_env import read_runtime_env
-
-#: Keys and indexes that lead to a value.
-Path = tuple["str | int", ...]
 
 #: Options of a deployment that are no keys of a file: it was taken out, for Ray Serve too.
 _NOT_IN_FILES = frozenset({"version"})
 DEPLOYMENT_KEYS = tuple(name for name in KEYWORDS if name not in _NOT_IN_FILES)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a config.
-
-    Attributes:
-        path: leads to it.
-        message: what, and what to write instead.
-    """
-
-    path: Path
-    message: str
-
-    def __str__(self) -> str:
-        where = path_text(self.path)
-        return f"{where}: {self.message}" if where else self.message
 
 
 Check = Callable[[Any, Path], Iterable[Problem]]
@@ -64,14 +45,6 @@ class Key:
     check: Check = lambda _value, _path: ()
     required: bool = False
     later: bool = False
-
-
-def path_text(path: Path) -> str:
-    """Write a path as people do: `applications[0].name`. Pure."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
 
 
 def kind_of(value: object) -> str:
@@ -100,24 +73,15 @@ def checked_by(convert: Callable[[Any], object]) -> Check:
     """Check a value with what the Python API checks it with."""
 
     def check(value: Any, path: Path) -> Iterable[Problem]:
-        if value is None:
-            return
-        try:
-            convert(value)
-        except (TypeError, ValueError) as error:
-            yield _located(error, path)
+        if isinstance(value, dict):
+            yield from all_of_options(convert, value, path)
+        elif value is not None:
+            try:
+                convert(value)
+            except (TypeError, ValueError) as error:
+                yield located(error, path)
 
     return check
-
-
-def _located(error: Exception, path: Path) -> Problem:
-    """Turn an error of the Python API into a problem at the key that it names."""
-    if not isinstance(error, ConfigError):
-        return Problem(path, str(error))
-    keys = re.findall(r"\w+", error.field)
-    if path and keys and keys[0] == path[-1]:
-        keys = keys[1:]
-    return Problem((*path, *keys), str(error).removeprefix(error.field).removeprefix("="))
 
 
 def _mapping_of_text(value: Any, path: Path) -> Iterable[Problem]:
@@ -173,31 +137,14 @@ def check_runtime_env(value: Any, path: Path) -> Iterable[Problem]:
     if not isinstance(value, dict):
         yield Problem(path, f"must be a mapping, not {kind_of(value)}")
         return
+    left = dict(value)
     if isinstance(value.get("env_vars"), dict):
-        found = list(_mapping_of_text(value["env_vars"], (*path, "env_vars")))
+        yield from (found := list(_mapping_of_text(value["env_vars"], (*path, "env_vars"))))
         if found:
-            yield from found
-            return
-    try:
-        read_runtime_env("runtime_env", value)
-    except (TypeError, ValueError) as error:
-        yield located_below(error, "runtime_env", path)
-
-
-def located_below(error: Exception, word: str, path: Path) -> Problem:
-    """Locate an error of an option that is checked inside another one. Pure.
-
-    Args:
-        error: what its check raised.
-        word: the other one's name, after which the keys begin that the error names.
-        path: leads to the other one.
-    """
-    if not isinstance(error, ConfigError):
-        return Problem(path, str(error))
-    keys = re.findall(r"\w+", error.field)
-    keys = keys[keys.index(word) + 1 :] if word in keys else keys
-    steps = (int(key) if key.isdecimal() else key for key in keys)
-    return Problem((*path, *steps), str(error).removeprefix(error.field).removeprefix("="))
+            del left["env_vars"]
+    yield from all_of_options(
+        lambda given: read_runtime_env("runtime_env", given), left, path, "runtime_env"
+    )
 
 
 def check_deployments(value: Any, path: Path) -> Iterable[Problem]:
@@ -228,68 +175,7 @@ def _check_deployment(one: dict[str, Any], path: Path) -> Iterable[Problem]:
     else:
         yield from checked_by(check_deployment_name)(one["name"], (*path, "name"))
     known = {key: item for key, item in one.items() if key in DEPLOYMENT_KEYS and key != "name"}
-    yield from _all_of_options(known, path)
-
-
-#: Keys that are compared with each other: without one, nothing can be said of the others.
-_COMPARED = (
-    {"min_replicas", "max_replicas", "initial_replicas"},
-    {"initial_backoff_s", "max_backoff_s"},
-    {"num_replicas", "gang_scheduling_config", "gang_size"},
-    {
-        "placement_group_bundles",
-        "placement_group_strategy",
-        "placement_group_bundle_label_selector",
-    },
-)
-
-
-def _all_of_options(given: dict[str, Any], path: Path) -> Iterable[Problem]:
-    """Find all that is wrong with options: their check stops at the first, which is left out then."""
-    left = copy.deepcopy(given)
-    told: set[Path] = set()
-    silent: set[str] = set()
-    while (problem := _first_of_options(left, path)) is not None:
-        steps = problem.path[len(path) :]
-        leaf = str(steps[-1]) if steps else ""
-        again = problem.path in told
-        if not again and leaf not in silent:
-            yield problem
-        told.add(problem.path)
-        silent.update(*(group for group in _COMPARED if leaf in group))
-        if not _removed(left, steps[:1] if again else steps):
-            # It says what does not go with a default that took the place of what was left out.
-            others = sorted(silent & left.keys())
-            if not others:
-                return
-            del left[others[0]]
-
-
-def _first_of_options(given: dict[str, Any], path: Path) -> Problem | None:
-    try:
-        deployment_config(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        problem = _located(error, path)
-        word = str(error).partition(" ")[0]
-        # What is wrong in type is told as Python does, which begins with its name.
-        if problem.path == path and word in given:
-            return Problem((*path, word), str(error).removeprefix(f"{word} "))
-        return problem
-    return None
-
-
-def _removed(options: dict[str, Any], steps: Path) -> bool:
-    """Take out what steps lead to, or the option that it should be in; False: there is none."""
-    found: Any = options
-    for step in steps[:-1]:
-        found = found.get(step) if isinstance(found, dict) else None
-    if steps and isinstance(found, dict) and steps[-1] in found:
-        del found[steps[-1]]
-        return True
-    return bool(steps) and options.pop(str(steps[0]), _ABSENT) is not _ABSENT
-
-
-_ABSENT = object()
+    yield from all_of_options(deployment_config, known, path)
 
 
 def _unknown(given: dict[Any, Any], allowed: Iterable[str], path: Path) -> Iterable[Problem]:

@@ -30,8 +30,6 @@ from remora.config import (
 from remora.config_file.checks import (
     DEPLOYMENT_KEYS,
     Key,
-    Path,
-    Problem,
     check_config_keys,
     check_deployments,
     check_import_path,
@@ -41,8 +39,9 @@ from remora.config_file.checks import (
     checked_by,
     is_a,
     kind_of,
-    path_text,
 )
+from remora.config_file.options import located
+from remora.config_file.problem import Path, Problem, path_text
 from remora.errors import ConfigFileError
 from remora.options.autoscaling import autoscaling_policy
 from remora.options.checks import require_number
@@ -218,7 +217,10 @@ def problems(given: object) -> list[Problem]:
             return moved
     found = list(check_config_keys(given, KEYS, ()))
     if not found and isinstance(given, dict):
-        found += checked_by(_engine)(given, ("address",))
+        try:
+            _engine(given)
+        except (TypeError, ValueError) as error:
+            found.append(located(error, ("address",)))
     return found
 
 

@@ -8,8 +8,13 @@ import pytest
 
 from remora.config import ProxyLocation
 from remora.config_file.declaration import DEPLOYMENT_KEYS, parse, problems
+from remora.config_file.options import MAX_TOLD
+from remora.config_file.problem import path_text
 from remora.errors import ConfigFileError
 from remora.options.deployment import KEYWORDS
+
+#: The first and the third of them cannot be right.
+REQUESTS = [{"path": "a"}, {"path": "/b"}, {"path": "/c", "times": 0}]
 
 
 def app(**more: Any) -> dict[str, Any]:
@@ -151,6 +156,61 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigFileError) as caught:
         parse({"applications": [app(name=1, args=2)], "prots": 3})
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "paths"),
+    [
+        (
+            {"http_options": {"port": "x", "hots": 1, "num_proxies": 0, "ssl_keyfile": "k"}},
+            ["port", "hots", "num_proxies", "ssl_certfile"],
+        ),
+        ({"grpc_options": {"port": -1, "max_message_bytes": 0}}, ["port", "max_message_bytes"]),
+        ({"admin_options": {"host": 3, "port": "x"}}, ["host", "port"]),
+        ({"node_options": {"ssl_certfile": 1, "cert": 2}}, ["ssl_certfile", "cert"]),
+        ({"logging_config": {"encoding": "XML", "level": 1}}, ["encoding", "level"]),
+        ({"tracing_config": {"enabled": 1, "sampling_ratio": 2}}, ["enabled", "sampling_ratio"]),
+        (
+            {"applications": [app(runtime_env={"env_vars": {"A": 1, "B": 2}, "excludes": 3})]},
+            ["env_vars.A", "env_vars.B", "excludes"],
+        ),
+        (
+            {
+                "applications": [
+                    app(runtime_env={"py_modules": [1, "a", 2], "pip": {"a": 1, "b": 2}})
+                ]
+            },
+            ["py_modules[0]", "py_modules[2]", "pip.a", "pip.b"],
+        ),
+        (
+            {"applications": [app(autoscaling_policy={"policy_function": 1, "kwargs": 2})]},
+            ["policy_function", "kwargs"],
+        ),
+        (
+            {"applications": [app(deployments=[{"name": "X", "warmup_requests": REQUESTS}])]},
+            ["warmup_requests[0].path", "warmup_requests[2].times"],
+        ),
+    ],
+)
+def test_all_problems_of_one_group_of_options_are_told_at_once(
+    given: dict[str, Any], paths: list[str]
+) -> None:
+    found = problems({"applications": [], **given})
+    ends = sorted(path_text(each.path) for each in found)
+    assert len(ends) == len(paths), found
+    for path in paths:
+        assert any(each.endswith(path) for each in ends), (path, ends)
+
+
+def test_what_is_compared_with_something_wrong_is_not_told_beside_it() -> None:
+    wrong = {"min_replicas": "x", "max_replicas": 0, "initial_replicas": 5}
+    (one,) = told(app(deployments=[{"name": "X", "autoscaling_config": wrong}]))
+    assert "autoscaling_config" in one
+
+
+def test_a_group_of_options_with_endless_problems_ends() -> None:
+    found = problems({"applications": [], "http_options": dict.fromkeys(map(str, range(500)), 1)})
+    assert len(found) == MAX_TOLD
 
 
 def test_keys_of_old_configs_say_where_they_went() -> None:
