@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar
@@ -96,8 +96,7 @@ class ControlClient:
             InstanceError: no instance, or it does not come back.
             RemoraError: refused; nothing has changed.
         """
-        request = DeployRequest(tuple(applications))
-        return await self._accepted("deploy", request)
+        return await self._accepted("deploy", DeployRequest(tuple(applications)))
 
     async def submit(self, request: ConfigRequest) -> int:
         """Hand in a config; returns the number of its release once it is accepted and saved.
@@ -117,9 +116,7 @@ class ControlClient:
             InstanceError: no instance, or it does not come back.
             RemoraError: it would be refused.
         """
-        return await self._again(
-            lambda channel: call_control(channel, "plan", request, Plan, unpickle=True)
-        )
+        return await self._call("plan", request, Plan)
 
     async def releases(self) -> list[Release]:
         """Ask what was deployed when, oldest first.
@@ -127,10 +124,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance, or it does not come back.
         """
-        found = await self._again(
-            lambda channel: call_control(channel, "releases", None, Releases, unpickle=True)
-        )
-        return list(found.releases)
+        return list((await self._call("releases", None, Releases)).releases)
 
     async def roll_back(self, number: int) -> int:
         """Go back to what a release said; returns the number of the new release.
@@ -149,16 +143,10 @@ class ControlClient:
         Raises:
             InstanceError: no instance, or it does not come back.
         """
-        found = await self._again(
-            lambda channel: call_control(channel, "configs", None, Configs, unpickle=True)
-        )
-        return found.applications
+        return (await self._call("configs", None, Configs)).applications
 
     async def _accepted(self, method: str, request: msgspec.Struct) -> int:
-        answer = await self._again(
-            lambda channel: call_control(channel, method, request, Accepted, unpickle=True)
-        )
-        return answer.release
+        return (await self._call(method, request, Accepted)).release
 
     async def delete(self, names: Iterable[str]) -> None:
         """Begin to delete applications; `watch` tells when they are gone.
@@ -166,8 +154,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance, or it does not come back.
         """
-        request = DeleteRequest(tuple(names))
-        await self._again(lambda channel: call_control(channel, "delete", request, unpickle=True))
+        await self._call("delete", DeleteRequest(tuple(names)))
 
     async def shutdown(self) -> None:
         """Begin to delete everything and to end the instance.
@@ -175,7 +162,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance.
         """
-        await self._again(lambda channel: call_control(channel, "shutdown", unpickle=True))
+        await self._call("shutdown")
 
     async def status(self) -> InstanceStatus:
         """Ask how everything is.
@@ -183,9 +170,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance, or it does not come back.
         """
-        return await self._again(
-            lambda channel: call_control(channel, "status", None, InstanceStatus, unpickle=True)
-        )
+        return await self._call("status", None, InstanceStatus)
 
     async def health(self) -> ControllerHealth:
         """Ask how the controller itself is.
@@ -193,9 +178,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance, or it does not come back.
         """
-        return await self._again(
-            lambda channel: call_control(channel, "health", None, ControllerHealth, unpickle=True)
-        )
+        return await self._call("health", None, ControllerHealth)
 
     async def metrics(self) -> str:
         """Ask what all processes count, as Prometheus reads it.
@@ -203,10 +186,7 @@ class ControlClient:
         Raises:
             InstanceError: no instance, or it does not come back.
         """
-        request = MetricsRequest()
-        found = await self._again(
-            lambda channel: call_control(channel, "metrics", request, MetricsReport, unpickle=True)
-        )
+        found = await self._call("metrics", MetricsRequest(), MetricsReport)
         return render(found.families)
 
     async def story(self, replica_id: str) -> str:
@@ -216,11 +196,7 @@ class ControlClient:
             InstanceError: no instance, or it does not come back.
             EngineError: nothing is known of that replica.
         """
-        request = StoryRequest(replica_id)
-        found = await self._again(
-            lambda channel: call_control(channel, "story", request, Story, unpickle=True)
-        )
-        return found.text
+        return (await self._call("story", StoryRequest(replica_id), Story)).text
 
     async def scale(self, app_name: str, deployment: str, num_replicas: int) -> None:
         """Set a number of replicas from outside; returns when it is accepted and saved.
@@ -231,8 +207,7 @@ class ControlClient:
             ConfigError: the number is negative.
             InstanceError: no instance, or it does not come back.
         """
-        request = ScaleRequest(app_name, deployment, num_replicas)
-        await self._again(lambda channel: call_control(channel, "scale", request, unpickle=True))
+        await self._call("scale", ScaleRequest(app_name, deployment, num_replicas))
 
     async def set_capacity(self, percent: float | None) -> None:
         """Switch on a share of every deployment, 0..100 per cent; None: all of it.
@@ -241,8 +216,7 @@ class ControlClient:
             ConfigError: it is no such share.
             InstanceError: no instance, or it does not come back.
         """
-        request = CapacityRequest(percent)
-        await self._again(lambda channel: call_control(channel, "capacity", request, unpickle=True))
+        await self._call("capacity", CapacityRequest(percent))
 
     async def scaling(
         self, app_name: str | None = None, deployment: str | None = None, *, past: bool = False
@@ -259,10 +233,7 @@ class ControlClient:
             InstanceError: no instance, or it does not come back.
         """
         request = ScalingRequest(app_name, deployment, past)
-        found = await self._again(
-            lambda channel: call_control(channel, "scaling", request, ScalingDetails, unpickle=True)
-        )
-        return found.deployments
+        return (await self._call("scaling", request, ScalingDetails)).deployments
 
     async def watch(self) -> AsyncGenerator[InstanceStatus, None]:
         """Yield the status now and after every change; goes on after a controller restart.
@@ -287,13 +258,15 @@ class ControlClient:
             self.close()
             await asyncio.sleep(_BETWEEN_TRIES_S)
 
-    async def _again(self, call: Callable[[Channel], Awaitable[T]]) -> T:
+    async def _call(
+        self, method: str, body: msgspec.Struct | None = None, reply: type[T] | None = None
+    ) -> T:
         """Make a call, and make it again while the controller restarts."""
         deadline = asyncio.get_running_loop().time() + self._reconnect_s
         while True:
             channel = await self._connected()
             try:
-                return await call(channel)
+                return await call_control(channel, method, body, reply, unpickle=True)
             except ConnectionLostError as error:
                 self.close()
                 if asyncio.get_running_loop().time() >= deadline:
