@@ -139,6 +139,17 @@ async def start(
     return actor
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_no_node_joins_a_ray_that_remora_started(fake: FakeCluster, is_own: bool) -> None:
+    InstanceSetup(home="", node_id="n1", token="t", http={}, has_fixed_nodes=is_own).save(fake)
+    made = RayEngine()
+    await made.connect()
+    try:
+        assert made.has_fixed_nodes is is_own
+    finally:
+        await made.close()
+
+
 async def test_a_process_is_told_of_though_its_record_cannot_be_saved_yet(
     engine: RayEngine, fake: FakeCluster
 ) -> None:

@@ -104,6 +104,21 @@ def test_a_cluster_that_wants_a_token_is_told_and_no_other_one_started(
 
 
 @pytest.mark.parametrize(
+    ("address", "others", "is_new"),
+    [("", True, False), ("auto", True, False), ("", False, True), ("local", False, True)],
+)
+def test_a_cluster_is_told_apart_from_one_of_others(
+    address: str, others: bool, is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(where: str, **_: object) -> None:
+        if where == "auto" and not others:
+            raise ConnectionError("no cluster")
+
+    monkeypatch.setattr("ray.init", init)
+    assert connect(address) is is_new
+
+
+@pytest.mark.parametrize(
     ("says", "told"),
     [
         (b"", "closes the connection"),

@@ -28,9 +28,10 @@ def summary(deployment: DeploymentStatus) -> str:
         return f"{replicas} running"
     if deployment.status_trigger == "DELETING":
         return f"leaving, {running} replicas left"
-    if deployment.status == "UPDATING":
-        return f"starting, {replicas} running"
-    return f"{deployment.status.lower().replace('_', ' ')}, {replicas} running"
+    word = "starting" if deployment.status == "UPDATING" else deployment.status.lower()
+    # With every count: the line that says what for may be many lines above.
+    waiting = f", {deployment.num_waiting} waiting for room" if deployment.num_waiting else ""
+    return f"{word.replace('_', ' ')}, {replicas} running{waiting}"
 
 
 def news(before: ApplicationStatus | None, now: ApplicationStatus) -> list[str]:

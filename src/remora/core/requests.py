@@ -185,6 +185,7 @@ def check_room(
     if not why:
         return None
     return PlacementError(
-        f"Nothing was deployed, because this could never run here: {why}. Ask for less, or say "
-        "what there is: `remora start --num-gpus`, `--resources`, `--labels`."
+        f"Nothing was deployed, because this could never run here: {why}. Ask for less "
+        "(`num_cpus=0.5`), or say what there is: `remora start --num-cpus`, `--num-gpus`, "
+        "`--resources`, `--labels`."
     )

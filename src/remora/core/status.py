@@ -154,6 +154,7 @@ def _deployment(
         target_num_replicas=0 if app.deleting else count_of(deployment),
         replica_states=dict(Counter(str(replica.state) for replica in replicas)),
         replicas=tuple(_replica(deployment, replica) for replica in replicas),
+        num_waiting=pacing.num_unplaced,
         recent_dead_replicas=tuple(_dead_replica(replica) for replica in gone),
         calls=tuple(DeploymentID(name, app.name) for name in deployment.target.calls),
     )
@@ -295,7 +296,10 @@ def _trouble(
     if pacing.awaits:
         trouble.append(f"Its replicas wait for the deployment actor {pacing.awaits!r}.")
     if pacing.num_unplaced:
-        trouble.append(f"{pacing.num_unplaced} replica(s) find no place: {pacing.unplaced}.")
+        outlook = "room" if state.fixed_nodes else "room, or for a node that has it"
+        trouble.append(
+            f"{pacing.num_unplaced} replica(s) find no place: {pacing.unplaced}. They wait for {outlook}."
+        )
     preparing = [
         activity.preparing
         for replica in deployment.in_state(ReplicaState.PENDING)

@@ -248,6 +248,8 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Count of replicas by state.
     replica_states: dict[str, int]
     replicas: tuple[ReplicaStatus, ...] = ()
+    #: How many more there would be if there were room; `message` says what is missing.
+    num_waiting: int = 0
     #: The last ones that ended, oldest first.
     recent_dead_replicas: tuple[DeadReplica, ...] = ()
     #: Deployments that it was bound with, and those that its replicas have called.

@@ -71,6 +71,11 @@ def test_news_is_also_why_it_waits() -> None:
     assert news(now, now) == []
 
 
+def test_how_many_wait_is_told_with_every_count() -> None:
+    waiting = msgspec.structs.replace(deployment(running=1, target=3), num_waiting=1)
+    assert summary(waiting) == "starting, 1/3 replicas running, 1 waiting for room"
+
+
 def test_what_leaves_is_not_said_to_start() -> None:
     leaving = msgspec.structs.replace(
         deployment(running=1, message="The deployment is being deleted."),

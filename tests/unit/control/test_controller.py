@@ -611,6 +611,8 @@ def test_a_replica_without_room_is_explained_with_numbers() -> None:
             assert status is not None
             assert "1 replica(s) find no place" in status.message
             assert "CPU: 4 needed, 0 free of 8" in status.message
+            assert "They wait for room, or for a node that has it." in status.message
+            assert status.deployments["Model"].num_waiting == 1
             await r.deploy(app("default", deployment(num_replicas=2, resources={"CPU": 4.0})))
             await r.until_running()
 

@@ -75,8 +75,10 @@ class RayActor:
     node_id: str
 
 
-def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = False) -> None:
+def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = False) -> bool:
     """Join a Ray cluster, or start one that ends with this process.
+
+    Returns True when it has started one.
 
     Args:
         address: of a cluster; `auto`: the one of this machine; `local`: a new one; empty: the one
@@ -126,6 +128,7 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
             "--num-cpus … --resources … --labels …`): leave the options for it out here, or start a "
             "new cluster with `--address local`."
         )
+    return address == "local"
 
 
 def _is_refused(error: BaseException) -> bool:

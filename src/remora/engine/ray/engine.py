@@ -103,6 +103,7 @@ class RayEngine(Engine):
     async def connect(self) -> None:
         """Find what runs, and begin to watch the nodes."""
         self._setup = await self._ask(require_setup, self._cluster)
+        self.has_fixed_nodes = self._setup.has_fixed_nodes
         self.node_id = NodeID(await self._ask(this_node))
         self._nodes = NodeWatch(
             self._cluster,

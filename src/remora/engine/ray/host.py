@@ -98,7 +98,8 @@ class Host:
         machine = msgspec.convert(self._options.machine, MachineOptions)
         wanted = msgspec.convert(self._options.node, NodeOptions)
         # In the background nobody watches, and a copy of every log would grow for ever.
-        rays.connect(self._options.address, machine, shows=self._options.owner_fd is not None)
+        shows = self._options.owner_fd is not None
+        is_new = rays.connect(self._options.address, machine, shows=shows)
         nodes = {node.node_id: node for node in rays.nodes()}
         here = nodes[rays.this_node()]
         head = next((node for node in nodes.values() if node.is_head), here)
@@ -108,7 +109,7 @@ class Host:
             if wanted:
                 # Before anything is started, and told to whoever named the files.
                 check_files(wanted, here.host)
-            self._set_up(here, wanted)
+            self._set_up(here, wanted, has_fixed_nodes=is_new)
             join(self._setup.membership(here))
             return self._start(here, head, is_alone=len(nodes) == 1)
         self._setup = found
@@ -161,7 +162,7 @@ class Host:
                 f"at {head.admin_url}"
             )
 
-    def _set_up(self, here: RayNode, node: NodeOptions) -> None:
+    def _set_up(self, here: RayNode, node: NodeOptions, *, has_fixed_nodes: bool) -> None:
         """Leave nothing of an earlier instance, and write down how this one is to be."""
         kill_all(self._cluster)
         remove_groups(self._cluster.namespace)
@@ -171,6 +172,7 @@ class Host:
         self._setup = InstanceSetup(
             home=str(self._claim.home.root),
             node_id=here.node_id,
+            has_fixed_nodes=has_fixed_nodes,
             token=secrets.token_hex(16),
             node=node,
             http=dict(options.http),

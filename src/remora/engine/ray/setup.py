@@ -37,6 +37,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     home: str
     #: That node.
     node_id: str
+    #: The cluster is one that this instance has started for itself: no node will join.
+    has_fixed_nodes: bool = False
     #: What connections between nodes present.
     token: str
     #: The user's `HTTPOptions` as a dict.
