@@ -73,6 +73,12 @@ class Operator:
         self.write(*applications)
         return self("deploy", "serve.yaml", status=status)
 
+    def saved(self, *words: str) -> str:
+        """Write what a command prints into a file beside that of the operator."""
+        file = self._file.with_name("saved.yaml")
+        file.write_text(self(*words))
+        return file.name
+
     def pids(self, name: str) -> set[int]:
         found = json.loads(self("status", "--json"))["applications"][name]
         return {
@@ -123,6 +129,9 @@ def test_a_config_is_deployed_changed_and_taken_away(operator: Operator) -> None
     assert get(f"{operator.url}/two") == "good day"
     assert '"one"' not in operator("status", "--json") or "DELETING" in operator("status")
 
+    operator.deploy(ONE, TWO)
+    assert "Nothing would change." in operator("plan", operator.saved("config"))
+    operator.deploy({**TWO, "args": {"greeting": "good day"}})
     assert yaml.safe_load(operator("config")) == {**TWO, "args": {"greeting": "good day"}}
     operator("delete", "two")
     assert "There is no application 'two'" in operator("delete", "two", status=1)

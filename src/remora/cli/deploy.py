@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,19 +270,33 @@ def warn_of_ignored(config: DeployConfig, instance: Instance) -> None:
 def show_config(name: str | None) -> None:
     """Print what was declared, as it was written, one document for each application.
 
+    All of it is a config file again: without a name it says the share of capacity, too.
+
     Raises:
         CommandError: no instance runs, or there is no application of that name.
     """
-    configs = asyncio.run(find().configs())
+    instance = find()
+    configs = asyncio.run(instance.configs())
     if name is not None and name not in configs:
         raise CommandError(
             f"No config has been deployed for application {name!r}.{nearest(name, configs)}"
         )
-    shown = [configs[name]] if name is not None else list(configs.values())
-    if not shown:
+    if not configs:
         click.echo("No configuration was found.", err=True)
         return
-    click.echo("---\n".join(to_yaml(json.loads(one)) for one in shown), nl=False)
+    if name is not None:
+        click.echo(to_yaml(json.loads(configs[name])), nl=False)
+        return
+    capacity = asyncio.run(instance.status()).target_capacity
+    click.echo(config_text(configs.values(), capacity), nl=False)
+
+
+def config_text(applications: Iterable[bytes], target_capacity: float | None) -> str:
+    """Write what was declared as a config file of several documents. Pure."""
+    shown = [json.loads(one) for one in applications]
+    if target_capacity is not None:
+        shown.append({"target_capacity": target_capacity})
+    return "---\n".join(map(to_yaml, shown))
 
 
 def to_yaml(value: Any) -> str:

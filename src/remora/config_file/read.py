@@ -12,7 +12,10 @@ from typing import Any
 import yaml
 
 from remora.config_file import declaration
-from remora.config_file.declaration import MAX_CONFIG_BYTES, DeployConfig, Problem
+from remora.config_file.declaration import MAX_CONFIG_BYTES, DeployConfig
+from remora.config_file.documents import SecondConfig, joined
+from remora.config_file.problem import Path as Steps
+from remora.config_file.problem import Problem
 from remora.errors import ConfigFileError
 
 #: Aliases can make a small file stand for a huge value.
@@ -44,9 +47,39 @@ class _Reader:
         self._name = name
         self._loader = loader
         self._num_values = 0
-        self.lines: dict[declaration.Path, int] = {}
+        self.lines: dict[Steps, int] = {}
 
-    def value(self, node: yaml.Node, path: declaration.Path = ()) -> Any:
+    def all_documents(self) -> object:
+        """Return what the documents of the file are together; None: they are empty.
+
+        Raises:
+            ConfigFileError: as `value`; or they are no config together.
+        """
+        values: list[Any] = []
+        lines: list[dict[Steps, int]] = []
+        while self._loader.check_node():
+            self.lines = {}
+            value = self.value(self._loader.get_node())
+            if value is not None:
+                values.append(value)
+                lines.append(self.lines)
+        if not values:
+            return None
+        try:
+            whole, places = joined(values)
+        except SecondConfig as second:
+            line = lines[second.index][()]
+            said = "a file has one document with the keys of a config; each other one is an application"
+            what = f"{self._name}:{line}: {said} and has the key 'import_path'"
+            raise ConfigFileError([what]) from None
+        self.lines = {
+            (*place, *path): line
+            for place, found in zip(places, lines, strict=True)
+            for path, line in found.items()
+        }
+        return whole
+
+    def value(self, node: yaml.Node, path: Steps = ()) -> Any:
         """The value of a node.
 
         Raises:
@@ -67,7 +100,7 @@ class _Reader:
             raise self._error(node, f"values with the tag {node.tag} cannot stand in a config")
         return found
 
-    def _mapping(self, node: yaml.MappingNode, path: declaration.Path) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: Steps) -> dict[str, Any]:
         made: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -102,8 +135,13 @@ class _Reader:
         return f"{self._name}:{self.line(problem)}: {problem}"
 
 
-def read(text: str, name: str) -> tuple[Any, _Reader]:
+def read(text: str, name: str, *, several: bool = False) -> tuple[Any, _Reader]:
     """Read YAML, or JSON, which is YAML too.
+
+    Args:
+        text: what the file holds.
+        name: of the file, for messages.
+        several: there may be several documents, which are one config together.
 
     Raises:
         ConfigFileError: it is neither.
@@ -111,8 +149,11 @@ def read(text: str, name: str) -> tuple[Any, _Reader]:
     loader = _Loader(text)
     reader = _Reader(name, loader)
     try:
-        node = loader.get_single_node()
-        value = None if node is None else reader.value(node)
+        if several:
+            value = reader.all_documents()
+        else:
+            node = loader.get_single_node()
+            value = None if node is None else reader.value(node)
     except ConfigFileError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -144,5 +185,5 @@ def load(path: Path) -> DeployConfig:
         raise ConfigFileError([f"{path}: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigFileError([f"{path}: this is not text in UTF-8: {error.reason}"]) from None
-    value, reader = read(text, str(path))
+    value, reader = read(text, str(path), several=True)
     return declaration.parse(value, reader.tell, reader.line)

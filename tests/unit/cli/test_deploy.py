@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from remora.cli import deploy
-from remora.cli.deploy import follow, undeclared
+from remora.cli.deploy import config_text, follow, undeclared
 from remora.cli.errors import CommandError, UsageError
+from remora.config_file.read import load
 from remora.home import Home
 from remora.instance import Instance
 from remora.wire.control import ApplicationStatus, InstanceStatus
@@ -135,3 +136,19 @@ def test_what_a_config_does_not_name_any_more_is_told() -> None:
     apps = (declared("kept"), declared("gone"), declared("going", "DELETING"))
     of_a_program = application("mine", "RUNNING", 1)
     assert undeclared(status_of(*apps, of_a_program), ["kept", "new"]) == ["gone"]
+
+
+def test_what_is_printed_of_a_config_is_a_config_file_again(tmp_path: Path) -> None:
+    given = [
+        {"name": "a", "route_prefix": "/a", "import_path": "server:app", "args": {"n": "on"}},
+        {"name": "b", "import_path": "server:app", "deployments": [{"name": "X"}]},
+    ]
+    file = tmp_path / "saved.yaml"
+    file.write_text(config_text(map(msgspec.json.encode, given), 50.0))
+    config = load(file)
+    assert [app.given for app in config.applications] == given
+    assert config.target_capacity == 50
+    file.write_text(config_text(map(msgspec.json.encode, given[:1]), None))
+    config = load(file)
+    assert [app.given for app in config.applications] == given[:1]
+    assert config.target_capacity is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,43 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         file.truncate(MAX_CONFIG_BYTES + 1)
     with pytest.raises(ConfigFileError, match="are no config"):
         load(large)
+
+
+def test_several_documents_are_one_config_and_problems_have_the_lines_of_each(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "---\nname: a\nroute_prefix: /a\nimport_path: server:app\n"
+        "---\ntarget_capacity: 50\napplications:\n  - {name: b, import_path: server:app}\n"
+        "---\nname: c\nroute_prefix: /c\nimport_path: server:app\n---\n"
+    )
+    config = load(file)
+    assert [app.name for app in config.applications] == ["b", "a", "c"]
+    assert config.target_capacity == 50
+
+    file.write_text(file.read_text().replace("route_prefix: /c", "route_prefix: c"))
+    with pytest.raises(ConfigFileError) as caught:
+        load(file)
+    (one,) = caught.value.problems
+    assert one.startswith(f"{file}:11: applications[2].route_prefix: 'c' must start")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("applications: []\n---\nhttp_options: {}\n", "serve.yaml:3: a file has one document"),
+        ("import_path: a:b\n---\n[1]\n---\nimport_path: a:b\n", "must be a mapping with keys"),
+        ("import_path: a:b\n---\napplications: x\n", "applications: must be a list"),
+        ("import_path: a:b\nhost: x\n", "it is http_options.host now"),
+        ("---\n---\n", "the file is empty"),
+    ],
+)
+def test_documents_that_are_no_config_together(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigFileError, match=re.escape(said)):
+        load(file)
 
 
 def test_it_is_kept_in_which_line_each_deployment_is_named(tmp_path: Path) -> None:
