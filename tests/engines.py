@@ -13,7 +13,7 @@ from remora.config import EngineOptions, engine_options
 
 ENGINES = ("local", "ray")
 #: Folders of tests that run on the chosen engine; the others run on none.
-FOLDERS = (Path(__file__).with_name("e2e"), Path(__file__).with_name("examples"))
+FOLDERS = tuple(Path(__file__).with_name(name) for name in ("e2e", "examples", "gpu"))
 #: Ray starts in seconds and a replica in half of one, where the embedded engine takes milliseconds.
 _PATIENCE_ON_RAY = 5.0
 _RAY = {

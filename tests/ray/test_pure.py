@@ -14,18 +14,20 @@ from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
 from remora.build.pinning import pinned
+from remora.engine.base import Hold, ProcessSpec
 from remora.engine.boot import StartError
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.process import ProcessActor, ProcessRequest
-from remora.engine.ray.replicas import reason_of
+from remora.engine.ray.replicas import environment_of, reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.engine.ray.sockets import agent_socket, process_socket
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.options.resources import MachineOptions, RuntimeEnv
+from remora.types import NodeID
 
 
 def test_resources_become_options_of_an_actor() -> None:
@@ -37,6 +39,19 @@ def test_resources_become_options_of_an_actor() -> None:
         "resources": {"tokenizer": 2.0},
     }
     assert amounts({}) == {"num_cpus": 0.0, "num_gpus": 0.0}
+
+
+def test_who_states_that_it_has_no_gpus_sees_none() -> None:
+    def seen(resources: dict[str, float], env: dict[str, str] | None = None) -> str | None:
+        holds = (Hold(NodeID("node"), resources),)
+        spec = ProcessSpec("app/D#1", "module:main", "title", holds=holds, env=env or {})
+        return environment_of(spec).get("CUDA_VISIBLE_DEVICES")
+
+    assert seen({"CPU": 1.0, "GPU": 0.0}) == ""
+    # Ray says which those are, and leaves alone who says nothing.
+    assert seen({"GPU": 0.5}) is None
+    assert seen({"CPU": 1.0}) is None
+    assert seen({"GPU": 0.0}, {"CUDA_VISIBLE_DEVICES": "0"}) == "0"
 
 
 def test_no_replica_is_taken_for_a_permanent_process() -> None:

@@ -41,6 +41,8 @@ class Node:
 
 #: The label that says what kind of GPU a node has, as on Ray.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
+#: The environment variable that tells a process which GPUs it may use.
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remora.engine.base import ACCELERATOR_LABEL, Hold
+from remora.engine.base import ACCELERATOR_LABEL, VISIBLE_GPUS, Hold
 from remora.options.resources import AS_FOUND, MachineOptions
-
-#: What a process is told of its GPUs.
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)

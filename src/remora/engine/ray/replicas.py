@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remora.engine.base import ProcessSpec
+from remora.engine.base import VISIBLE_GPUS, ProcessSpec
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import actor_options
 from remora.engine.ray.groups import has_group, make_group
@@ -36,7 +36,7 @@ def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
         title=spec.title,
         namespace=namespace,
         args=dict(spec.args),
-        env=dict(spec.env),
+        env=environment_of(spec),
     )
     options = actor_options(spec)
     if has_group(spec):
@@ -45,6 +45,16 @@ def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
         # Also if it is gone: then Ray says so, and another place is found.
         return fleet.create(request, node_id=spec.node_id, soft=False, options=options)
     return fleet.create(request, node_id=node_id, soft=True, options=options)
+
+
+def environment_of(spec: ProcessSpec) -> dict[str, str]:
+    """The variables of a replica: who states that it has no GPUs (0) sees none. Pure.
+
+    Ray shows those that it gives, and all of the node to a worker that asks for none.
+    """
+    asked = [hold.resources["GPU"] for hold in spec.holds if "GPU" in hold.resources]
+    hides = bool(asked) and not any(asked)
+    return {**({VISIBLE_GPUS: ""} if hides else {}), **spec.env}
 
 
 def waits_for(spec: ProcessSpec) -> str:
