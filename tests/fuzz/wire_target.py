@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["remora.wire", "remora.errors"]):
     from remora.errors import ProtocolError
     from remora.wire import codec
     from remora.wire.framing import FrameDecoder
+    from remora.wire.proof import NONCE_BYTES, ProvingCaller, ProvingListener
 
 #: Whatever reads the meta of a frame.
 READERS = [getattr(codec, name) for name in sorted(vars(codec)) if name.startswith("decode_")]
@@ -35,6 +36,14 @@ def read(data: bytes) -> None:
             codec.read_hello(frames[0])
     except ProtocolError:
         frames = []
+    for side in (ProvingCaller, ProvingListener):
+        try:
+            proving = side("token", bytes(NONCE_BYTES), "")
+            for part in (stream[:cut], stream[cut:]):
+                proving.receive(part)
+        except ProtocolError:
+            continue
+        assert not proving.is_done
     # Junk seldom has the length of a frame in front: it is read as the meta of one as well.
     for meta in (stream, *(frame[4] for frame in frames)):
         try:

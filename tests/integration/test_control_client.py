@@ -17,11 +17,9 @@ from remora.control.controller import Controller
 from remora.core.snapshot import Snapshot, SnapshotDiff, patch
 from remora.errors import EngineError, InstanceError, RouteTakenError
 from remora.home import Home
-from remora.router.client import RoutingClient
 from remora.testing import FakeEngine, FakeReplicas
 from remora.transport.channel import connect
 from remora.transport.control import call_control, serve_control, stream_control
-from remora.transport.membership import Membership, join, mine
 from remora.types import DeploymentID
 from remora.wire.control import Ack, InstanceStatus, Subscription
 
@@ -40,10 +38,10 @@ class Instance:
         self._server: asyncio.Server | None = None
         self._running: asyncio.Task[None] | None = None
 
-    async def start(self, token: str = "") -> None:
+    async def start(self) -> None:
         controller = Controller(self.engine, connect=self.replicas.connect)
         admin = Admin(controller, home=str(self.home.root))
-        self._server = await serve_control(self.sock.dup(), admin.handlers, token)
+        self._server = await serve_control(self.sock.dup(), admin.handlers)
         self._running = asyncio.create_task(controller.run())
 
     async def kill(self) -> None:
@@ -174,23 +172,3 @@ async def test_a_controller_that_never_comes_back_is_waited_for_a_bounded_time(
         with pytest.raises(InstanceError, match="No instance answers"):
             await anext(client.watch())
     server.close()
-
-
-async def test_programs_present_the_token_of_the_folder_that_they_ask(
-    instance: Instance,
-) -> None:
-    """Behind the relay of a node, the controller of another one asks for it."""
-    await instance.kill()
-    await instance.start("of this one")
-    Membership("here", "of this one").write(instance.home)
-    before = mine()
-    join(Membership("here", "of the instance before"))
-    client = RoutingClient(instance.home, "a script")
-    try:
-        async with ControlClient(instance.home) as control:
-            assert (await control.status()).controller_pid
-        client.start()
-        await client.wait_synced(8.0)
-    finally:
-        await client.close()
-        join(before)

@@ -64,7 +64,7 @@ def test_junk_frames_disturb_nobody_else(
         async with open_rig(remora_home) as rig:
             node, router = await rig.pair(Echo)
             reader, writer = await asyncio.open_unix_connection(node.path)
-            writer.write(encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, "", "junk"))))
+            writer.write(encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, "junk"))))
             for kind, number, meta, body, flags in sent:
                 writer.write(encode(kind, number, meta, body, flags))
             writer.write_eof()

@@ -334,7 +334,12 @@ async def test_a_peer_of_another_version_is_not_asked_in_a_hurry(
         nonlocal asked
         asked += 1
         made = ReplicaConnection(other.replica)
-        made._token = "another"
+
+        def turn_away(frame: RawFrame) -> bool:
+            made._turn_away("another version")
+            return False
+
+        made._takes = turn_away  # type: ignore[method-assign]
         return made
 
     assert other.server is not None

@@ -20,6 +20,7 @@ from remora.transport.control import call_control, serve_control, stream_control
 from remora.wire.codec import pack
 from remora.wire.framing import MAX_HELLO_BYTES, encode
 from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+from remora.wire.proof import NONCE_BYTES, ProvingCaller, ProvingListener, Reason, refusal
 
 
 class App:
@@ -28,6 +29,10 @@ class App:
 
 
 HELLO = encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION)))
+NONCE = bytes(NONCE_BYTES)
+CALLER = ProvingCaller("secret", NONCE, "")
+CALL = CALLER.begin()
+PROOF = CALLER.receive(ProvingListener("secret", NONCE, "").receive(CALL))
 
 
 @pytest.mark.parametrize(
@@ -114,20 +119,11 @@ async def served(token: str = "") -> tuple[Methods, asyncio.Server, str]:
     return methods, server, f"tcp:127.0.0.1:{sock.getsockname()[1]}"
 
 
-async def test_a_token_that_nobody_asked_for_is_no_harm() -> None:
-    _, server, address = await served()
-    channel = await connect(address, name="from another node", token="secret")
-    assert await call_control(channel, "double", Number(2), Number) == Number(4)
-    channel.close()
-    server.close()
-
-
 async def test_tcp_needs_the_token() -> None:
     _, server, address = await served("secret")
     for token in ("", "Secret", "secret "):
-        channel = await connect(address, name="stranger", token=token)
-        with pytest.raises(ConnectionLostError):
-            await call_control(channel, "double", Number(4), Number, timeout_s=5)
+        with pytest.raises(ConnectionLostError, match="wrong cluster token"):
+            await connect(address, name="stranger", token=token)
     channel = await connect(address, name="friend", token="secret")
     assert await call_control(channel, "double", Number(4), Number) == Number(8)
     channel.close()
@@ -140,15 +136,17 @@ OTHERS = [
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "it speaks HTTP"),
     (b"SSH-2.0-OpenSSH_9.2\r\n", "it speaks SSH"),
     (bytes.fromhex("16030100c8010000c40303") + b"\x01" * 40, "it uses TLS, and the nodes"),
-    (b"\xde\xad" * 40, "not a frame: size="),
-    (encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, "Secret"))), "wrong cluster token: it is"),
-    (
-        encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION + 1, "secret", "the new one"))),
-        f"the new one speaks version {WIRE_VERSION + 1}, this process {WIRE_VERSION}: run the same",
-    ),
+    (b"\xde\xad" * 40, "no proof of the token: it speaks something else"),
+    (HELLO, "no proof of the token: it speaks something else"),
+    (refusal(Reason.WRONG_TOKEN), "wrong cluster token: it is of another instance"),
+    (CALL + bytes(300), "no proof of the token: it speaks something else"),
+    (CALL + CALL, "no proof of the token: message 1 comes out of turn"),
+    (CALL + PROOF[:6] + bytes(32), "wrong cluster token: it is of another instance"),
+    (CALL[:4] + b"\x09" + CALL[5:], "it proves the token in version 9, this process in 1: run the"),
     (b"", "no greeting: it has sent none within"),
     # It begins well, and goes no further.
-    (HELLO[:9], "no greeting: it has sent none within"),
+    (CALL, "no greeting: it has sent none within"),
+    (CALL[:9], "no greeting: it has sent none within"),
 ]
 
 
@@ -181,11 +179,47 @@ async def test_who_has_no_business_here_is_told_of_once_and_disturbs_nobody(
     assert f"Refused a connection from 127.0.0.1: {told}" in warnings[0]
 
 
-async def test_who_is_refused_hears_why(caplog: pytest.LogCaptureFixture) -> None:
+async def test_who_is_refused_hears_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(strangers, "_told", strangers.Told())
     _, server, address = await served("secret")
-    channel = await connect(address, name="stranger", token="another")
-    with pytest.raises(ConnectionLostError, match=f"{address} refused it: wrong cluster token"):
-        await channel.wait_greeted()
+    for _ in range(3):
+        with pytest.raises(
+            ConnectionLostError, match=f"to {address}: wrong cluster token: it is of"
+        ):
+            await connect(address, name="stranger", token="another")
+    await until(lambda: "Refused" in caplog.text)
+    server.close()
+    # Told once on each side, however often it is tried.
+    told = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    wrong = "wrong cluster token: it is of another instance"
+    assert sorted(text.partition(", or")[0] for text in told) == [
+        f"No connection to {address}: {wrong}",
+        f"Refused a connection from 127.0.0.1: {wrong}",
+    ]
+
+
+async def test_who_holds_a_port_hears_no_token_and_cannot_pose_as_a_process() -> None:
+    _, server, address = await served("secret")
+    heard = bytearray()
+
+    async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Have a process of the instance answer what is asked here."""
+        theirs = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+        for one, other in ((reader, theirs[1]), (theirs[0], writer), (reader, theirs[1])):
+            data = await one.read(4096)
+            heard.extend(data)
+            other.write(data)
+        for each in (writer, theirs[1]):
+            each.close()
+
+    async with await asyncio.start_server(pose, "127.0.0.1", 0) as posing:
+        port = posing.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionLostError, match="or somebody else listens there"):
+            await connect(f"tcp:127.0.0.1:{port}", name="who was fooled before", token="secret")
+    assert heard
+    assert b"secret" not in heard
     server.close()
 
 

@@ -16,9 +16,7 @@ from tests.ray.far import FarInstance, NumberedLoad, nodes_of, ran, told
 from tests.ray.hosts import Hosts, why_not
 
 from remora.transport.membership import join_by_folder, mine
-from remora.wire.codec import pack
-from remora.wire.framing import encode
-from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+from remora.wire.proof import NONCE_BYTES, ProvingCaller, Reason, refusal
 
 
 @pytest.fixture
@@ -57,14 +55,20 @@ async def test_a_host_that_is_cut_off_fails_no_request(hosts: Hosts) -> None:
     await until_async(lambda: lie(1, 1), "one replica on each host", 60.0)
     # Without a certificate the right token opens none of the ports that processes listen on.
     join_by_folder(instance.home)
-    hello = encode(FrameKind.HELLO, 0, pack(Hello(WIRE_VERSION, mine().token, "plain")))
     for host in hosts.hosts:
         # Ray's own ports in the same processes say what they like.
         ports = host.ports("remora: ")
-        heard = [await answer_of(host.address, port, hello) for port in ports]
-        ours = [each for each in heard if each[8:9] == hello[8:9]]
+        sides = [
+            ProvingCaller(mine().token, bytes(NONCE_BYTES), f"{host.address} {port}")
+            for port in ports
+        ]
+        heard = [
+            await answer_of(host.address, port, side.begin())
+            for port, side in zip(ports, sides, strict=True)
+        ]
+        ours = [each for each in heard if each[:4] == refusal(Reason.TLS_ALONE)[:4]]
         assert len(ours) >= 2, f"agent and replica, of {ports}, said {heard}"
-        assert all(b"it takes TLS alone" in each for each in ours)
+        assert set(ours) == {refusal(Reason.TLS_ALONE)}
     async with client() as session:
         gets, posts = (
             NumberedLoad(session, url, rate, method)

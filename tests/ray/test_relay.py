@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+import pytest
 from tests.e2e.waiting import until_true
 
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.relay import _BETWEEN_LOOKS_S, Relay
+from remora.transport.channel import connect
+from remora.transport.control import call_control, serve_control
+from remora.transport.membership import Membership, join, mine
 
 
 class Head(Cluster):
@@ -54,3 +61,52 @@ async def test_many_wait_with_one_look_up_and_who_leaves_is_let_go(tmp_path: Pat
             assert await reader.read() == b"fourmore"
             writer.close()
             await until_true(lambda: not serving, "nothing is left")
+
+
+class Number(msgspec.Struct):
+    n: int
+
+
+@pytest.fixture
+def member() -> Iterator[None]:
+    before = mine()
+    join(Membership("here", "secret"))
+    yield
+    join(before)
+
+
+async def echo(body: bytes) -> bytes:
+    return body
+
+
+async def test_who_asks_through_the_relay_needs_no_token(
+    tmp_path: Path, member: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent proves it: a program may know none, or that of an instance before."""
+    head, serving = Head(), set()
+    relay = Relay(head)
+    near = f"unix:{tmp_path}/relay"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(writer)
+        await relay.serve(reader, writer)
+        serving.discard(writer)
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "relay"):
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            server = await serve_control(sock.dup(), {"echo": echo}, "secret")
+            head.address = f"tcp:127.0.0.1:{sock.getsockname()[1]}".encode()
+            channel = await connect(near, name="a program", token="of the one before")
+            assert await call_control(channel, "echo", Number(3), Number, timeout_s=5) == Number(3)
+            channel.close()
+            server.close()
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            # Somebody else's controller.
+            server = await serve_control(sock.dup(), {"echo": echo}, "another")
+            relay._address = f"tcp:127.0.0.1:{sock.getsockname()[1]}"
+            told = f"No connection to {relay._address}: wrong cluster token"
+            channel = await connect(near, name="a program")
+            await until_true(lambda: told in caplog.text, "why it is not reached is told")
+            channel.close()
+            await until_true(lambda: not serving, "nothing is left")
+            server.close()

@@ -20,7 +20,6 @@ from remora.home import Home
 from remora.observe.metrics import render
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
-from remora.transport.membership import token_in
 from remora.types import Seconds
 from remora.wire.control import (
     Accepted,
@@ -281,9 +280,7 @@ class ControlClient:
             raise self._missing("there is no such socket")
         address = f"unix:{self._home.controller_socket}"
         try:
-            # The controller may be on another node, behind this one's relay.
-            token = token_in(self._home)
-            self._channel = await connect(address, name="control client", token=token)
+            self._channel = await connect(address, name="control client")
         except ConnectionLostError as error:
             raise self._missing(str(error)) from error
         return self._channel

@@ -38,8 +38,8 @@ _WEBSOCKET, _CONTROL = CallKind.WEBSOCKET, CallKind.CONTROL
 class ReplicaConnection(ServerConnection):
     """Every REQUEST gets exactly one final frame, unless its caller goes away."""
 
-    def __init__(self, replica: Replica, token: str = "") -> None:
-        super().__init__(token)
+    def __init__(self, replica: Replica) -> None:
+        super().__init__()
         self._replica = replica
         self._work: dict[int, Work | HeldSlot | asyncio.Task[None]] = {}
         #: Requests that were cancelled and have not ended: a second time would stop them while

@@ -38,7 +38,7 @@ async def _serve(context: ProcessContext, log: ProcessLog) -> None:
     replica = Replica(context.process_id, OwnProcess(context.sys_path, context.cwd, stacks, log))
     servers = [await listen(context.sockets["wire"], replica.accept)]
     if (for_others := context.sockets.get("wire_tcp")) is not None:
-        servers.append(await listen(for_others, lambda: replica.accept(context.token)))
+        servers.append(await listen(for_others, replica.accept, context.token))
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     told_to_stop = asyncio.create_task(replica.stopped.wait())

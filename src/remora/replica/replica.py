@@ -107,9 +107,9 @@ class Replica:
 
         return GrpcRequests(self, self.requests)
 
-    def accept(self, token: str = "") -> ReplicaConnection:
-        """Make the protocol of a new connection, whose peer must present `token`."""
-        connection = ReplicaConnection(self, token)
+    def accept(self) -> ReplicaConnection:
+        """Make the protocol of a new connection."""
+        connection = ReplicaConnection(self)
         self._connections.add(connection)
         return connection
 

@@ -31,7 +31,7 @@ from remora.router.shares import ShareKeeper
 from remora.router.unknown import why_unknown
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
-from remora.transport.membership import join_by_folder, token_in
+from remora.transport.membership import join_by_folder
 from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Ack, SnapshotVersion, Subscription
 from remora.wire.metrics import Family
@@ -211,12 +211,7 @@ class RoutingClient:
             channel: Channel | None = None
             beside: list[asyncio.Task[None]] = []
             try:
-                channel = self._channel = await connect(
-                    # It may be on another node, and be another instance than the one before.
-                    address,
-                    name=self._subscriber,
-                    token=token_in(self.home),
-                )
+                channel = self._channel = await connect(address, name=self._subscriber)
                 beside = [
                     run_beside(self.loop, self._shares.follow(channel), "the leases of queues"),
                     run_beside(self.loop, self._demand.follow(channel), "the reports of demand"),

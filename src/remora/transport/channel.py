@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from remora.errors import ConfigError, ConnectionLostError, ProtocolError, RefusedError
 from remora.transport import address as addresses
 from remora.transport import tcp
 from remora.transport.connection import Connection
 from remora.transport.membership import mine
+from remora.transport.proving import Proving, UnprovedError
 from remora.transport.secured import NotSecureError, Secured
 from remora.transport.strangers import tell_not_taken
 from remora.types import Seconds
@@ -27,6 +28,7 @@ from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
 from remora.wire.parcel import Body, Parcel
 
 _log = logging.getLogger("remora.transport")
+P = TypeVar("P")
 
 #: Frames after which nothing more comes for a number.
 FINAL = frozenset(
@@ -83,11 +85,10 @@ class Owner(Protocol):
 class Channel(Connection):
     """One connection to a listener of the instance."""
 
-    def __init__(self, peer: str, name: str, token: str = "", owner: Owner | None = None) -> None:
+    def __init__(self, peer: str, name: str, owner: Owner | None = None) -> None:
         super().__init__()
         self.peer = peer
         self._name = name
-        self._token = token
         self._owner = owner
         self._sinks: dict[int, Sink] = {}
         self._last = 0
@@ -101,7 +102,7 @@ class Channel(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet; requests may follow without waiting for the answer."""
         super().connection_made(transport)
-        hello = Hello(WIRE_VERSION, self._token, self._name)
+        hello = Hello(WIRE_VERSION, self._name)
         self._outbox.send(_HELLO, 0, pack(hello))
 
     def request(self, sink: Sink, meta: bytes, body: Body = b"", flags: int = 0) -> int:
@@ -294,49 +295,34 @@ async def connect(
     Args:
         address: see `transport.address`.
         name: who we are, for the other side's messages.
-        token: the cluster token, needed on TCP; empty: this process's own.
+        token: of the cluster, which both sides prove on TCP; empty: this process's own.
         owner: hears of room, goodbye and loss.
 
     Raises:
-        ConnectionLostError: nobody listens there, nobody answers in time, or not in TLS where this
-            process's node has it.
+        ConnectionLostError: nobody listens there, nobody answers in time, or not with a proof of the
+            token, or not in TLS where this process's node has it.
     """
-    membership = mine()
-    where = addresses.parse(address, membership.node_id)
-    token = token or membership.token
-    loop = asyncio.get_running_loop()
+    where = addresses.parse(address, mine().node_id)
 
     def make() -> Channel:
-        return Channel(address, name, token, owner)
+        return Channel(address, name, owner)
 
     if where.path is None:
-        return await _connect_far(address, where, make)
+        return await _connect_far(address, where, make, token or mine().token)
     try:
-        _, channel = await loop.create_unix_connection(make, where.path)
+        _, channel = await asyncio.get_running_loop().create_unix_connection(make, where.path)
     except OSError as error:
         raise ConnectionLostError(f"Nothing answers at {address}: {error}") from error
     return channel
 
 
 async def _connect_far(
-    address: str, where: addresses.Address, make: Callable[[], Channel]
+    address: str, where: addresses.Address, make: Callable[[], Channel], token: str
 ) -> Channel:
     """Connect to another node."""
-    loop = asyncio.get_running_loop()
     try:
-        tls = mine().tls
         async with asyncio.timeout(CONNECT_LIMIT_S):
-            if tls is None:
-                transport, channel = await loop.create_connection(make, where.host, where.port)
-            else:
-                transport, secured = await loop.create_connection(
-                    lambda: Secured(make, tls.client(), where.host), where.host, where.port
-                )
-                try:
-                    channel = await secured.inner
-                except BaseException:
-                    transport.abort()
-                    raise
+            return await _open_far(where, make, token)
     except TimeoutError:
         raise ConnectionLostError(
             f"Nothing answers at {address} within {CONNECT_LIMIT_S:g} s: is that node cut off, or "
@@ -345,7 +331,34 @@ async def _connect_far(
     except (ConfigError, NotSecureError) as error:
         tell_not_taken(address, str(error))
         raise ConnectionLostError(f"No secure connection to {address}: {error}") from error
+    except UnprovedError as error:
+        tell_not_taken(address, str(error))
+        raise ConnectionLostError(f"No connection to {address}: {error}") from error
     except OSError as error:
         raise ConnectionLostError(f"Nothing answers at {address}: {error}") from error
+
+
+async def _open_far(where: addresses.Address, make: Callable[[], Channel], token: str) -> Channel:
+    loop = asyncio.get_running_loop()
+    tls = mine().tls
+
+    def prove() -> Proving[Channel]:
+        return Proving(make, token, accepts=False)
+
+    if tls is None:
+        transport, proving = await loop.create_connection(prove, where.host, where.port)
+        return await _or_abort(transport, proving.inner)
+    transport, secured = await loop.create_connection(
+        lambda: Secured(prove, tls.client(), where.host), where.host, where.port
+    )
+    return await _or_abort(transport, (await _or_abort(transport, secured.inner)).inner)
+
+
+async def _or_abort(transport: asyncio.Transport, inner: asyncio.Future[P]) -> P:
+    """Wait for the protocol that follows; without one the connection is of no use."""
     tcp.notice_loss(transport.get_extra_info("socket"))
-    return channel
+    try:
+        return await inner
+    except BaseException:
+        transport.abort()
+        raise

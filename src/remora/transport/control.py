@@ -155,8 +155,8 @@ async def answer_control(
 class ControlConnection(ServerConnection):
     """A connection that has control methods and nothing else."""
 
-    def __init__(self, handlers: Mapping[str, ControlHandler], token: str = "") -> None:
-        super().__init__(token)
+    def __init__(self, handlers: Mapping[str, ControlHandler]) -> None:
+        super().__init__()
         self._handlers = handlers
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -201,6 +201,6 @@ async def serve_control(
     Args:
         sock: bound and listening.
         handlers: by method name.
-        token: what peers must present; empty on Unix sockets.
+        token: of the cluster, for a TCP socket.
     """
-    return await listen(sock, lambda: ControlConnection(handlers, token))
+    return await listen(sock, lambda: ControlConnection(handlers), token)

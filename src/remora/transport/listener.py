@@ -1,13 +1,12 @@
 """The answering end of a connection.
 
-`ServerConnection` does what every listener of the instance shares: the greeting, the token,
-frames, flow control. What a request means is the subclass's business.
+`ServerConnection` does what every listener of the instance shares: the greeting, frames, flow
+control. What a request means is the subclass's business, who may connect that of `listen`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import socket
 from collections.abc import Callable
 
@@ -15,11 +14,11 @@ from remora.errors import ProtocolError
 from remora.transport import tcp
 from remora.transport.connection import Connection
 from remora.transport.membership import mine
+from remora.transport.proving import Proving
 from remora.transport.secured import Secured
 from remora.transport.strangers import host_of, tell_refused, waiting
 from remora.wire import framing
 from remora.wire.codec import pack, read_hello
-from remora.wire.foreign import ONLY_HERE_PLAIN
 from remora.wire.framing import RawFrame
 from remora.wire.messages import LENT, WIRE_VERSION, FrameKind, Hello
 from remora.wire.parcel import Body, Parcel
@@ -31,15 +30,14 @@ _SEGMENT = int(FrameKind.SEGMENT)
 class ServerConnection(Connection):
     """One accepted connection. Subclasses implement `on_frame` and `on_closed`."""
 
-    def __init__(self, token: str = "") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._token = token
         self._room: asyncio.Event | None = None
         #: Who called, as it introduced itself.
         self.peer_name = "?"
 
     def on_frame(self, frame: RawFrame) -> None:
-        """Take a frame of a peer that has proved itself."""
+        """Take a frame of a peer that has greeted."""
         raise NotImplementedError
 
     def on_greeted(self) -> None:
@@ -51,7 +49,7 @@ class ServerConnection(Connection):
 
     @property
     def is_greeted(self) -> bool:
-        """The peer has proved itself."""
+        """The peer has said who it is, and what it speaks."""
         return self._greeted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,11 +68,7 @@ class ServerConnection(Connection):
                     return
                 frames = self._decoder.trust()
         except ProtocolError as error:
-            if str(error) == ONLY_HERE_PLAIN:
-                # Whatever is said makes the other side see that this one has no TLS.
-                self._turn_away(str(error))
-            else:
-                self.refuse(str(error))
+            self.refuse(str(error))
             return
         self._note_pace(frames)
         try:
@@ -158,13 +152,6 @@ class ServerConnection(Connection):
         except ProtocolError as error:
             self._turn_away(str(error))
             return False
-        # Who reaches a Unix socket of ours needs no token, and may have one all the same.
-        if self._token and not hmac.compare_digest(hello.token.encode(), self._token.encode()):
-            self._turn_away(
-                "wrong cluster token: it is of another instance, or of this one before it was "
-                "started again"
-            )
-            return False
         self._greeted = True
         self.peer_name = hello.name
         waiting.leave(self)
@@ -186,10 +173,18 @@ class ServerConnection(Connection):
             self._transport.abort()
 
 
-async def listen(sock: socket.socket, make: Callable[[], ServerConnection]) -> asyncio.Server:
+async def listen(
+    sock: socket.socket, make: Callable[[], ServerConnection], token: str = ""
+) -> asyncio.Server:
     """Serve connections on a listening Unix or TCP socket with the protocol `make()`.
 
-    On TCP with TLS, where this process's node has it.
+    Who reaches a Unix socket of ours needs nothing else: the mode of its folder keeps others out. On TCP both sides
+    prove the token to each other, in TLS where this process's node has it.
+
+    Args:
+        sock: bound and listening.
+        make: what speaks with who has connected.
+        token: of the cluster.
     """
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
@@ -197,6 +192,10 @@ async def listen(sock: socket.socket, make: Callable[[], ServerConnection]) -> a
         return await loop.create_unix_server(make, sock=sock)
     # What is accepted takes after the listening socket.
     tcp.notice_loss(sock)
+
+    def prove() -> Proving[ServerConnection]:
+        return Proving(make, token, accepts=True)
+
     if (tls := mine().tls) is not None:
-        return await loop.create_server(lambda: Secured(make, tls.server()), sock=sock)
-    return await loop.create_server(make, sock=sock)
+        return await loop.create_server(lambda: Secured(prove, tls.server()), sock=sock)
+    return await loop.create_server(prove, sock=sock)

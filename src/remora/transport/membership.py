@@ -80,18 +80,6 @@ def join_by_folder(home: Home) -> None:
         join(found)
 
 
-def token_in(home: Home) -> str:
-    """The token of the instance of a state folder, which may be another one than this process's.
-
-    Empty: there is one node, and no token.
-
-    Raises:
-        InstanceError: the file is there and cannot be read.
-    """
-    found = _read(home)
-    return "" if found is None else found.token
-
-
 def _read(home: Home) -> Membership | None:
     path = home.membership_file
     try:

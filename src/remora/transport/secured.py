@@ -14,10 +14,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from remora.transport.node_tls import explain
 from remora.transport.strangers import host_of, tell_refused, waiting
-from remora.wire.codec import pack
 from remora.wire.foreign import NOT_TLS, describe, is_tls
-from remora.wire.framing import encode
-from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
+from remora.wire.proof import Reason, refusal
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -33,11 +31,22 @@ class NotSecureError(ConnectionError):
 class _Sealing(asyncio.Transport):
     """What the protocol writes to."""
 
-    def __init__(self, raw: asyncio.Transport, tls: ssl.SSLObject, sealed: ssl.MemoryBIO) -> None:
+    def __init__(
+        self,
+        raw: asyncio.Transport,
+        tls: ssl.SSLObject,
+        sealed: ssl.MemoryBIO,
+        follow: Callable[[asyncio.BaseProtocol], None],
+    ) -> None:
         super().__init__()
         self._raw = raw
         self._tls = tls
         self._sealed = sealed
+        self._follow = follow
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand what comes to another one from now on."""
+        self._follow(protocol)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Seal and send."""
@@ -94,7 +103,7 @@ class Secured(asyncio.Protocol, Generic[P]):
             self._received, self._sealed, server_side=not host, server_hostname=host or None
         )
         self._raw: asyncio.Transport
-        self._inner: P | None = None
+        self._inner: asyncio.Protocol | None = None
         self._is_first = True
         self._reason = "the other side closed the connection before it was secure"
         self._error: Exception | None = None
@@ -139,11 +148,15 @@ class Secured(asyncio.Protocol, Generic[P]):
         self._flush()
         waiting.leave(self)
         self._inner = self._make()
-        self._inner.connection_made(_Sealing(self._raw, self._tls, self._sealed))
+        made = self._inner
+        made.connection_made(_Sealing(self._raw, self._tls, self._sealed, self._follow))
         if not self.inner.done():
-            self.inner.set_result(self._inner)
+            self.inner.set_result(made)
 
-    def _open(self, inner: P) -> None:
+    def _follow(self, protocol: asyncio.BaseProtocol) -> None:
+        self._inner = cast(asyncio.Protocol, protocol)
+
+    def _open(self, inner: asyncio.Protocol) -> None:
         opened = []
         is_over = False
         try:
@@ -174,10 +187,7 @@ class Secured(asyncio.Protocol, Generic[P]):
             return
         tell_refused(host_of(self._raw), describe(data) or NOT_TLS)
         if not describe(data):
-            refusal = Hello(
-                WIRE_VERSION, refused="it takes TLS alone: give this side the same node_options"
-            )
-            self._raw.write(encode(FrameKind.HELLO, 0, pack(refusal)))
+            self._raw.write(refusal(Reason.TLS_ALONE))
         self._raw.close()
 
     def _fail(self, error: ssl.SSLError) -> None:

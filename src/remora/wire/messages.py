@@ -40,7 +40,7 @@ WANTS_ROOM = 1
 LENT = 2
 
 #: Raised when the meaning of a frame changes; the HELLO of both sides must agree.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 
 class FrameKind(IntEnum):
@@ -231,8 +231,6 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     """The first frame of both sides of a connection."""
 
     version: int
-    #: Proves membership on TCP; empty on a Unix socket, where the folder's mode is the proof.
-    token: str = ""
     #: For messages and logs: who is speaking.
     name: str = ""
     #: Not empty: why the connection is refused. Nothing follows.

@@ -20,6 +20,7 @@ from remora.transport import tcp
 from remora.transport.channel import CONNECT_LIMIT_S
 from remora.transport.membership import mine
 from remora.transport.node_tls import explain
+from remora.transport.proving import UnprovedError, prove
 from remora.transport.strangers import tell_not_taken
 from remora.types import Seconds
 
@@ -90,6 +91,8 @@ class Relay:
                     return await _open(addresses.parse(self._address, mine().node_id))
             except ssl.SSLError as error:
                 tell_not_taken(self._address, explain(error))
+            except UnprovedError as error:
+                tell_not_taken(self._address, str(error))
             except OSError as error:
                 if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
                     _log.debug("The controller is not reached: %s", error)
@@ -129,13 +132,18 @@ async def _open(where: addresses.Address) -> _Streams:
     tls = mine().tls
     async with asyncio.timeout(CONNECT_LIMIT_S):
         if tls is None:
-            opened = await asyncio.open_connection(where.host, where.port)
+            reader, writer = await asyncio.open_connection(where.host, where.port)
         else:
-            opened = await asyncio.open_connection(
+            reader, writer = await asyncio.open_connection(
                 where.host, where.port, ssl=tls.client(), server_hostname=where.host
             )
-    tcp.notice_loss(opened[1].get_extra_info("socket"))
-    return opened
+        try:
+            tcp.notice_loss(writer.get_extra_info("socket"))
+            await prove(reader, writer, mine().token)
+        except BaseException:
+            writer.transport.abort()
+            raise
+    return reader, writer
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
