@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import click
 import msgspec
 
 from remora.cli.deploy import DeployOptions, read, warn_of_ignored
 from remora.cli.errors import CommandError
-from remora.cli.instance import find
+from remora.config_file.declaration import ApplicationConfig
+from remora.core.saved_state import APPS
+from remora.engine.local.store import keys_at_rest
+from remora.home import Home
+from remora.instance import Instance
 from remora.wire.plan import ApplicationPlan, DeploymentPlan, Plan
 
 _SAID = {
@@ -27,12 +33,19 @@ def show_plan(options: DeployOptions, *, as_json: bool) -> None:
 
     Raises:
         ConfigFileError: something in it is wrong.
-        CommandError: no instance runs, or an application of it could not be deployed.
+        CommandError: an application of it could not be deployed; or no instance runs, and the next
+            one brings back what the last one served.
     """
     config, request = read(options)
-    instance = find()
-    warn_of_ignored(config, instance)
-    plan = asyncio.run(instance.plan(request))
+    home = Home.locate()
+    instance = Instance.find(home)
+    if instance is None:
+        kept = [key.removeprefix(APPS) for key in keys_at_rest(home.database, APPS)]
+        plan = plan_at_rest(home.root, config.applications, kept)
+        click.echo(f"No instance runs in {home.root}: all of this would be new.", err=True)
+    else:
+        warn_of_ignored(config, instance)
+        plan = asyncio.run(instance.plan(request))
     if as_json:
         click.echo(msgspec.json.encode(plan))
     else:
@@ -43,6 +56,32 @@ def show_plan(options: DeployOptions, *, as_json: bool) -> None:
             f"{', '.join(app.name for app in failing)}.",
             user_traceback="\n\n".join(f"{app.name}: {app.error}" for app in failing),
         )
+
+
+def plan_at_rest(
+    root: Path, applications: Iterable[ApplicationConfig], kept: Collection[str]
+) -> Plan:
+    """Say what a config would change where nothing runs; no code is imported for that. Pure.
+
+    Args:
+        root: the state folder.
+        applications: of the config.
+        kept: names of applications that the next instance there brings back.
+
+    Raises:
+        CommandError: there are some of those: nobody knows how they will be.
+    """
+    if kept:
+        raise CommandError(
+            f"No instance runs in {root}, and the next one brings back what the last one served "
+            f"({', '.join(sorted(kept))}): start it (`remora start`), and plan then."
+        )
+    return Plan(
+        tuple(
+            ApplicationPlan(name=app.name, action="create", route_after=app.route_prefix)
+            for app in applications
+        )
+    )
 
 
 def lines(plan: Plan) -> list[str]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from remora.cli.main import main
 from remora.cli.plan import lines
+from remora.core.saved_state import app_key
+from remora.engine.local.store import Store
 from remora.wire.plan import ApplicationPlan, DeploymentPlan, Plan
 
 
@@ -75,3 +84,40 @@ def test_says_when_nothing_would_change() -> None:
     same = DeploymentPlan(name="F", before=2, after=2, peak=2)
     plan = Plan((ApplicationPlan(name="a", action="none", deployments=(same,)),))
     assert lines(plan)[-1] == "Nothing would change."
+
+
+def planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Plan an application where no instance runs: exit status, output, errors."""
+    file = folder / "serve.yaml"
+    file.write_text("applications: [{name: a, import_path: 'no:app'}]")
+    monkeypatch.setenv("REMORA_HOME", str(folder))
+    monkeypatch.setattr(sys, "argv", ["remora", "plan", "--json", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_where_nothing_runs_all_of_it_would_be_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = planned(tmp_path, monkeypatch, capsys)
+    assert status == 0
+    assert f"No instance runs in {tmp_path}: all of this would be new" in err
+    (app,) = json.loads(out)["applications"]
+    assert (app["name"], app["action"], app["route_after"]) == ("a", "create", "/")
+    assert not (tmp_path / "state.db").exists()
+
+
+def test_where_nothing_runs_what_the_next_start_brings_back_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "state.db")
+    store.put(app_key("before"), b"whatever")
+    store.put(f"bound/{app_key('of-a-program')}", b"whatever")
+    store.close()
+    status, out, err = planned(tmp_path, monkeypatch, capsys)
+    assert (status, out) == (1, "")
+    assert "brings back what the last one served (before): start it" in err

@@ -19,6 +19,25 @@ from remora.errors import EngineError
 _BUSY_S = 2.0
 
 
+def keys_at_rest(path: Path, prefix: str) -> list[str]:
+    """Keys of a file that nobody has open; no file: none.
+
+    Args:
+        path: of the file.
+        prefix: keys begin with it.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    store = Store(path)
+    try:
+        return store.keys(prefix)
+    finally:
+        store.close()
+
+
 class Store:
     """Keys and values; open from construction on."""
 
