@@ -103,10 +103,19 @@ async def settled(r: Rig) -> None:
             changed.clear()
             state = r.controller.state
             status = await r.admin.status()
-            if state.submission is None and all(
-                each.status == "RUNNING"
-                and all(set(d.replica_states) == {"RUNNING"} for d in each.deployments.values())
-                for each in status.applications.values()
+            removed = any(
+                each.removed
+                for app in state.applications.values()
+                for each in app.deployments.values()
+            )
+            if (
+                state.submission is None
+                and not removed
+                and all(
+                    each.status == "RUNNING"
+                    and all(set(d.replica_states) == {"RUNNING"} for d in each.deployments.values())
+                    for each in status.applications.values()
+                )
             ):
                 break
             await changed.wait()

@@ -15,33 +15,50 @@ from remora.types import ReplicaID
 NOT_LEAVING = {ReplicaState.PENDING, ReplicaState.STARTING, ReplicaState.RUNNING}
 
 
-@given(own.members(), st.integers(0, 8), own.bounds)
-def test_never_grows_above_target_plus_surge(
-    members: list[Member], target: int, limits: Bounds
+#: How many replicas there should be, and how many of the version before; 0: there is none.
+targets = st.integers(0, 8)
+
+
+@given(own.members(), targets, own.bounds, targets)
+def test_never_grows_above_surge_and_target_of_both_versions(
+    members: list[Member], target: int, limits: Bounds, before: int
 ) -> None:
-    step = plan(members, target, limits)
+    step = plan(members, target, limits, before)
     staying = sum(member.state in NOT_LEAVING for member in members) - len(step.cancel)
     assert step.start >= 0
     if step.start:
-        assert staying + step.start <= target + limits.surge
+        assert staying + step.start <= max(target, before) + limits.surge
         if all(member.current for member in members if member.state in NOT_LEAVING):
             assert staying + step.start <= target
 
 
-@given(own.members(), st.integers(0, 8), own.bounds)
-def test_never_drains_below_the_target(members: list[Member], target: int, limits: Bounds) -> None:
-    step = plan(members, target, limits)
+@given(own.members(), targets, own.bounds, targets)
+def test_never_drains_below_the_target(
+    members: list[Member], target: int, limits: Bounds, before: int
+) -> None:
+    step = plan(members, target, limits, before)
     running = {m.replica_id for m in members if m.state is ReplicaState.RUNNING}
     assert set(step.drain) <= running
     if step.drain:
         assert len(running) - len(step.drain) >= target
 
 
-@given(own.members(), st.integers(1, 8), own.bounds)
-def test_old_ones_leave_first_and_not_too_many_at_a_time(
-    members: list[Member], target: int, limits: Bounds
+@given(own.members(), st.integers(1, 8), own.bounds, targets)
+def test_what_the_version_before_had_stays_until_the_new_one_runs_in_full(
+    members: list[Member], target: int, limits: Bounds, before: int
 ) -> None:
-    step = plan(members, target, limits)
+    step = plan(members, target, limits, before)
+    running = [m for m in members if m.state is ReplicaState.RUNNING]
+    new = sum(m.current for m in running)
+    if step.drain and len(running) > new and new < target:
+        assert len(running) - len(step.drain) >= before
+
+
+@given(own.members(), st.integers(1, 8), own.bounds, targets)
+def test_old_ones_leave_first_and_not_too_many_at_a_time(
+    members: list[Member], target: int, limits: Bounds, before: int
+) -> None:
+    step = plan(members, target, limits, before)
     old = {m.replica_id for m in members if not m.current and m.state is ReplicaState.RUNNING}
     leaving = sum(not m.current and m.state is ReplicaState.DRAINING for m in members)
     if old:
@@ -54,13 +71,13 @@ def test_old_ones_leave_first_and_not_too_many_at_a_time(
     assert all(by_id[gone].state in coming for gone in step.cancel)
 
 
-@given(own.members(), st.integers(0, 8), own.bounds, st.randoms(use_true_random=False))
+@given(own.members(), targets, own.bounds, targets, st.randoms(use_true_random=False))
 def test_the_order_of_members_does_not_matter(
-    members: list[Member], target: int, limits: Bounds, rng: random.Random
+    members: list[Member], target: int, limits: Bounds, before: int, rng: random.Random
 ) -> None:
     shuffled = list(members)
     rng.shuffle(shuffled)
-    one, other = plan(members, target, limits), plan(shuffled, target, limits)
+    one, other = (plan(each, target, limits, before) for each in (members, shuffled))
     assert (one.start, set(one.cancel), set(one.drain)) == (
         other.start,
         set(other.cancel),
@@ -68,15 +85,15 @@ def test_the_order_of_members_does_not_matter(
     )
 
 
-@given(own.members(), st.integers(0, 8), own.bounds)
+@given(own.members(), targets, own.bounds, targets)
 def test_reaches_the_target_in_bounded_steps_and_then_rests(
-    members: list[Member], target: int, limits: Bounds
+    members: list[Member], target: int, limits: Bounds, before: int
 ) -> None:
     """Everything that is started becomes ready, everything that drains goes."""
     fresh = 100
     for _ in range(60):
-        before = list(members)
-        step = plan(members, target, limits)
+        last = list(members)
+        step = plan(members, target, limits, before)
         gone = {*step.cancel, *step.drain}
         members = [
             Member(m.replica_id, ReplicaState.RUNNING, m.current, m.rank)
@@ -86,7 +103,7 @@ def test_reaches_the_target_in_bounded_steps_and_then_rests(
         for _ in range(step.start):
             fresh += 1
             members.append(Member(ReplicaID(f"app/d#{fresh}"), ReplicaState.PENDING, True, fresh))
-        if members == before:
+        if members == last:
             break
     assert len(members) == target
     assert all(m.current for m in members)

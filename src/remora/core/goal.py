@@ -22,11 +22,13 @@ class Goal:
         target: what new replicas are made of; None: start none and let none go.
         count: how many replicas there should be.
         fallen_back: the deploy has failed, and this is what worked before.
+        before: how many there should be of what can be fallen back on; 0: there is none.
     """
 
     target: Target | None
     count: int
     fallen_back: bool = False
+    before: int = 0
 
 
 def goal_of(deployment: Deployment) -> Goal:
@@ -35,7 +37,9 @@ def goal_of(deployment: Deployment) -> Goal:
         previous = deployment.previous
         count = count_of(deployment, previous) if previous is not None else 0
         return Goal(previous, count, fallen_back=True)
-    return Goal(deployment.target, count_of(deployment))
+    previous = deployment.previous
+    before = count_of(deployment, previous) if previous is not None else 0
+    return Goal(deployment.target, count_of(deployment), before=before)
 
 
 def in_effect(deployment: Deployment) -> Target:
@@ -99,13 +103,15 @@ def is_reached(deployment: Deployment, goal: Goal) -> bool:
 
 
 def is_replaced(deployment: Deployment) -> bool:
-    """Say whether the present target runs, and nothing is left of any version before it.
+    """Say whether the present target runs and is trusted, and nothing is left of any version before it.
 
-    Pure. Until then replicas of before may call what the present target does not know.
+    Pure. Until then replicas of before may call what the present target does not know, or come back
+    and do.
     """
     goal = goal_of(deployment)
     return (
-        not goal.fallen_back
+        deployment.previous is None
+        and not goal.fallen_back
         and is_reached(deployment, goal)
         and all(
             replica.version == deployment.target.version for replica in deployment.replicas.values()

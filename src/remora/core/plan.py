@@ -18,7 +18,7 @@ from remora.core import events as ev
 from remora.core.apply_config import apply_config
 from remora.core.draft import Draft
 from remora.core.event_handlers import config_submitted
-from remora.core.goal import goal_of, is_current
+from remora.core.goal import Goal, goal_of, is_current
 from remora.core.replica_state import STAYING
 from remora.core.state import Application, ControllerState, Deployment, Target
 from remora.core.submission import ApplicationRequest
@@ -152,21 +152,20 @@ def _deployment(
         changed=changed,
         before=len(running),
         after=goal.count,
-        peak=_peak(target, len(running), len(stale), goal.count),
+        peak=_peak(goal, target, len(running), len(stale)),
         replica_bytes=_asked(target) if replica_bytes is None else replica_bytes,
     )
 
 
-def _peak(target: Target, running: int, stale: int, count: int) -> int:
+def _peak(goal: Goal, target: Target, running: int, stale: int) -> int:
     """How many replicas there are at most: new ones come before old ones leave."""
-    size = target.config.gang_size
-    groups = count // size
     if not stale:
-        return max(running, count)
-    surge = rollout.bounds(target.config, groups).surge * size
+        return max(running, goal.count)
+    size = target.config.gang_size
+    surge = rollout.bounds(target.config, goal.count // size).surge * size
     # Those of the new version that are there already are not started again.
-    missing = max(0, count - (running - stale))
-    return max(running, min(count + surge, running + missing))
+    missing = max(0, goal.count - (running - stale))
+    return max(running, min(max(goal.count, goal.before) + surge, running + missing))
 
 
 def _changed(old: Target, new: Target) -> tuple[str, ...]:

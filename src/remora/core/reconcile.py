@@ -29,7 +29,7 @@ from remora.core.outcomes import note_outcomes
 from remora.core.ranks import ranks_of, settled
 from remora.core.replica_state import STAYING, Replica, ReplicaState
 from remora.core.routing_view import publish_routing
-from remora.core.state import Application, ControllerState, Deployment, Target
+from remora.core.state import Application, ControllerState, Deployment
 from remora.types import DeploymentID, ReplicaID, Seconds
 
 _LEAVING = (ReplicaState.DRAINING, ReplicaState.STOPPING)
@@ -251,18 +251,19 @@ def _reconcile_deployment(draft: Draft, app: Application, deployment: Deployment
     members = [
         gangs.member(key, group, goal.target, draft.state.nodes) for key, group in groups.items()
     ]
-    plan = rollout.plan(members, count, limits)
+    before = goal.before // goal.target.config.gang_size
+    plan = rollout.plan(members, count, limits, before)
     for gone in (*plan.cancel, *plan.drain):
         for replica in groups[gone]:
             draft.let_go(deployment, replica, plan.reason)
-    _start(draft, app, deployment, goal.target, plan.start)
+    _start(draft, app, deployment, goal, plan.start)
     _settle_ranks(draft, deployment, goal)
     _reconfigure(draft, deployment, goal, limits.batch)
 
 
-def _start(
-    draft: Draft, app: Application, deployment: Deployment, target: Target, count: int
-) -> None:
+def _start(draft: Draft, app: Application, deployment: Deployment, goal: Goal, count: int) -> None:
+    target = goal.target
+    assert target is not None
     pacing = draft.pacing(app.name, deployment)
     if count and draft.now < pacing.retry_at_s:
         draft.wake(pacing.retry_at_s)
@@ -277,12 +278,13 @@ def _start(
     # Those that have no process yet, or none any more, will have left room by themselves.
     if deployment.in_state(ReplicaState.PENDING, ReplicaState.STARTING, *_LEAVING):
         return
-    old = [
-        replica
-        for replica in deployment.in_state(ReplicaState.RUNNING)
-        if not is_current(replica, target, draft.state.nodes)
-    ]
-    for replica in starting.makes_room(draft, app, deployment, target, old):
+    running = deployment.in_state(ReplicaState.RUNNING)
+    old = [each for each in running if not is_current(each, target, draft.state.nodes)]
+    going = starting.makes_room(draft, app, deployment, target, old)
+    if not going and len(running) > goal.count:
+        # That it is not wanted any more is reason enough, where nobody knows whether it helps.
+        going = old[:1]
+    for replica in going:
         draft.let_go(deployment, replica, "makes room: there is none for old and new together")
 
 

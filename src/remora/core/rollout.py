@@ -1,7 +1,8 @@
 """How many replicas to start and which ones to let go, one step at a time.
 
 A new replica runs before an old one leaves: the number of running replicas never falls below
-the target by a decision of this module.
+the target by a decision of this module. Nor does it below what the version before is wanted in, until
+the new one runs in full: should it fail, nothing was lost.
 
 Rules: pure; knows neither time nor places.
 """
@@ -68,12 +69,19 @@ def bounds(config: DeploymentConfig, target: int) -> Bounds:
     return Bounds(batch, batch)
 
 
-def plan(members: list[Member], target: int, limits: Bounds) -> Plan:
+def plan(members: list[Member], target: int, limits: Bounds, before: int = 0) -> Plan:
     """Decide the next step towards `target` running current replicas.
 
-    Pure. Invariants: PENDING, STARTING and RUNNING together never grow above
-    `target + limits.surge`; draining never takes the running ones below `target`; no old
-    replica is ever started; the order of `members` does not matter.
+    Pure. Invariants: PENDING, STARTING and RUNNING together never grow above the surge and the
+    greater one of `target` and `before`; draining never takes the running ones below `target`, nor
+    below `before` while fewer than `target` current ones run; no old replica is ever started; the
+    order of `members` does not matter.
+
+    Args:
+        members: all that there are.
+        target: how many current ones should run.
+        limits: how big the step may be.
+        before: how many replicas the version before should have; 0: there is nothing to go back to.
     """
     ordered = sorted(members, key=lambda member: (-member.rank, member.replica_id))
     running = [member for member in ordered if member.state is ReplicaState.RUNNING]
@@ -97,9 +105,13 @@ def plan(members: list[Member], target: int, limits: Bounds) -> Plan:
     leaving = sum(
         member.state is ReplicaState.DRAINING and not member.current for member in ordered
     )
-    drain = _drains(running, old_running, target, limits.batch - leaving)
+    replaces = bool(target and old_running)
+    kept = max(target, before) if replaces and num_current_running < target else target
+    # A target of zero replaces nothing, so no step needs a bound.
+    may_go = limits.batch - leaving if target else len(old_running)
+    drain = _drains(running, old_running, kept, may_go)
     missing = target - num_current_running - num_coming
-    room = target + (limits.surge if old_running else 0) - len(running) - num_coming
+    room = kept + (limits.surge if old_running else 0) - len(running) - num_coming
     start = max(0, min(missing, room))
     return Plan(
         start=start,
@@ -113,14 +125,12 @@ def plan(members: list[Member], target: int, limits: Bounds) -> Plan:
 
 
 def _drains(
-    running: list[Member], old_running: list[Member], target: int, batch_left: int
+    running: list[Member], old_running: list[Member], kept: int, may_go: int
 ) -> list[ReplicaID]:
     """Pick who may leave: old ones first, then those that are too many."""
-    spare = len(running) - target
+    spare = len(running) - kept
     if spare <= 0:
         return []
     if old_running:
-        # A target of zero replaces nothing, so no step needs a bound.
-        may_go = batch_left if target else len(old_running)
         return [member.replica_id for member in old_running[: max(0, min(spare, may_go))]]
     return [member.replica_id for member in running if member.current][:spare]

@@ -83,6 +83,8 @@ def test_a_new_version_has_an_actor_of_its_own_and_the_old_one_stays_for_old_rep
             await r.until_settled()
             look(None)
             assert all(has_actor for has_old, has_actor in seen if has_old)
+            assert "Model::queue::1" in living(r), "the old version may still come back"
+            await r.until(lambda _: "Model::queue::1" not in living(r))
             assert living(r) == {"Model", "Model::queue::2"}
 
     run(main())

@@ -10,6 +10,7 @@ from remora.core.autoscale.record import ScalingRecord
 from remora.core.goal import has_failed, in_effect
 from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
+from remora.core.restart import STABLE_S
 from remora.core.saved_state import decode, encode
 from remora.core.scale import bounds_for
 from remora.core.state import ControllerState, Deployment
@@ -144,9 +145,61 @@ def test_what_the_version_before_calls_stays_until_that_has_answered_everything(
     assert world.states("B") == ["new RUNNING"]
     world.finish("a/A#x1")
     assert world.states("A") == ["new RUNNING"]
+    assert world.states("B") == ["new RUNNING"], "the new version is not trusted yet"
+    world.feed(after_s=STABLE_S)
     assert world.states("B") == ["new DRAINING"]
     world.finish("a/B#x2")
     assert "B" not in world.state.applications["a"].deployments
+
+
+def test_what_the_version_before_calls_is_there_when_the_new_one_comes_up_and_does_not_stay() -> (
+    None
+):
+    world = World()
+    world.deploy({"A": {}, "B": {}})
+    world.rounds()
+    world.deploy({"A": {"version": "2"}})
+    world.come_up()
+    world.finish("a/A#x1")
+    for _ in range(3):
+        (dies,) = world.deployment("A").in_state(ReplicaState.RUNNING)
+        world.feed(ev.ProcessExited(replica_id=dies.replica_id, reason="x"), after_s=1.0)
+        world.feed(after_s=1.0)
+        world.come_up()
+    assert has_failed(world.deployment("A"))
+    world.rounds(4)
+    assert world.states("A") == ["old RUNNING"]
+    assert world.states("B") == ["new RUNNING"]
+
+
+def test_a_deploy_that_lowers_the_number_and_fails_leaves_all_that_ran() -> None:
+    world = World()
+    world.deploy({"A": {"num_replicas": 5}})
+    world.rounds()
+    world.deploy({"A": {"num_replicas": 2, "version": "bad"}})
+    fewest = 5
+    for _ in range(8):
+        world.rounds()
+        fewest = min(fewest, world.states("A").count("old RUNNING"))
+    assert world.deployment("A").given_up
+    assert fewest == 5
+    assert world.states("A") == ["old RUNNING"] * 5
+    world.deploy({"A": {"num_replicas": 2, "version": "2"}})
+    world.rounds(12)
+    assert world.states("A") == ["new RUNNING"] * 2
+
+
+def test_a_deploy_that_lowers_the_number_goes_on_where_there_is_no_room_for_more() -> None:
+    for fixed in (True, False):
+        world = World()
+        options: dict[str, Any] = {"resources": {"CPU": 1.0}}
+        world.feed(ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 3.0}))
+        world.state.fixed_nodes = fixed
+        world.deploy({"A": {"num_replicas": 3, **options}})
+        world.rounds()
+        world.deploy({"A": {"num_replicas": 1, "version": "2", **options}})
+        world.rounds(8)
+        assert world.states("A") == ["new RUNNING"], fixed
 
 
 def test_an_application_that_is_deleted_in_the_middle_of_that_goes_whole() -> None:
