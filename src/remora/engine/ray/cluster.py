@@ -284,6 +284,17 @@ class Cluster:
         """
         self._ask("write", key, internal_kv._internal_kv_put, value)
 
+    def add(self, key: str, value: bytes) -> None:
+        """Write a value, unless the key has one.
+
+        Whether it was written is seen by reading it: Ray's client tries again by itself where an
+        answer was lost, and says of the second try that there is one already.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        self._ask("add", key, internal_kv._internal_kv_put, value, False)
+
     def delete(self, key: str) -> None:
         """Forget a key.
 

@@ -43,7 +43,8 @@ from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes, kill_all
 from remora.engine.ray.groups import remove_groups
-from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_setup, forget
+from remora.engine.ray.own_turn import own_turn
+from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_setup, forget
 from remora.engine.ray.sockets import is_default_admin
 from remora.errors import ConfigError, EngineError, InstanceError
 from remora.home import Home
@@ -53,6 +54,13 @@ from remora.transport.membership import join
 from remora.transport.node_tls import check_files
 
 _BETWEEN_TRIES_S = 0.1
+#: What others may take to start an instance, or to end one, before this one gives up: whoever has
+#: launched this process waits for a minute.
+_TURN_LIMIT_S = 45.0
+#: The same for who is about to end, which waits for nobody for long.
+_END_TURN_LIMIT_S = 5.0
+#: From the moment when everything is told to end: proxies have five seconds of it.
+_ENDING_LIMIT_S = 20.0
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -103,15 +111,15 @@ class Host:
         nodes = {node.node_id: node for node in rays.nodes()}
         here = nodes[rays.this_node()]
         head = next((node for node in nodes.values() if node.is_head), here)
-        found = find_setup(self._cluster)
-        self._controller = self._cluster.actor(fleet.CONTROLLER)
-        if found is None or self._controller is None:
-            if wanted:
-                # Before anything is started, and told to whoever named the files.
-                check_files(wanted, here.host)
-            self._set_up(here, wanted, has_fixed_nodes=is_new)
-            join(self._setup.membership(here))
-            return self._start(here, head, is_alone=len(nodes) == 1)
+        with own_turn(self._cluster, _TURN_LIMIT_S):
+            found = self._find()
+            if found is None:
+                if wanted:
+                    # Before anything is started, and told to whoever named the files.
+                    check_files(wanted, here.host)
+                self._set_up(here, wanted, has_fixed_nodes=is_new)
+                join(self._setup.membership(here))
+                return self._start(here, head, is_alone=len(nodes) == 1)
         self._setup = found
         self.joined = True
         _refuse_other(wanted, found.node)
@@ -121,6 +129,28 @@ class Host:
         if here.node_id == head.node_id or door.http_url or door.grpc_address:
             return door
         return fleet.ensure_agent(self._cluster, head.node_id)
+
+    def _find(self) -> InstanceSetup | None:
+        """Find the instance of the cluster; one that ends is waited for.
+
+        Raises:
+            InstanceError: it does not end.
+        """
+        deadline = time.monotonic() + _ENDING_LIMIT_S
+        while True:
+            found = find_setup(self._cluster)
+            self._controller = self._cluster.actor(fleet.CONTROLLER)
+            if found is None or self._controller is None:
+                return None
+            if self._cluster.get(ENDING) is None:
+                return found
+            if time.monotonic() >= deadline:
+                raise InstanceError(
+                    f"The instance of this cluster has been ending for {_ENDING_LIMIT_S:g} s. Try again "
+                    "in a moment; `ray list actors` shows what is left of it in the namespace "
+                    f"{self._cluster.namespace!r}."
+                )
+            time.sleep(_BETWEEN_TRIES_S)
 
     def _start(self, here: RayNode, head: RayNode, *, is_alone: bool) -> NodeRecord:
         """Start the instance: all of it at once, because each worker of Ray takes most of a second.
@@ -242,15 +272,24 @@ class Host:
         self._claim.write_ending()
         if not self.joined:
             if not self._over.is_set():
-                try:
-                    end_processes(self._cluster, self._setup, grace_s)
-                except EngineError as error:
-                    log(str(error))
+                self._end(grace_s)
             remove_sockets(self._claim.home)
         if self._is_link or not self.joined:
             # Those of an instance that goes on here are its agent's.
             self._claim.home.controller_socket.unlink(missing_ok=True)
             self._claim.home.membership_file.unlink(missing_ok=True)
+
+    def _end(self, grace_s: float) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                # Whoever starts one meanwhile finds all of this one, or nothing.
+                stack.enter_context(own_turn(self._cluster, _END_TURN_LIMIT_S))
+            except EngineError as error:
+                log(str(error))
+            try:
+                end_processes(self._cluster, self._setup, grace_s)
+            except EngineError as error:
+                log(str(error))
 
 
 def _refuse_other(wanted: NodeOptions, runs: NodeOptions) -> None:
