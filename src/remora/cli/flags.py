@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remora.cli.errors import UsageError
+
 if TYPE_CHECKING:
     from remora.cli.deploy import DeployOptions
     from remora.config import EngineOptions, gRPCOptions
@@ -139,8 +141,8 @@ def engine_flags(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--address",
-            envvar="REMORA_ADDRESS",
-            help="Address of a Ray cluster; auto: the one of this machine; local: a new one.",
+            help="Address of a Ray cluster, host:port; auto: the one of this machine; local: a new one.  "
+            "[default: $REMORA_ADDRESS]",
         ),
         click.option(
             "--engine",
@@ -157,17 +159,22 @@ def engine_of(said: dict[str, Any], location: str | None = None) -> EngineOption
     """Take the options for the engine.
 
     Args:
-        said: all that was said.
+        said: all that was said; what is not comes from the environment.
         location: of proxies; None: every node.
+
+    Raises:
+        UsageError: what cannot be, or not together.
     """
     from remora.config import engine_options
+    from remora.errors import ConfigError
     from remora.options.node import NodeOptions
 
     names = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
     node = NodeOptions(**{name: said.pop(f"node_{name}") for name in names})
-    engine, address = said.pop("engine"), said.pop("address")
-    # The variable is for those who leave the choice open.
-    return engine_options(engine, None if engine == "local" else address, location, node)
+    try:
+        return engine_options(said.pop("engine"), said.pop("address"), location, node)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def target_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from remora.config import (
 from remora.engine.launch import wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
+from remora.options.instance import ADDRESS_VARIABLE
 from remora.options.logging import LoggingConfig
 from remora.options.resources import AS_FOUND, MachineOptions
 from remora.options.tracing import TracingConfig
@@ -102,7 +104,8 @@ def begun(
     wait_while_ending(home)
     found = Instance.find(home)
     if found is not None:
-        _say_what_has_no_effect(found, host, port, grpc, machine, engine, admin)
+        _require_engine(found, engine)
+        _say_what_has_no_effect(found, host, port, grpc, machine, admin)
         yield found
         return
     door = http_options(host, port) if http is None else with_absolute_paths(http)
@@ -131,13 +134,28 @@ def begun(
     launched.abandon()
 
 
+def _require_engine(found: Instance, engine: EngineOptions) -> None:
+    """Serve nothing elsewhere than where it was asked for.
+
+    Raises:
+        CommandError: the instance runs on another engine.
+    """
+    if engine.engine == "ray" and found.engine != "ray":
+        where = engine.address or "ray"
+        raise CommandError(
+            f"A Ray cluster is asked for ({where}, by --engine, --address or the environment variable "
+            f"{ADDRESS_VARIABLE}), and an instance runs in {found.home.root} already (pid {found.pid}), "
+            "on this machine alone. End it with `remora shutdown -y`, name another folder by REMORA_HOME, "
+            "or say --engine local to use it."
+        )
+
+
 def _say_what_has_no_effect(
     found: Instance,
     host: str | None,
     port: int | None,
     grpc: GrpcSetup | None,
     machine: MachineOptions,
-    engine: EngineOptions,
     admin: AdminOptions,
 ) -> None:
     runs = f"An instance runs in {found.home.root} already (pid {found.pid})"
@@ -150,10 +168,6 @@ def _say_what_has_no_effect(
         lines.append(f"{runs} and serves {address} gRPC: options for gRPC have no effect on it.")
     if machine:
         lines.append(f"{runs}: what its machine has was said or found when it started.")
-    if engine != LOCAL_ENGINE and engine.engine != found.engine:
-        lines.append(
-            f"{runs} on the engine {found.engine!r}: --engine and --address have no effect on it."
-        )
     if admin != ADMIN:
         lines.append(f"{runs}: options of the REST API have no effect on it.")
     for line in lines:
@@ -169,8 +183,25 @@ def find() -> Instance:
     home = Home.locate()
     found = Instance.find(home)
     if found is None:
+        address = os.environ.get(ADDRESS_VARIABLE)
+        joins = f" ({ADDRESS_VARIABLE}={address} is for these)" if address else ""
         raise CommandError(
             f"No instance runs in {home.root}. `remora run module:app` or `remora start` "
-            "starts one; the environment variable REMORA_HOME names another folder."
+            f"starts one, or joins that of a cluster{joins}; the environment variable REMORA_HOME names "
+            "another folder."
         )
+    say_which(found)
     return found
+
+
+def say_which(found: Instance) -> None:
+    """Say which instance a command is about, where the environment names another place."""
+    address = os.environ.get(ADDRESS_VARIABLE, "")
+    if not address or (found.engine == "ray" and address in ("auto", "local", found.cluster)):
+        return
+    where = f"on the Ray cluster {found.cluster}" if found.cluster else "on this machine alone"
+    print(
+        f"This is about the instance in {found.home.root}, which runs {where}: {ADDRESS_VARIABLE}={address} "
+        "is for the start of one, and REMORA_HOME names another folder.",
+        file=sys.stderr,
+    )

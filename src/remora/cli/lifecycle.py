@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from remora.cli.errors import CommandError
-from remora.cli.instance import begun, grpc_setup
+from remora.cli.instance import begun, grpc_setup, say_which
 from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
 from remora.home import Home
 from remora.instance import Instance
@@ -58,6 +58,7 @@ def stop_instance(*, ask: bool) -> None:
     if instance is None:
         click.echo(f"Nothing to stop: no instance runs in {home.root}.", err=True)
         return
+    say_which(instance)
     if ask:
         _require_yes(
             f"Stop the instance in {home.root} (pid {instance.pid}) and everything that it serves?"

@@ -38,6 +38,7 @@ class Owner:
         grpc_address: `host:port` where it serves gRPC; empty without.
         grpc_digest: tells its gRPC setup from others.
         engine: that runs it.
+        cluster: address of the Ray cluster where it runs; empty: it runs on none.
     """
 
     pid: int
@@ -48,6 +49,7 @@ class Owner:
     grpc_address: str = ""
     grpc_digest: str = ""
     engine: str = "local"
+    cluster: str = ""
 
 
 class Claim:
@@ -159,8 +161,8 @@ def _read_owner(fd: int) -> Owner | None:
         value = json.loads(os.pread(fd, 4096, 0))
         pid, token, ending = int(value["pid"]), str(value["token"]), bool(value.get("ending"))
         grpc = str(value.get("grpc_address", "")), str(value.get("grpc_digest", ""))
-        engine = str(value.get("engine", "local"))
-        return Owner(pid, token, value["http_url"], value["bound"], ending, *grpc, engine)
+        engine = str(value.get("engine", "local")), str(value.get("cluster", ""))
+        return Owner(pid, token, value["http_url"], value["bound"], ending, *grpc, *engine)
     except (OSError, ValueError, KeyError, TypeError):
         # Empty after an orderly end; half a line after a full disk.
         return None

@@ -123,6 +123,11 @@ class InstanceProcesses:
         return self._launched is None or self._launched.joined
 
     @property
+    def cluster(self) -> str:
+        """Address of the Ray cluster that it runs on, as Ray tells it; empty: of none, or not known."""
+        return "" if self._owner is None else self._owner.cluster
+
+    @property
     def pid(self) -> int:
         """Of its supervisor."""
         return self._launched.pid if self._launched is not None else self._known_owner.pid

@@ -8,9 +8,13 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import require_number, struct_of
+from remora.options.checks import nearest, require_number, struct_of
 from remora.options.http import ProxyLocation, proxy_location
 from remora.options.node import PLAIN, NodeOptions, node_options
+
+#: Where the cluster of an instance is that is about to be started; commands about one that runs
+#: look into the state folder alone.
+ADDRESS_VARIABLE = "REMORA_ADDRESS"
 
 
 class AdminOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +44,34 @@ def admin_options(given: AdminOptions | dict[str, Any] | None) -> AdminOptions:
     return struct_of(AdminOptions, "admin_options", given)
 
 
+_WORDS = ("auto", "local")
+
+
+def require_address(field: str, address: str) -> None:
+    """See that the address of a Ray cluster can be one.
+
+    Raises:
+        ConfigError: it has none of the forms.
+    """
+    if not address or address in _WORDS:
+        return
+    if "://" in address:
+        raise ConfigError(
+            field,
+            address,
+            "no instance is started over Ray Client: run this on a machine of the cluster, with the "
+            "address of its head (host:port) or 'auto'",
+        )
+    host, _, port = address.rpartition(":")
+    if not (host.strip("[]") and " " not in host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(
+            field,
+            address,
+            "write host:port of the cluster's head (10.0.0.5:6379), 'auto' for the cluster of this "
+            f"machine, or 'local' for a new one.{nearest(address, _WORDS)}",
+        )
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What runs the processes of an instance."""
 
@@ -58,6 +90,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigError("engine", self.engine, "must be 'local' or 'ray'")
         if self.address and self.engine != "ray":
             raise ConfigError("address", self.address, "is of a Ray cluster and needs engine='ray'")
+        require_address("address", self.address)
         if self.node and self.engine != "ray":
             raise ConfigError(
                 "node_options", self.node, "is for several nodes and needs engine='ray'"
@@ -82,10 +115,11 @@ def engine_options(
         node: of connections between nodes; None: plain TCP.
 
     Raises:
-        ConfigError: no such engine, or what is of a cluster without Ray.
+        ConfigError: no such engine, no such address, or what is of a cluster without Ray.
     """
     if address is None and engine != "local":
-        address = os.environ.get("REMORA_ADDRESS", "")
+        address = os.environ.get(ADDRESS_VARIABLE, "")
+        require_address(ADDRESS_VARIABLE, address)
     chosen = engine or ("ray" if address else "local")
     where = proxy_location(location)
     return EngineOptions(

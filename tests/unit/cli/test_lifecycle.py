@@ -15,6 +15,8 @@ from remora.cli.errors import FAILED_STATUS, CommandError
 class Running:
     pid = 7
     stopped = False
+    engine = "local"
+    cluster = ""
 
     async def shut_down(self) -> bool:
         self.stopped = True

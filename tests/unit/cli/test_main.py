@@ -75,6 +75,8 @@ def test_every_command_explains_itself(
         (("run", "server:app", "--port", "70000"), "70000"),
         (("run", "server:app", "-d", "/no/such/folder"), "/no/such/folder"),
         (("run", "server:app", "--route-prefix", "api"), "must start with '/'"),
+        (("run", "server:app", "--engine", "local", "--address", "auto"), "needs engine='ray'"),
+        (("start", "--address", "atuo"), "Did you mean 'auto'"),
         (("run",), "MODULE:APP"),
         (("statsu",), "statsu"),
     ],

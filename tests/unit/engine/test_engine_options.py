@@ -44,8 +44,23 @@ def test_the_engine_follows_from_what_is_said(
         ({"engine": "kubernetes"}, "engine"),
         ({"engine": "local", "address": "auto"}, "address"),
         ({"engine": "ray", "location": "Nowhere"}, "proxy_location"),
+        ({"address": "atuo"}, "'auto' for the cluster of this machine.*Did you mean 'auto'"),
+        ({"address": "10.0.0.5"}, "write host:port of the cluster's head"),
+        ({"address": "10.0.0.5:70000"}, "write host:port"),
+        ({"address": ":6379"}, "write host:port"),
+        ({"address": "ray://head:10001"}, "over Ray Client"),
     ],
 )
 def test_what_cannot_be_is_refused(said: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         engine_options(**said)
+
+
+def test_a_wrong_address_in_the_environment_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REMORA_ADDRESS", "lokal")
+    with pytest.raises(ConfigError, match=r"REMORA_ADDRESS='lokal' is not allowed.*mean 'local'"):
+        engine_options()
+    # Who has chosen is not asked for more.
+    assert engine_options("local") == EngineOptions()

@@ -29,6 +29,7 @@ from remora.engine import linux
 from remora.engine.base import ProcessContext
 from remora.engine.claim import Claim, Owner
 from remora.engine.doors import address_of, http_url, listen_http, listen_unix
+from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.end import SignalProcess
@@ -75,7 +76,10 @@ async def _serve(context: ProcessContext) -> None:
     if here.node_id != setup.node_id:
         # Where the instance was started its host holds the folder.
         claim = Claim.take(context.home)
-        claim.write_owner(Owner(os.getpid(), context.token, doors.http_url, engine="ray"))
+        cluster_address = rays.address()
+        claim.write_owner(
+            Owner(os.getpid(), context.token, doors.http_url, engine="ray", cluster=cluster_address)
+        )
     threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
     relay = Relay(cluster)
     listener = await asyncio.to_thread(doors.complete)

@@ -140,13 +140,8 @@ def _require_answer(address: str) -> None:
     """See that somebody listens at an address: Ray itself would try for a minute and more.
 
     Raises:
-        InstanceError: nobody does, or it is an address of Ray Client.
+        InstanceError: nobody does.
     """
-    if "://" in address:
-        raise InstanceError(
-            f"{address} is an address of Ray Client, over which no instance is started: run this on "
-            "a machine of the cluster, with the address of its head (host:port) or `auto`."
-        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
@@ -223,6 +218,11 @@ def here() -> RayNode:
     """The node that this process runs on."""
     node_id = this_node()
     return next(node for node in nodes() if node.node_id == node_id)
+
+
+def address() -> str:
+    """Address of the head of the cluster that this process is in."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def this_job() -> str:

@@ -345,6 +345,7 @@ def main() -> None:
         grpc_address=door.grpc_address,
         grpc_digest=options.grpc_digest,
         engine="ray",
+        cluster=rays.address(),
     )
     claim.write_owner(owner)
     answer(
