@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -240,6 +241,17 @@ async def test_who_does_not_answer_is_given_up_after_a_while(
             await connect(f"tcp:127.0.0.1:{port}", name="test")
         for other in others:
             other.close()
+
+
+async def test_the_file_of_a_socket_stays_for_who_listens_there_next(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        server = await serve_control(sock.dup(), {})
+        server.close()
+        await server.wait_closed()
+        assert path.is_socket()
 
 
 async def test_control_calls_and_streams() -> None:

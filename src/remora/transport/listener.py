@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from remora.errors import ProtocolError
 from remora.transport import tcp
@@ -25,6 +27,10 @@ from remora.wire.parcel import Body, Parcel
 
 _HELLO = int(FrameKind.HELLO)
 _SEGMENT = int(FrameKind.SEGMENT)
+
+#: From Python 3.13 on a server deletes the file of its Unix socket. Here that belongs to whoever bound
+#: it, and who listens there next may have been given the same one.
+KEEPS_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class ServerConnection(Connection):
@@ -189,7 +195,7 @@ async def listen(
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
-        return await loop.create_unix_server(make, sock=sock)
+        return await loop.create_unix_server(make, sock=sock, **KEEPS_FILE)
     # What is accepted takes after the listening socket.
     tcp.notice_loss(sock)
 

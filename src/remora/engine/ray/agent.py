@@ -45,6 +45,7 @@ from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.observe.logs import log_of_system_process
 from remora.transport.control import serve_control
+from remora.transport.listener import KEEPS_FILE
 from remora.transport.membership import mine
 from remora.wire.codec import unpack
 
@@ -86,7 +87,7 @@ async def _serve(context: ProcessContext) -> None:
     servers = [
         await serve_control(context.sockets["control"], {"signal": _signal}),
         await serve_control(context.sockets["control_tcp"], {"signal": _signal}, context.token),
-        await asyncio.start_unix_server(relay.serve, sock=listener.dup()),
+        await asyncio.start_unix_server(relay.serve, sock=listener.dup(), **KEEPS_FILE),
     ]
     record = NodeRecord(
         here.node_id, context.address, doors.http_url, doors.grpc_address, doors.admin_url
