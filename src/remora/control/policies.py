@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from remora.control.replica_control import Connect, ReplicaControl
 from remora.control.said import Said
 from remora.core.autoscale.given import Asked
+from remora.core.autoscale.policies import pause_s, policies_of
 from remora.core.state import Application
 from remora.engine.base import (
     Engine,
@@ -32,7 +33,7 @@ from remora.errors import ConnectionLostError, EngineError, PolicyError, RemoraE
 from remora.observe.metrics import counter
 from remora.options.autoscaling import ScalingPolicySetup
 from remora.options.resources import RuntimeEnv
-from remora.types import DeploymentID, Seconds, is_replica
+from remora.types import Seconds, is_replica
 from remora.wire.control import Surroundings
 from remora.wire.metrics import Family
 from remora.wire.scaling import PolicyAnswer, PolicyQuestion, PolicySpec
@@ -50,9 +51,6 @@ ASK_EVERY_S: Seconds = 1.0
 ANSWER_LIMIT_S: Seconds = 5.0
 #: Imports of large libraries included.
 LOAD_LIMIT_S: Seconds = 60.0
-#: Between two processes of a policy that does not come up or does not answer.
-_FIRST_PAUSE_S: Seconds = 1.0
-_LONGEST_PAUSE_S: Seconds = 30.0
 
 
 @dataclass
@@ -109,22 +107,16 @@ class Policies:
 
     def follow(self, app: Application, scaled: list[Scaled], unix_offset_s: float) -> None:
         """Take over the deployments of an application that are scaled, and their policies."""
-        wanted: dict[tuple[str, str], tuple[ScalingPolicySetup, list[Scaled]]] = {}
-        if app.scaling_policy.path and scaled:
-            wanted[app.name, ""] = (app.scaling_policy, scaled)
-        else:
-            for each in scaled:
-                if each.policy.path:
-                    wanted[app.name, each.where.name] = (each.policy, [each])
-        for key in [key for key in self._owners if key[0] == app.name and key not in wanted]:
+        by_name = {each.where.name: each for each in scaled}
+        own = {name: each.policy for name, each in by_name.items()}
+        wanted = policies_of(app.scaling_policy, own)
+        for key in [key for key in self._owners if key[0] == app.name and key[1] not in wanted]:
             self._end(self._owners.pop(key))
-        asked_about: set[DeploymentID] = set()
-        for key, (setup, those) in wanted.items():
-            asked_about.update(each.where for each in those)
-            self._follow_one(app, key, setup, those, unix_offset_s)
-        for each in scaled:
-            if each.where not in asked_about:
-                each.asked = None
+        for whose, (setup, names) in wanted.items():
+            those = [by_name.pop(name) for name in names]
+            self._follow_one(app, (app.name, whose), setup, those, unix_offset_s)
+        for each in by_name.values():
+            each.asked = None
 
     def families(self) -> list[Family]:
         """Count how often each policy has failed: raised, said nonsense, or nothing in time."""
@@ -249,8 +241,7 @@ class Policies:
                     self._kill(owner.process_id)
                     owner.process_id = ""
             owner.failures += 1
-            pause_s = _FIRST_PAUSE_S * 2.0 ** min(owner.failures - 1, 10)
-            await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
+            await asyncio.sleep(pause_s(owner.failures))
 
     async def _run_process(self, owner: _Owner) -> None:
         """Start a process and ask it again and again, until it fails for good."""

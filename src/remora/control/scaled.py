@@ -14,6 +14,7 @@ from remora.core.autoscale.decide import Decision, decide
 from remora.core.autoscale.demand import Demand
 from remora.core.autoscale.given import Asked, Memory, Situation
 from remora.core.autoscale.record import ScalingRecord
+from remora.core.autoscale.status import direction, metrics_health
 from remora.core.autoscale.window import look as look_at
 from remora.options.autoscaling import AutoscalingConfig, ScalingPolicySetup
 from remora.types import DeploymentID, ReplicaID, Seconds
@@ -129,18 +130,13 @@ class Scaled:
         }
         for name, by_replica in custom.items():
             metrics |= {f"{name}[{replica_id}]": value for replica_id, value in by_replica.items()}
-        health = "delayed" if demand.silent(config.metrics_interval_s, now) else "healthy"
-        if self.running and demand.num_unheard == len(self.running):
-            health = "unavailable"
         running = len(self.running)
-        status = "STABLE"
-        if running != self.target:
-            status = "UPSCALING" if running < self.target else "DOWNSCALING"
+        silent = demand.silent(config.metrics_interval_s, now)
         return ScalingDetail(
             app_name=self.where.app_name,
             deployment=self.where.name,
             by="demand",
-            status=status,
+            status=direction(running, self.target),
             target_num_replicas=self.target,
             running=running,
             low=self.bounds.low,
@@ -148,7 +144,7 @@ class Scaled:
             latest=self.look(now, unix_offset_s).record,
             decisions=tuple(self.decisions),
             metrics=metrics,
-            metrics_health=health,
+            metrics_health=metrics_health(running, demand.num_unheard, len(silent)),
             errors=(self.asked.error,) if self.asked is not None and self.asked.error else (),
         )
 

@@ -16,6 +16,7 @@ from remora.control.controller import Controller
 from remora.control.scaled import KEPT_DECISIONS
 from remora.core import events as ev
 from remora.core.autoscale.record import ScalingRecord
+from remora.core.autoscale.status import decided_by, direction
 from remora.core.goal import in_effect
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import count_of
@@ -148,20 +149,13 @@ def details(controller: Controller, request: ScalingRequest) -> list[ScalingDeta
 
 def _plain(app: Application, deployment: Deployment) -> ScalingDetail:
     """Describe a deployment that demand does not scale, or not yet after a restart."""
-    effective = in_effect(deployment)
-    target = count_of(deployment, effective)
+    target = count_of(deployment, in_effect(deployment))
     running = len(deployment.in_state(ReplicaState.RUNNING))
-    by = "outside" if app.external_scaler and deployment.scale is not None else "options"
-    if effective.config.autoscaling_config is not None:
-        by = "demand"
-    status = "STABLE"
-    if running != target:
-        status = "UPSCALING" if running < target else "DOWNSCALING"
     return ScalingDetail(
         app_name=app.name,
         deployment=deployment.name,
-        by=by,
-        status=status,
+        by=decided_by(app, deployment),
+        status=direction(running, target),
         target_num_replicas=target,
         running=running,
         low=target,
