@@ -163,6 +163,6 @@ def default_num_proxies(cores: int) -> int:
 
     One proxy serves tens of thousands of requests per second, about as many as one replica can
     answer that does nothing; whatever does more needs several cores of replicas for each proxy.
-    An idle proxy costs 8 MB, which is why there are never more than four of them unasked.
+    An idle proxy costs 14 MB, which is why there are never more than four of them unasked.
     """
     return max(1, min(4, cores // 4))
