@@ -27,6 +27,11 @@ class Echo:
         return value * 2
 
 
+def dies_at_once(_context: Any) -> None:
+    """Entry point of a process that never stays."""
+    os._exit(3)
+
+
 @ray.remote(num_cpus=0)
 def squared(number: int) -> int:
     return number * number

@@ -267,6 +267,7 @@ def test_a_permanent_process_gives_up_only_at_its_first_start(
     cluster.values, cluster.failures = {mark: record}, {"put": 1}
     monkeypatch.setattr(process, "Cluster", lambda _: cluster)
     monkeypatch.setattr(process, "_BETWEEN_STARTS_S", 0.0)
+    monkeypatch.setattr(rays, "is_started_again", lambda: False)
     monkeypatch.setattr(rays, "this_node", lambda: "m" * 20)
     monkeypatch.setattr(ray.actor, "exit_actor", give_up)
     monkeypatch.setattr(ProcessActor, "begin", begin)

@@ -83,6 +83,8 @@ def render(status: InstanceStatus) -> RenderableType:
     if status.draining:
         names = ", ".join(node_id[:12] for node_id in status.draining)
         head.append(f"\nnodes that drain, and are about to be taken away: {names}", "yellow")
+    for trouble in status.troubles:
+        head.append(f"\n{trouble}", "red")
     if not status.applications:
         return Group(head, Text("\nNo application is deployed."))
     table = Table(

@@ -21,6 +21,7 @@ from remora.core import events as ev
 from remora.core import releases
 from remora.core.reconcile import story_of
 from remora.core.replica_state import story
+from remora.core.restart import MANY_CRASHES, in_a_row
 from remora.core.state import ControllerState
 from remora.core.status import report
 from remora.engine.base import SystemProcess
@@ -139,6 +140,7 @@ class Admin:
             admin_url=self._admin_url,
             target_capacity=controller.state.target_capacity,
             draining=draining,
+            troubles=tuple(filter(None, map(_trouble, processes))),
         )
 
     def _report(self) -> dict[str, ApplicationStatus]:
@@ -319,8 +321,20 @@ def _declared(state: ControllerState) -> dict[str, DeclaredApplication]:
     }
 
 
+def _trouble(process: SystemProcess) -> str:
+    """Say that a process does not stay; empty: it does."""
+    if process.crashes < MANY_CRASHES:
+        return ""
+    return (
+        f"{process.name} has ended {in_a_row(process.crashes)}, each time soon after its start, and is "
+        "started again with pauses; its log says why"
+    )
+
+
 def _view(process: SystemProcess, draining: Collection[NodeID]) -> ProcessView:
     status = "HEALTHY" if process.pid else "STARTING"
+    if process.crashes >= MANY_CRASHES:
+        status = "UNHEALTHY"
     return ProcessView(
         name=process.name,
         pid=process.pid,

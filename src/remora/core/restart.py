@@ -19,6 +19,8 @@ MAX_ATTEMPTS_PER_REPLICA = 3
 CRASH_WINDOW_S = 60.0
 #: Crashes inside the window that are answered at once: one bad request should cost nothing.
 FREE_CRASHES = 2
+#: A process that has ended so often in a row, soon after each start, is in trouble.
+MANY_CRASHES = 3
 #: Crashes that are remembered at most.
 KEPT_CRASHES = 20
 #: A new version is trusted when all of its replicas have run for so long. One that dies of its

@@ -143,6 +143,7 @@ class ProcessContext:
         cwd: working directory of its `runtime_env`; empty: it has none.
         token: what a peer on a TCP socket must present.
         keeps_output: the engine keeps, and shows, what the process writes to its descriptors.
+        notes: what the engine has to say of this start; the first lines of its log.
     """
 
     process_id: str
@@ -154,6 +155,7 @@ class ProcessContext:
     cwd: str = ""
     token: str = ""
     keeps_output: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,12 +229,14 @@ class SystemProcess:
 
     Attributes:
         node_id: where it runs.
+        crashes: how often it has ended in a row by now, each time soon after its start.
     """
 
     name: str
     pid: int
     restarts: int
     node_id: NodeID = LOCAL_NODE
+    crashes: int = 0
 
 
 class Engine(ABC):

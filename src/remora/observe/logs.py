@@ -25,6 +25,7 @@ from remora.types import ReplicaID, Seconds
 
 _STDOUT, _STDERR = 1, 2
 #: Of this process; more than one only in tests.
+_log = logging.getLogger("remora.engine")
 _logs: list[ProcessLog] = []
 
 
@@ -213,7 +214,7 @@ def log_of_system_process(
         direct: each line is in the file before the process goes on.
     """
     component_id = str(os.getpid()) if component == name else name
-    return ProcessLog(
+    log = ProcessLog(
         context.home,
         f"{name}.log",
         Source(component, component_id),
@@ -221,6 +222,9 @@ def log_of_system_process(
         shown=context.keeps_output,
         direct=direct,
     )
+    for note in context.notes:
+        _log.warning("%s", note)
+    return log
 
 
 def logging_of(args: Mapping[str, Any]) -> LoggingConfig:

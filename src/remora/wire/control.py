@@ -313,6 +313,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_capacity: float | None = None
     #: Nodes that are about to be taken away.
     draining: tuple[NodeID, ...] = ()
+    #: What is wrong with processes that are no replicas, for people.
+    troubles: tuple[str, ...] = ()
 
 
 class GangSpec(msgspec.Struct, frozen=True):

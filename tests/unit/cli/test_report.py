@@ -66,6 +66,11 @@ def test_nodes_that_drain_are_named() -> None:
     assert "nodes that drain, and are about to be taken away: abcdef012345\n" in drawn(status)
 
 
+def test_processes_that_do_not_stay_are_named() -> None:
+    status = msgspec.structs.replace(instance("chat"), troubles=("proxy-1 has ended 5 times",))
+    assert "\nproxy-1 has ended 5 times\n" in drawn(status)
+
+
 def test_selects_one_application() -> None:
     status = instance("chat", "search")
     assert list(select(status, "chat").applications) == ["chat"]

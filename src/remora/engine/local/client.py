@@ -189,7 +189,10 @@ class LocalEngine(Engine):
             reply = await waiting
         finally:
             del self._replies[number]
-        return [SystemProcess(p["name"], p["pid"], p["restarts"]) for p in reply["processes"]]
+        return [
+            SystemProcess(p["name"], p["pid"], p["restarts"], crashes=p.get("crashes", 0))
+            for p in reply["processes"]
+        ]
 
     async def shutdown(self) -> None:
         """Pass the order on; a supervisor that is gone needs none."""

@@ -300,3 +300,9 @@ def crashes_in_row(before: int, up_since: float | None, now: float) -> int:
     """
     healthy = up_since is not None and now - up_since >= HEALTHY_AFTER_S
     return 1 if healthy else before + 1
+
+
+def is_healthy(process: Process | None, now: float) -> bool:
+    """Tell one that has been up for long enough; None: there is none just now. Pure."""
+    up_since = None if process is None else process.up_since
+    return up_since is not None and now - up_since >= HEALTHY_AFTER_S

@@ -10,7 +10,7 @@
     supervisor → controller   {"event": "joined"}  {"event": "started", "id", "address", "pid"}
                               {"event": "exited", "id", "reason", "expected"}
                               {"event": "preparing", "id", "what"}
-                              {"reply": seq, "processes": [{"name", "pid", "restarts"}]}
+                              {"reply": seq, "processes": [{"name", "pid", "restarts", "crashes"?}]}
     supervisor → template     {"op": "fork", …} as in "start", and where it listens
     children → supervisor     {"state": "forked" | "up" | "failed", "id", "pid", …} on one pipe
 

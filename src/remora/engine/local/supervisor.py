@@ -357,7 +357,7 @@ class Supervisor:
             {"name": "supervisor", "pid": os.getpid(), "restarts": 0},
             template,
             *self._shared.processes(),
-            *self._permanent.told(self._table),
+            *self._permanent.told(self._table, time.monotonic()),
         ]
 
     # -------------------------------------------------------------------------------------- end

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from remora.engine.doors import default_num_proxies
-from remora.engine.local.processes import Process, ProcessTable, crashes_in_row, restart_delay_s
+from remora.engine.local.processes import (
+    Process,
+    ProcessTable,
+    crashes_in_row,
+    is_healthy,
+    restart_delay_s,
+)
 from remora.engine.local.protocol import Message
 from remora.home import Home
 from remora.types import LOCAL_NODE, is_replica
@@ -75,7 +81,7 @@ class PermanentProcesses:
         """Plan the next start of one; returns the seconds until then."""
         return self._all[process.process_id].ended(process, now)
 
-    def told(self, table: ProcessTable) -> list[Message]:
+    def told(self, table: ProcessTable, now: float) -> list[Message]:
         """What `status` says of them."""
         running = {name: table.get(name) for name in self._all}
         return [
@@ -83,6 +89,7 @@ class PermanentProcesses:
                 "name": name,
                 "pid": process.pid if process else 0,
                 "restarts": self._all[name].restarts,
+                "crashes": 0 if is_healthy(process, now) else self._all[name].crashes,
             }
             for name, process in running.items()
         ]

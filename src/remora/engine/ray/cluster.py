@@ -220,6 +220,11 @@ def here() -> RayNode:
     return next(node for node in nodes() if node.node_id == node_id)
 
 
+def is_started_again() -> bool:
+    """This process is an actor, and not the first one that Ray has started of it."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+
 def address() -> str:
     """Address of the head of the cluster that this process is in."""
     return str(ray.get_runtime_context().gcs_address)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,13 @@ from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.replicas import create_replica, reason_of, waits_for
 from remora.engine.ray.seeker import RoomSeeker
-from remora.engine.ray.setup import ENDING, ProcessRecord, read_records, require_setup
+from remora.engine.ray.setup import (
+    ENDING,
+    ProcessRecord,
+    read_crashes,
+    read_records,
+    require_setup,
+)
 from remora.errors import EngineError
 from remora.transport import address as addresses
 from remora.types import NodeID, Seconds
@@ -308,8 +315,15 @@ class RayEngine(Engine):
         # What was reported before this answer is read before it.
         await asyncio.sleep(0)
         actors = await self._ask(self._cluster.actors)
+        crashes = await self._ask(read_crashes, self._cluster, time.time())
         found = [
-            SystemProcess(actor.name, actor.pid, actor.restarts, NodeID(actor.node_id))
+            SystemProcess(
+                actor.name,
+                actor.pid,
+                actor.restarts,
+                NodeID(actor.node_id),
+                crashes.get(actor.name, 0),
+            )
             for actor in actors.values()
             if fleet.is_permanent(actor.name)
         ]

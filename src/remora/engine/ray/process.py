@@ -27,10 +27,12 @@ import msgspec
 import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
+from remora.core.restart import in_a_row
 from remora.engine.base import ProcessContext
 from remora.engine.boot import StartError, load, set_environment
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.crashes import HEALTHY_AFTER_S, Crashes, started_again
 from remora.engine.ray.forks import let_go_in_children
 from remora.engine.ray.setup import (
     CONTROLLER_ADDRESS,
@@ -86,13 +88,42 @@ class ProcessActor:
         self._context: ProcessContext | None = None
         self._entry: Callable[[ProcessContext], None] | None = None
         self._end: tuple[str, bool] | None = None
+        #: Of this start.
+        self._notes: tuple[str, ...] = ()
         if self._request.permanent:
+            if rays.is_started_again():
+                self._pause()
             self._begin_for_good()
             threading.Thread(target=self._call_run, daemon=True).start()
 
     def __repr__(self) -> str:
         # What Ray writes in front of each line that this process prints.
         return self._request.process_id
+
+    def _pause(self) -> None:
+        """Wait before a start that follows an end: one that dies at each would never let up."""
+        key = Crashes.key(self._request.process_id)
+        try:
+            data = self._cluster.get(key)
+            before = None if data is None else msgspec.msgpack.decode(data, type=Crashes)
+            crashes, pause_s = started_again(before, time.time())
+            self._cluster.put(key, msgspec.msgpack.encode(crashes))
+        except EngineError as error:
+            # Nobody knows how often it has ended, and everything else waits for Ray's head, too.
+            sys.stderr.write(f"It waits {_BETWEEN_STARTS_S:g} s before it begins: {error}\n")
+            time.sleep(_BETWEEN_STARTS_S)
+            return
+        if pause_s:
+            name, times = self._request.process_id, in_a_row(crashes.in_a_row)
+            note = (
+                f"{name} has ended {times}, each time within {HEALTHY_AFTER_S:g} s of its start: this "
+                f"start waits for {pause_s:g} s"
+            )
+            self._notes = (note,)
+            # For one that never comes to have a log.
+            sys.stderr.write(f"{note}\n")
+            sys.stderr.flush()
+            time.sleep(pause_s)
 
     def _begin_for_good(self) -> None:
         """Begin a permanent process; only one that never was up here gives up."""
@@ -170,6 +201,7 @@ class ProcessActor:
             address=opened.address,
             token=setup.token,
             keeps_output=True,
+            notes=self._notes,
         )
         record = ProcessRecord(request.process_id, opened.address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)

@@ -13,6 +13,8 @@ from remora.config import ProxyLocation
 from remora.core.labels import zone_of
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.crashes import PREFIX as CRASHES
+from remora.engine.ray.crashes import Crashes
 from remora.errors import EngineError
 from remora.home import Home
 from remora.options.node import PLAIN, NodeOptions
@@ -119,7 +121,7 @@ def forget(cluster: Cluster, *, spare: Collection[str] = ()) -> None:
     Raises:
         EngineError: Ray's head does not answer.
     """
-    for prefix in ("process/", "node/", "failure/", ENDING, CONTROLLER_ADDRESS, _KEY):
+    for prefix in ("process/", "node/", "failure/", CRASHES, ENDING, CONTROLLER_ADDRESS, _KEY):
         for key in cluster.keys(prefix):
             if key not in spare:
                 cluster.delete(key)
@@ -168,6 +170,15 @@ def read_records(cluster: Cluster) -> list[ProcessRecord]:
     """Read what processes came up. Blocks."""
     found = [cluster.get(key) for key in cluster.keys("process/")]
     return [msgspec.msgpack.decode(data, type=ProcessRecord) for data in found if data is not None]
+
+
+def read_crashes(cluster: Cluster, now_unix_s: float) -> dict[str, int]:
+    """Read how often permanent processes have ended in a row by now, by their names. Blocks."""
+    found = {key.removeprefix(CRASHES): cluster.get(key) for key in cluster.keys(CRASHES)}
+    crashes = {
+        name: msgspec.msgpack.decode(data, type=Crashes) for name, data in found.items() if data
+    }
+    return {name: each.lately(now_unix_s) for name, each in crashes.items()}
 
 
 def find_node(cluster: Cluster, node_id: str) -> NodeRecord | None:

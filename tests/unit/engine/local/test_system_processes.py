@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from remora.engine.doors import default_num_proxies
-from remora.engine.local.processes import Process
+from remora.engine.local.processes import HEALTHY_AFTER_S, Process, ProcessTable
 from remora.engine.local.system_processes import (
     PermanentProcess,
+    PermanentProcesses,
     is_proxy,
     system_requests,
 )
@@ -50,3 +51,16 @@ def test_restarts_are_counted_and_delayed_while_crashes_follow_each_other() -> N
     assert [kept.ended(crashed, 101.0) for _ in range(3)] == [0.0, 0.1, 0.2]
     assert (kept.restarts, kept.restart_at) == (3, 101.2)
     assert kept.ended(crashed, 110.0) == 0.0
+
+
+def test_what_is_told_of_crashes_is_over_once_it_has_stayed() -> None:
+    kept, table = PermanentProcesses(), ProcessTable()
+    kept.add({"id": "controller"})
+    crashed = Process({"id": "controller"}, system=True, up_since=100.0)
+    for _ in range(3):
+        kept.ended(crashed, 101.0)
+    assert [each["crashes"] for each in kept.told(table, 102.0)] == [3]
+    table.add({"id": "controller"}, system=True)
+    table.get("controller").up_since = 102.0  # type: ignore[union-attr]
+    assert [each["crashes"] for each in kept.told(table, 103.0)] == [3]
+    assert [each["crashes"] for each in kept.told(table, 102.0 + HEALTHY_AFTER_S)] == [0]
