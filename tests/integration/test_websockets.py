@@ -223,6 +223,13 @@ def exchange_of(door: Door) -> WebSocketExchange:
     return exchange
 
 
+def look_twice(exchange: WebSocketExchange) -> None:
+    """Let the time pass in which a client would be pinged, and would have to answer."""
+    for _ in range(2):
+        exchange._pings.stop()
+        exchange._pings._look()
+
+
 def cut(client: ClientConnection) -> None:
     """Go without a word."""
     client.transport.abort()
@@ -605,18 +612,36 @@ async def test_a_silent_client_is_kept_where_the_options_say_so(
 
 async def test_a_client_that_never_reads_slows_its_own_handler_only(rig: Rig) -> None:
     node = await rig.node(Sockets)
-    options = HTTPOptions(websocket_ping_interval_s=0.05, websocket_ping_timeout_s=0.1)
-    door = await rig.door(node, options=options)
+    door = await rig.door(node)
     async with raw_opened(door, "/flood"):
+        exchange = exchange_of(door)
         await until(lambda: node.target.num_sent > 50)
         # The kernel's buffers, ours, and a window: nowhere near without a bound.
         assert await still(lambda: node.target.num_sent) * 10_000 < 12 * MEGABYTE
         async with opened(door, "/echo") as client:
             await client.send("x")
             assert await client.recv() == "x"
-        # It is not asked whether it is there while it does not read.
+        # It is not asked whether it is there while it does not read, and so it owes no answer.
+        look_twice(exchange)
+        assert exchange._session.is_open
         assert node.target.running == 1
     await until(lambda: node.target.running == 0)
+
+
+async def test_a_client_that_reads_slowly_is_not_cut_off_for_a_ping_that_it_has_not_read_yet(
+    sockets: tuple[Node, Door],
+) -> None:
+    node, door = sockets
+    async with raw_opened(door, "/flood") as (reader, _):
+        exchange = exchange_of(door)
+        await until(lambda: exchange.connection.is_write_paused)
+        exchange._pings.is_heard = False
+        while exchange.connection.is_write_paused:
+            assert await reader.read(MEGABYTE)
+            await asyncio.sleep(0)
+        exchange._pings._look()
+        assert exchange._session.is_open
+        assert node.target.running == 1
 
 
 async def test_little_that_unpacks_to_much_waits_packed(sockets: tuple[Node, Door]) -> None:

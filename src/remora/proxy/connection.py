@@ -138,7 +138,7 @@ class ClientConnection(asyncio.Protocol):
         """The client takes more."""
         self.is_write_paused = False
         if self.active is not None:
-            self.active.grant()
+            self.active.on_room()
         else:
             self._take_turns()
 

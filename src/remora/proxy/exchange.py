@@ -324,6 +324,10 @@ class Exchange(Call):
             self.link.channel.send(FrameKind.CREDIT, self.number, pack(self.consumed))
             self.consumed = 0
 
+    def on_room(self) -> None:
+        """The client takes more again, after it did not."""
+        self.grant()
+
     def _write_end(self) -> None:
         if self._body is not None and self._body.end():
             self._finish(self.status)

@@ -316,12 +316,13 @@ class WebSocketExchange(Exchange):
             early, self._early = bytes(self._early), bytearray()
             self.feed(early)
 
-    def grant(self) -> None:
-        """The client takes what we send."""
-        if self._pong and not self.connection.is_write_paused:
+    def on_room(self) -> None:
+        """The client takes more again: it reads, and what it has not read yet is before our ping."""
+        self._pings.is_heard = True
+        if self._pong:
             pong, self._pong = self._pong, []
             self.connection.write(b"".join(pong))
-        super().grant()
+        super().on_room()
 
     def _finish(self, status: int) -> None:
         if not self.complete:
