@@ -183,16 +183,30 @@ def _draining(draft: Draft, _app: Application, deployment: Deployment, replica: 
     draft.wake(deadline)
     if activity.call:
         return
-    left_at = activity.left_at_version
-    acked = left_at is not None and draft.state.acked_version >= left_at
-    may_drain_at = max(
-        0.0 if acked else replica.since_s + ACK_LIMIT_S,
-        activity.not_before_s,
-    )
+    may_drain_at = max(_forgotten_at(draft, replica), activity.not_before_s)
     if draft.now < may_drain_at:
         draft.wake(may_drain_at)
         return
     draft.call(DrainReplica(replica_id, replica.address), replica_id, "drain")
+
+
+def _forgotten_at(draft: Draft, replica: Replica) -> Seconds:
+    """When routers send no more to a replica that leaves; 0: all have said so."""
+    left_at = draft.activity(replica.replica_id).left_at_version
+    acked = left_at is not None and draft.state.acked_version >= left_at
+    return 0.0 if acked else replica.since_s + ACK_LIMIT_S
+
+
+def is_forgotten(draft: Draft, deployment: Deployment) -> bool:
+    """Say whether no router sends anything to a version before the present one any more.
+
+    Who waits for a deploy may ask the new version as soon as it is done, and means that one.
+    """
+    return all(
+        draft.now >= _forgotten_at(draft, replica)
+        for replica in deployment.in_state(ReplicaState.DRAINING)
+        if replica.version != deployment.target.version
+    )
 
 
 def _stopping(draft: Draft, _app: Application, deployment: Deployment, replica: Replica) -> None:

@@ -24,7 +24,7 @@ from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
 from remora.core.goal import Goal, goal_of, has_failed, is_current, is_reached, is_replaced
-from remora.core.lifecycle import advance
+from remora.core.lifecycle import advance, is_forgotten
 from remora.core.outcomes import note_outcomes
 from remora.core.ranks import ranks_of, settled
 from remora.core.replica_state import STAYING, Replica, ReplicaState
@@ -195,6 +195,8 @@ def _empty(draft: Draft, app: Application, name: str, why: str) -> None:
 def _note_completion(draft: Draft, deployment: Deployment) -> None:
     goal = goal_of(deployment)
     if goal.fallen_back or not is_reached(deployment, goal):
+        return
+    if not (deployment.completed or is_forgotten(draft, deployment)):
         return
     deployment.completed = deployment.worked = True
     deployment.reached_unix_s = deployment.reached_unix_s or draft.unix_s

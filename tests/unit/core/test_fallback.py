@@ -8,6 +8,7 @@ from remora.config import DeploymentConfig
 from remora.core import events as ev
 from remora.core.autoscale.record import ScalingRecord
 from remora.core.goal import has_failed, in_effect
+from remora.core.lifecycle import ACK_LIMIT_S
 from remora.core.reconcile import step
 from remora.core.replica_state import ReplicaState
 from remora.core.restart import STABLE_S
@@ -150,6 +151,26 @@ def test_what_the_version_before_calls_stays_until_that_has_answered_everything(
     assert world.states("B") == ["new DRAINING"]
     world.finish("a/B#x2")
     assert "B" not in world.state.applications["a"].deployments
+
+
+def test_a_deploy_is_done_when_no_router_sends_anything_to_the_version_before() -> None:
+    world = World()
+    world.deploy({"A": {}})
+    world.rounds()
+    world.deploy({"A": {"version": "2"}})
+    world.come_up()
+    assert world.states("A") == ["old DRAINING", "new RUNNING"]
+    assert not world.deployment("A").completed
+    world.feed(ev.RoutersAcked(version=world.state.snapshot_version))
+    assert world.deployment("A").completed
+    # A router that says nothing holds a deploy up for a moment only.
+    world.finish("a/A#x1")
+    world.deploy({"A": {"version": "3"}})
+    world.come_up()
+    world.feed(after_s=ACK_LIMIT_S - 0.1)
+    assert not world.deployment("A").completed
+    world.feed(after_s=0.2)
+    assert world.deployment("A").completed
 
 
 def test_what_the_version_before_calls_is_there_when_the_new_one_comes_up_and_does_not_stay() -> (
