@@ -10,8 +10,11 @@ question is answered or taken back, also one that is asked while the thread ends
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -27,6 +30,8 @@ from remora.types import Seconds
 MAX_WAITING_HOOKS = 10_000
 #: How long the tasks that a router leaves behind may take to end.
 LEAVE_LIMIT_S: Seconds = 1.0
+#: How long the interpreter waits for all such threads at its end: a router may hang.
+EXIT_LIMIT_S: Seconds = 2.0
 _HOOKS = (
     "on_new_queue_len_info",
     "on_replica_actor_died",
@@ -79,6 +84,7 @@ class UserSide:
         self._thread = threading.Thread(
             target=self._run, name=f"remora-router-{given['deployment_id']}", daemon=True
         )
+        _all.add(self)
         self._thread.start()
 
     # -- from the routers' loop -----------------------------------------------------------
@@ -112,6 +118,12 @@ class UserSide:
         """End the thread, once what it does now is done; nobody waits for that."""
         self._is_stopping = True
         self._post(self._loop.stop)
+
+    def wait_ended(self, limit_s: Seconds) -> bool:
+        """Wait until the thread has ended, so long at most; say whether it has."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, limit_s))
+        return not self._thread.is_alive()
 
     def _post(self, function: Callable[..., object], *args: Any) -> None:
         try:
@@ -252,6 +264,21 @@ class UserSide:
             float(getattr(router, "backoff_multiplier", setup[1])),
             float(getattr(router, "max_backoff_s", setup[2])),
         )
+
+
+#: Those of this process.
+_all: weakref.WeakSet[UserSide] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """See the threads end: what they call may crash where the interpreter goes under its feet."""
+    sides = list(_all)
+    for side in sides:
+        side.stop()
+    deadline = time.monotonic() + EXIT_LIMIT_S
+    for side in sides:
+        side.wait_ended(deadline - time.monotonic())
 
 
 def _result_of(task: asyncio.Task[Answer]) -> Answer:
