@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from remora.calls.lookup import get_app_handle, get_deployment_actor, get_deployment_handle
     from remora.calls.selection import ReplicaSelection
     from remora.calls.streamed import DeploymentResponseGenerator
+    from remora.config import HTTPOptions
     from remora.context import get_deployment_actor_context, get_trace_context
     from remora.deployment import Application, Deployment, deployment
     from remora.handle import DeploymentHandle
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from remora.multiplex import get_multiplexed_model_id, multiplexed
     from remora.preloading import preloaded
     from remora.response import DeploymentResponse
+    from remora.schema import TracingConfig
 
 #: Where each public name lives.
 _HOMES = {
@@ -45,8 +47,10 @@ _HOMES = {
     "DeploymentHandle": "handle",
     "DeploymentResponse": "response",
     "DeploymentResponseGenerator": "calls.streamed",
+    "HTTPOptions": "config",
     "ReplicaSelection": "calls.selection",
     "RunTarget": "api",
+    "TracingConfig": "schema",
     "batch": "batching",
     "delete": "api",
     "deployment": "deployment",
@@ -69,8 +73,24 @@ _HOMES = {
     "status": "api",
 }
 
-#: Modules that are reached by their names.
-_MODULES = frozenset({"metrics"})
+#: Modules that are reached by their names, as `remora.exceptions.BackPressureError`.
+_MODULES = frozenset(
+    {
+        "api",
+        "autoscaling_policy",
+        "batching",
+        "config",
+        "context",
+        "exceptions",
+        "gang",
+        "grpc_util",
+        "handle",
+        "metrics",
+        "multiplex",
+        "request_router",
+        "schema",
+    }
+)
 
 #: Looked for here, and found elsewhere, as with Ray Serve.
 _ELSEWHERE = {
@@ -78,7 +98,6 @@ _ELSEWHERE = {
         (
             "AutoscalingConfig",
             "AutoscalingPolicy",
-            "HTTPOptions",
             "ProxyLocation",
             "RequestRouterConfig",
             "gRPCOptions",
@@ -95,8 +114,10 @@ __all__ = [
     "DeploymentHandle",
     "DeploymentResponse",
     "DeploymentResponseGenerator",
+    "HTTPOptions",
     "ReplicaSelection",
     "RunTarget",
+    "TracingConfig",
     "__version__",
     "batch",
     "delete",
@@ -146,7 +167,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 class _Package(ModuleType):

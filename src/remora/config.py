@@ -17,6 +17,7 @@ import msgspec
 
 from remora.autoscaling_context import AutoscalingContext as AutoscalingContext  # noqa: PLC0414 - found here by users of this module
 from remora.errors import ConfigError
+from remora.options.autoscaling import AggregationFunction as AggregationFunction  # noqa: PLC0414 - found here by users of this module
 from remora.options.autoscaling import AutoscalingConfig as AutoscalingConfig  # noqa: PLC0414 - found here by users of this module
 from remora.options.autoscaling import AutoscalingPolicy as AutoscalingPolicy  # noqa: PLC0414 - found here by users of this module
 from remora.options.autoscaling import ScalingPolicySetup as ScalingPolicySetup  # noqa: PLC0414 - found here by users of this module
@@ -40,6 +41,10 @@ from remora.options.instance import admin_options as admin_options  # noqa: PLC0
 from remora.options.instance import engine_options as engine_options  # noqa: PLC0414 - found here by users of this module
 from remora.options.logging import LoggingConfig
 from remora.options.resources import DeploymentActorConfig as DeploymentActorConfig  # noqa: PLC0414 - found here by users of this module
+from remora.options.resources import GangPlacementStrategy as GangPlacementStrategy  # noqa: PLC0414 - found here by users of this module
+from remora.options.resources import (
+    GangRuntimeFailurePolicy as GangRuntimeFailurePolicy,  # noqa: PLC0414 - found here by users of this module
+)
 from remora.options.resources import GangSchedulingConfig as GangSchedulingConfig  # noqa: PLC0414 - found here by users of this module
 from remora.options.resources import RuntimeEnv as RuntimeEnv  # noqa: PLC0414 - found here by users of this module
 from remora.options.routing import DEFAULT_ROUTER_CLASS as DEFAULT_ROUTER_CLASS  # noqa: PLC0414 - found here by users of this module
@@ -47,6 +52,7 @@ from remora.options.routing import BackpressureConfig as BackpressureConfig  # n
 from remora.options.routing import PolicySetup as PolicySetup  # noqa: PLC0414 - found here by users of this module
 from remora.options.routing import RequestRouterConfig as RequestRouterConfig  # noqa: PLC0414 - found here by users of this module
 from remora.options.warmup import WarmupRequest as WarmupRequest  # noqa: PLC0414 - found here by users of this module
+from remora.types import DeploymentID as DeploymentID  # noqa: PLC0414 - found here by users of this module
 
 
 class _Unset(Enum):

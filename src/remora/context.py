@@ -34,6 +34,27 @@ class Batching(Protocol):
         """Add what its batches were like to `total`; returns how many calls wait."""
 
 
+class ReplicaID(str):
+    """The id of a replica: text that knows its parts."""
+
+    __slots__ = ()
+
+    @property
+    def deployment_id(self) -> DeploymentID:
+        """The deployment that the replica is one of."""
+        app_name, _, name = self.rpartition("#")[0].partition("/")
+        return DeploymentID(name, app_name)
+
+    @property
+    def unique_id(self) -> str:
+        """What tells it from others of its deployment."""
+        return self.rpartition("#")[2]
+
+    def to_full_id_str(self) -> str:
+        """The whole id as plain text."""
+        return str(self)
+
+
 @dataclass(frozen=True)
 class ReplicaRank:
     """Where a replica stands among its deployment's.
@@ -113,7 +134,7 @@ class ReplicaContext:
         user_metrics: what its code counts by `remora.metrics`.
     """
 
-    replica_id: str
+    replica_id: ReplicaID
     deployment_id: DeploymentID
     servable_object: Any = None
     rank: ReplicaRank = ReplicaRank()
@@ -140,7 +161,7 @@ class ReplicaContext:
     @property
     def replica_tag(self) -> str:
         """The part of the replica's id that is its own, after the `#`."""
-        return self.replica_id.rpartition("#")[2]
+        return self.replica_id.unique_id
 
 
 _context: ReplicaContext | None = None

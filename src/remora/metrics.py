@@ -162,7 +162,8 @@ class _Metric:
         for name, value in values.items():
             if not isinstance(value, str):
                 raise TypeError(f"The value of tag {name!r} must be a str, not {value!r}.")
-        return tuple(values[name] for name in self._tag_keys)
+        # A text of another class, such as a `ReplicaID`, is none that travels.
+        return tuple([str.__str__(values[name]) for name in self._tag_keys])
 
     def _refuse(self, values: Mapping[str, str]) -> None:
         for key in values:

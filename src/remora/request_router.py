@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remora.context import ReplicaID
 from remora.router.mixins import (
     FIFOMixin,
     LocalityMixin,
@@ -9,7 +10,7 @@ from remora.router.mixins import (
     PowerOfTwoChoicesRequestRouter,
 )
 from remora.router.request_router import RequestRouter
-from remora.router.seen import PendingRequest, ReplicaID, RunningReplica
+from remora.router.seen import PendingRequest, ReplicaResult, RunningReplica
 
 __all__ = [
     "FIFOMixin",
@@ -18,6 +19,7 @@ __all__ = [
     "PendingRequest",
     "PowerOfTwoChoicesRequestRouter",
     "ReplicaID",
+    "ReplicaResult",
     "RequestRouter",
     "RunningReplica",
 ]

@@ -105,6 +105,15 @@ async def test_the_request_id_of_the_client_is_used_in_any_case(door: Door, name
     headers: dict[str, Any] = {name: "mine"}
     answer = await ask(door, **headers)
     assert answer.headers["x-request-id"] == json.loads(answer.body)["id"] == "mine"
+    assert json.loads(answer.body)["headers"]["x-request-id"] == "mine"
+
+
+async def test_a_handler_finds_the_id_that_its_request_was_given_among_the_headers(
+    door: Door,
+) -> None:
+    answer = await ask(door)
+    seen = json.loads(answer.body)
+    assert seen["headers"]["x-request-id"] == seen["id"] == answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import cloudpickle
 import pytest
 
 from remora.batching import batch as typed_batch
-from remora.context import ReplicaContext, set_replica_context
+from remora.context import ReplicaContext, ReplicaID, set_replica_context
 from remora.errors import RayServeException
 from remora.request_context import RequestContext, current
 from remora.testing.virtual_time import run
@@ -198,7 +198,7 @@ def test_no_more_are_waited_for_than_the_replica_takes() -> None:
         await together(work(0), work(1))
         assert model.started == [begin]
 
-    set_replica_context(ReplicaContext("r", DeploymentID("d"), max_ongoing_requests=2))
+    set_replica_context(ReplicaContext(ReplicaID("r"), DeploymentID("d"), max_ongoing_requests=2))
     try:
         run(main())
     finally:
@@ -918,7 +918,7 @@ def test_batches_that_cannot_fill_are_warned_of(caplog: pytest.LogCaptureFixture
         await work(2)
 
     for limit, warnings in ((8, 0), (7, 1)):
-        context = ReplicaContext("r", DeploymentID("d"), max_ongoing_requests=limit)
+        context = ReplicaContext(ReplicaID("r"), DeploymentID("d"), max_ongoing_requests=limit)
         set_replica_context(context)
         try:
             with caplog.at_level(logging.WARNING, "remora.batching"):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 
 import pytest
 
 from remora.calls.lookup import handle_to_current_app
-from remora.context import ReplicaContext, ReplicaRank, get_replica_context, set_replica_context
+from remora.context import (
+    ReplicaContext,
+    ReplicaID,
+    ReplicaRank,
+    get_replica_context,
+    set_replica_context,
+)
 from remora.errors import RayServeException
 from remora.types import DeploymentID
 
@@ -22,7 +29,9 @@ def _outside() -> Iterator[None]:
 
 @pytest.fixture
 def context(_outside: None) -> ReplicaContext:
-    made = ReplicaContext("app/D#x1", DeploymentID("D", "app"), rank=ReplicaRank(2, 0, 2))
+    made = ReplicaContext(
+        ReplicaID("app/D#x1"), DeploymentID("D", "app"), rank=ReplicaRank(2, 0, 2)
+    )
     set_replica_context(made)
     return made
 
@@ -37,6 +46,13 @@ def test_says_where_we_are(context: ReplicaContext) -> None:
     assert found is context
     assert (found.app_name, found.deployment, found.replica_tag) == ("app", "D", "x1")
     assert found.rank.rank == 2
+
+
+def test_the_id_of_a_replica_knows_its_parts(context: ReplicaContext) -> None:
+    found = pickle.loads(pickle.dumps(get_replica_context().replica_id))
+    assert found == "app/D#x1"
+    assert (found.unique_id, found.deployment_id) == ("x1", DeploymentID("D", "app"))
+    assert type(found.to_full_id_str()) is str
 
 
 def test_a_handle_without_application_means_the_current_one(context: ReplicaContext) -> None:

@@ -542,6 +542,17 @@ def test_options_return_another_handle(handle: DeploymentHandle[Any]) -> None:
     assert neutral._state() == handle._state()
 
 
+def test_texts_of_other_classes_travel_as_plain_ones(handle: DeploymentHandle[Any]) -> None:
+    class Named(str):
+        """As numpy has one."""
+
+        __slots__ = ()
+
+    state = handle.options(multiplexed_model_id=Named("m"), session_id=Named("s"))._state()
+    assert (state["multiplexed_model_id"], state["session_id"]) == ("m", "s")
+    assert {type(state[name]) for name in ("multiplexed_model_id", "session_id")} == {str}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [

@@ -16,7 +16,7 @@ import pytest
 
 import remora
 from remora import metrics
-from remora.context import ReplicaContext, set_replica_context
+from remora.context import ReplicaContext, ReplicaID, set_replica_context
 from remora.metrics import Counter, Gauge, Histogram
 from remora.observe import user_metrics
 from remora.observe.counters import OTHER
@@ -32,7 +32,7 @@ Rows = dict[tuple[str, ...], list[float]]
 
 @pytest.fixture
 def replica() -> Iterator[ReplicaContext]:
-    context = ReplicaContext("a/D#1", DeploymentID("D", "a"))
+    context = ReplicaContext(ReplicaID("a/D#1"), DeploymentID("D", "a"))
     set_replica_context(context)
     yield context
     set_replica_context(None)
@@ -126,6 +126,13 @@ def test_what_cannot_be_a_metric_is_refused(
         declare()
 
 
+def test_a_text_of_another_class_is_counted_as_plain_text(replica: ReplicaContext) -> None:
+    counter = Counter("n", tag_keys=("a",))
+    counter.inc(tags={"a": replica.replica_id})
+    (key,) = rows(replica, "n")
+    assert {type(value) for value in key} == {str}
+
+
 @pytest.mark.parametrize(
     ("count", "kind", "said"),
     [
@@ -181,7 +188,7 @@ def test_what_is_made_outside_of_a_replica_counts_for_whoever_uses_it() -> None:
     counter = Counter("n")
     counter.inc()
     for number in (1, 2):
-        context = ReplicaContext(f"a/D#{number}", DeploymentID("D", "a"))
+        context = ReplicaContext(ReplicaID(f"a/D#{number}"), DeploymentID("D", "a"))
         set_replica_context(context)
         try:
             counter.inc(number)
@@ -198,7 +205,7 @@ def test_it_travels_without_what_it_has_counted(pickler: Any, replica: ReplicaCo
     counter.inc()
     histogram = Histogram("h", boundaries=(1, 2), tag_keys=("a",))
     sent = pickler.dumps((counter, histogram))
-    other = ReplicaContext("a/D#2", DeploymentID("D", "a"))
+    other = ReplicaContext(ReplicaID("a/D#2"), DeploymentID("D", "a"))
     set_replica_context(other)
     came, also = pickle.loads(sent)
     assert (came.info, also.info) == (counter.info, histogram.info)

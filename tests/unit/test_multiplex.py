@@ -14,7 +14,7 @@ import cloudpickle
 import pytest
 
 from remora import get_multiplexed_model_id, multiplexed
-from remora.context import ReplicaContext, set_replica_context
+from remora.context import ReplicaContext, ReplicaID, set_replica_context
 from remora.destructors import destroy
 from remora.errors import ConfigError
 from remora.models.loader import ModelLoader
@@ -30,7 +30,7 @@ LOG: list[str] = []
 def replica() -> Iterator[ReplicaContext]:
     global LOG
     LOG = []  # a new one: models of earlier tests may end at any time
-    context = ReplicaContext("default#App#r1", DeploymentID("App"))
+    context = ReplicaContext(ReplicaID("default#App#r1"), DeploymentID("App"))
     set_replica_context(context)
     yield context
     set_replica_context(None)
@@ -192,7 +192,7 @@ async def test_a_function_serves_the_next_replica_of_its_process(replica: Replic
     await load("a")
     await replica.held_models.close()
     assert sorted(LOG) == ["del a", "del x"]
-    set_replica_context(ReplicaContext("default#App#r2", DeploymentID("App")))
+    set_replica_context(ReplicaContext(ReplicaID("default#App#r2"), DeploymentID("App")))
     await load("b")
     assert set(load.loaded()) == {"x", "b"}
 
@@ -494,6 +494,23 @@ async def test_a_loader_that_cancels_itself_fails_like_any_other() -> None:
 async def test_an_id_that_is_none_is_refused(model_id: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="model id"):
         await App().get_model(model_id)
+
+
+async def test_an_id_of_another_class_of_text_is_known_as_plain_text() -> None:
+    class Named(str):
+        """As numpy has one."""
+
+        __slots__ = ()
+
+    known: list[type] = []
+
+    @multiplexed
+    async def load(model_id: str) -> Model:
+        known.append(type(model_id))
+        return Model(model_id)
+
+    assert await load(Named("a")) is await load("a")
+    assert known == [str]
 
 
 async def test_the_id_is_given_by_position() -> None:

@@ -76,4 +76,5 @@ def _checked(name: str, value: Any) -> Any:
             raise ConfigError(name, value, f"one of {', '.join(FORMATS)}")
         # The first is what travels anyway.
         return "" if value == FORMATS[0] else value
-    return value
+    # A text of another class, as numpy has one, is none that travels.
+    return str.__str__(value)

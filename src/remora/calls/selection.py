@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from remora.context import ReplicaID
 from remora.request_context import RequestContext
 from remora.router.pinned import HeldSlot
 from remora.transport.address import parse
@@ -40,7 +41,7 @@ class ReplicaSelection:
     def __init__(self, deployment: DeploymentID, link: ReplicaLink, slot: HeldSlot) -> None:
         where = parse(link.address)
         self.deployment_id = deployment
-        self.replica_id: str = link.replica_id
+        self.replica_id = ReplicaID(link.replica_id)
         self.node_id: str = link.node_id
         self.node_ip = where.host or "127.0.0.1"
         self.port = where.port or None
@@ -53,7 +54,7 @@ class ReplicaSelection:
     def to_dict(self) -> dict[str, Any]:
         """Everything about the replica as plain data."""
         return {
-            "replica_id": self.replica_id,
+            "replica_id": str(self.replica_id),
             "node_ip": self.node_ip,
             "port": self.port,
             "node_id": self.node_id,

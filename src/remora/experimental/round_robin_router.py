@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from remora.context import ReplicaID
 from remora.router.mixins import FIFOMixin, MultiplexMixin
 from remora.router.request_router import RequestRouter
-from remora.router.seen import PendingRequest, ReplicaID, RunningReplica
+from remora.router.seen import PendingRequest, RunningReplica
 
 __all__ = ["RoundRobinRouter"]
 

@@ -37,8 +37,8 @@ class Checks:
     name: str
     options: LoaderOptions
 
-    def id(self, model_id: object) -> None:
-        """See that this is an id.
+    def id(self, model_id: object) -> str:
+        """See that this is an id; returns it as plain text, which travels.
 
         Raises:
             TypeError: it is no text.
@@ -54,6 +54,7 @@ class Checks:
                 f"{self.name}: the model id is empty. A request names its model in the header "
                 "serve_multiplexed_model_id, or by handle.options(multiplexed_model_id=...)."
             )
+        return str.__str__(model_id)
 
     def ids(self, model_ids: Iterable[str]) -> set[str]:
         """See that these are ids.
@@ -64,10 +65,7 @@ class Checks:
         """
         if isinstance(model_ids, str):
             raise TypeError(f"{self.name}: give a list of model ids, not the str {model_ids!r}")
-        wanted = set(model_ids)
-        for model_id in wanted:
-            self.id(model_id)
-        return wanted
+        return {self.id(model_id) for model_id in model_ids}
 
     def size_of(self, model_id: str) -> int:
         """How many bytes a model takes; 0: nobody counts.

@@ -84,7 +84,7 @@ class ModelLoader(ByName, Generic[T]):
 
         Cancellation: the load goes on while anybody else waits for it.
         """
-        self._checks.id(model_id)
+        model_id = self._checks.id(model_id)
         self._require_replica()
         if not self._has_preloaded:
             await self.preload_configured()
@@ -124,7 +124,7 @@ class ModelLoader(ByName, Generic[T]):
             ValueError: as many models are pinned as there is room for.
             Exception: what the loader raised; the model is not pinned then.
         """
-        self._checks.id(model_id)
+        model_id = self._checks.id(model_id)
         self._require_replica()
         if model_id not in self._cache.pinned:
             self._pinning[model_id] = set()
@@ -145,7 +145,7 @@ class ModelLoader(ByName, Generic[T]):
 
     def unpin(self, model_id: str) -> None:
         """Let a pinned model go when its turn comes. Harmless for one that is not pinned."""
-        self._checks.id(model_id)
+        model_id = self._checks.id(model_id)
         self._pinning.pop(model_id, None)
         self._do(self._cache.unpin(model_id))
 

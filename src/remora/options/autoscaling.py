@@ -8,6 +8,7 @@ Rules: values and their checks; the decisions are in `core/autoscale`.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -34,6 +35,16 @@ _DEFAULT_NAMES = frozenset(
     }
 )
 AGGREGATIONS = ("mean", "max", "min")
+
+
+class AggregationFunction(StrEnum):
+    """What is made of the demand over a window; the plain texts do as well."""
+
+    MEAN = "mean"
+    MAX = "max"
+    MIN = "min"
+
+
 _FIELD = "autoscaling_config"
 #: With `num_replicas="auto"`.
 AUTO_MAX_REPLICAS = 100
@@ -163,7 +174,7 @@ class AutoscalingConfig(
             raise ConfigError(
                 f"{_FIELD}.aggregation_function", given, f"one of {', '.join(AGGREGATIONS)}.{hint}"
             )
-        if name != given:
+        if type(given) is not str or name != given:
             msgspec.structs.force_setattr(self, "aggregation_function", name)
 
     @property

@@ -6,6 +6,7 @@ and nothing else.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -16,6 +17,20 @@ from remora.options.checks import require_number
 #: How the bundles of a placement group may lie: on few nodes, or on many; strictly, or if possible.
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 _GANG_STRATEGIES = ("PACK", "SPREAD")
+
+
+class GangPlacementStrategy(StrEnum):
+    """On as few nodes as possible, or on as many; the plain texts do as well."""
+
+    PACK = "PACK"
+    SPREAD = "SPREAD"
+
+
+class GangRuntimeFailurePolicy(StrEnum):
+    """Who is replaced when a replica of a gang dies; the plain texts do as well."""
+
+    RESTART_GANG = "RESTART_GANG"
+    RESTART_REPLICA = "RESTART_REPLICA"
 
 
 class MachineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -143,11 +143,21 @@ def scope_of(envelope: Envelope, code: UserCode) -> dict[str, Any]:
         "raw_path": head.raw_path,
         "query_string": head.query_string,
         "root_path": head.root_path,
-        "headers": head.headers,
+        "headers": _with_request_id(head.headers, envelope.request_id),
         "client": head.client,
         "server": head.server,
         "state": dict(lifespan.state) if lifespan is not None else {},
     }
+
+
+def _with_request_id(
+    headers: list[tuple[bytes, bytes]], request_id: str
+) -> list[tuple[bytes, bytes]]:
+    """The headers of the client and, where it named no id for its request, the one it was given."""
+    for name, _ in headers:
+        if name == b"x-request-id":
+            return headers
+    return [*headers, (b"x-request-id", request_id.encode("latin-1", "replace"))]
 
 
 def _log_late(error: BaseException, work: Work) -> None:

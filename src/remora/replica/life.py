@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remora.context import DeploymentActorContext, GangContext, ReplicaContext, ReplicaRank
+from remora.context import (
+    DeploymentActorContext,
+    GangContext,
+    ReplicaContext,
+    ReplicaID,
+    ReplicaRank,
+)
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
 from remora.observe.replica_counts import LABELS, batch_families, model_families
@@ -251,7 +257,7 @@ class Life:
 
 def _context_of(spec: ReplicaSpec, max_ongoing: int) -> ReplicaContext:
     return ReplicaContext(
-        replica_id=spec.replica_id,
+        replica_id=ReplicaID(spec.replica_id),
         deployment_id=DeploymentID(spec.deployment, spec.application),
         rank=ReplicaRank(*spec.ranks),
         gang_context=_gang_context(spec.gang),

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from remora.config import PolicySetup
+from remora.context import ReplicaID
 from remora.core.routing.power_of_two import PowerOfTwo
 from remora.observe.routing_counts import RoutingCounts
 from remora.observe.tracebacks import user_traceback
 from remora.router.call import Call, CallState
 from remora.router.link import ReplicaLink
-from remora.router.seen import PendingRequest, ReplicaID, RunningReplica, internal_id
+from remora.router.seen import PendingRequest, RunningReplica, internal_id
 from remora.router.user_side import Ranks, UserSide
 from remora.transport.membership import mine
 from remora.types import LOCAL_NODE, DeploymentID, Seconds

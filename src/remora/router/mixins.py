@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any, ClassVar
 
+from remora.context import ReplicaID
 from remora.core.routing import locality, multiplex
 from remora.router.request_router import RequestRouter
-from remora.router.seen import PendingRequest, ReplicaID, RunningReplica
+from remora.router.seen import PendingRequest, RunningReplica
 
 
 class FIFOMixin:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from remora.router.seen import PendingRequest, ReplicaID, RunningReplica
+from remora.context import ReplicaID
+from remora.router.seen import PendingRequest, RunningReplica
 from remora.types import LOCAL_NODE, DeploymentID
 
 

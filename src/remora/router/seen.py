@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remora.types import DeploymentID
+from remora.context import ReplicaID
 from remora.wire import values
 from remora.wire.messages import CallKind, Envelope
 from remora.wire.parcel import Body
@@ -15,33 +15,15 @@ from remora.wire.parcel import Body
 if TYPE_CHECKING:
     from remora.router.link import ReplicaLink
 
+#: What `on_request_routed` is told of the answer: nothing here, because it is not there yet.
+ReplicaResult = Any
+
 _BY_HANDLE = (CallKind.UNARY, CallKind.STREAM)
 
 
 def internal_id(envelope: Envelope) -> str:
     """Tell a call from others on behalf of the same request."""
     return f"{envelope.request_id}/{id(envelope):x}"
-
-
-class ReplicaID(str):
-    """The id of a replica: text that knows its parts."""
-
-    __slots__ = ()
-
-    @property
-    def deployment_id(self) -> DeploymentID:
-        """The deployment that the replica is one of."""
-        app_name, _, name = self.rpartition("#")[0].partition("/")
-        return DeploymentID(name, app_name)
-
-    @property
-    def unique_id(self) -> str:
-        """What tells it from others of its deployment."""
-        return self.rpartition("#")[2]
-
-    def to_full_id_str(self) -> str:
-        """The whole id as plain text."""
-        return str(self)
 
 
 class RunningReplica:

@@ -13,6 +13,7 @@ import remora as serve
 from remora.autoscaling_policy import default_autoscaling_policy
 from remora.build.graph import build
 from remora.config import (
+    AggregationFunction,
     AutoscalingConfig,
     AutoscalingContext,
     AutoscalingPolicy,
@@ -110,6 +111,12 @@ def test_says_which_name_was_probably_meant() -> None:
 
 def test_the_aggregation_may_be_in_any_case() -> None:
     assert AutoscalingConfig(aggregation_function="MAX").aggregation_function == "max"
+
+
+def test_the_aggregation_may_be_a_member_of_its_enumeration() -> None:
+    given = AutoscalingConfig(aggregation_function=AggregationFunction.MIN).aggregation_function
+    assert given == "min"
+    assert type(given) is str
 
 
 @pytest.mark.parametrize(
