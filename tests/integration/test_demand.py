@@ -245,10 +245,10 @@ async def test_a_controller_that_restarts_hears_of_what_waits(
         calls = [request(caller) for _ in range(3)]
         await until_detail(client, lambda d: d.metrics.get("queued") == 3)
         await instance.kill()
-        # The end of a process would have cut them.
+        # The end of a process would have cut them, as a server does from Python 3.13 on.
         client.close()
-        assert caller._channel is not None
-        caller._channel.close()
+        if caller._channel is not None:
+            caller._channel.close()
         await instance.start()
         await until_detail(client, lambda d: d.metrics.get("queued") == 3)
         for each in calls:
