@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,9 @@ import ray
 
 from remora.engine.base import EngineEvent, NodeJoined, ProcessSpec
 from remora.engine.boot import StartError
+from remora.engine.claim import Claim, Owner
+from remora.engine.ray import agent, end, engine, fleet, groups, head, nodes, process
 from remora.engine.ray import cluster as rays
-from remora.engine.ray import end, engine, fleet, groups, head, nodes, process
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.head import Head
@@ -23,6 +25,8 @@ from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.setup import CONTROLLER_ADDRESS, ENDING, InstanceSetup, NodeRecord
 from remora.errors import EngineError
+from remora.home import Home
+from remora.transport.membership import Membership
 
 SETUP = InstanceSetup(home="/nowhere", node_id="n" * 20, token="t", http={})
 
@@ -84,7 +88,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     monkeypatch.setattr(end, "remove_groups", lambda namespace: None)
     cluster = FakeCluster()
     cluster.alive = ["app/a#1", "controller", "proxy-1"]
-    cluster.values = {"instance": b"", "node/n": b"", "store/apps": b""}
+    node = msgspec.msgpack.encode(NodeRecord("n", "unix:/nowhere/a.sock"))
+    cluster.values = {"instance": b"", "node/n": node, "store/apps": b""}
     return cluster
 
 
@@ -121,6 +126,34 @@ def test_a_controller_that_ends_the_others_always_sees_that_it_is_to_end(
     end_processes(cluster, SETUP, 0.0, spare=fleet.CONTROLLER)
     assert cluster.alive == ["controller"]
     assert cluster.values == {"store/apps": b"", ENDING: b"1"}
+
+
+def test_agents_clean_up_before_anything_is_killed(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    async def tell(node: NodeRecord, token: str, command: str, body: object = None) -> None:
+        told.append((node.node_id, token, command, len(cluster.killed)))
+
+    monkeypatch.setattr(end, "_tell", tell)
+    end_processes(cluster, SETUP, 0.0)
+    assert told == [("n", SETUP.token, "leave", 0)]
+
+
+async def test_an_agent_that_leaves_leaves_logs_and_nothing_else(tmp_path: Path) -> None:
+    home = Home(tmp_path / ("long" * 20))
+    claim = Claim.take(home)
+    claim.write_owner(Owner(1, "token", engine="ray"))
+    for path in (home.controller_socket, home.sockets / "a7.sock", home.tally_file):
+        path.touch()
+    Membership("n", "secret").write(home)
+    (home.logs / "agent.log").touch()
+    await agent._leave(home, claim, b"")
+    assert not home.sockets.exists()
+    assert {each.name for each in home.root.rglob("*")} == {"logs", "agent.log", "instance.lock"}
+    assert home.lock_file.read_bytes() == b""
+    claim.close()
 
 
 def test_the_actor_that_somebody_else_made_first_is_taken(

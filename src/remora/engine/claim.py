@@ -15,7 +15,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 
-from remora.engine import linux
+from remora.engine import linux, socket_folder
 from remora.errors import InstanceError
 from remora.home import Home
 
@@ -59,10 +59,14 @@ class Claim:
     it went. The file tells others who that is; its text means nothing without the lock.
     """
 
-    def __init__(self, home: Home, fd: int, previous: Owner | None) -> None:
+    def __init__(
+        self, home: Home, fd: int, previous: Owner | None, sockets_fd: int | None = None
+    ) -> None:
         self.home = home
         self.previous = previous
-        self.fd = fd
+        self._fd = fd
+        #: What a child is to close: the lock is held for as long as one of them is open anywhere.
+        self.fds = (fd,) if sockets_fd is None else (fd, sockets_fd)
 
     @classmethod
     def take(cls, home: Home) -> Claim:
@@ -72,7 +76,7 @@ class Claim:
             InstanceError: another instance has it, or it cannot be written.
         """
         try:
-            home.make()
+            socket_folder.make(home)
             fd = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise folder_error(home, error) from None
@@ -84,7 +88,13 @@ class Claim:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise folder_error(home, error) from None
             raise _taken(home, owner) from None
-        return cls(home, fd, _read_owner(fd))
+        try:
+            # Only now: the owner before may have removed its folders until it let go of the lock.
+            sockets_fd = socket_folder.hold(home)
+        except OSError as error:
+            os.close(fd)
+            raise folder_error(home, error) from None
+        return cls(home, fd, _read_owner(fd), sockets_fd)
 
     def write_owner(self, owner: Owner | None) -> None:
         """Tell others who holds the folder; None: nobody any more.
@@ -95,15 +105,15 @@ class Claim:
         # All of one length: whoever reads meanwhile finds either the old text or the new one.
         text = b"" if owner is None else json.dumps(owner.__dict__).encode().ljust(_OWNER_BYTES)
         try:
-            if os.pwrite(self.fd, text, 0) != len(text):
+            if os.pwrite(self._fd, text, 0) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(self.fd, len(text))
+            os.ftruncate(self._fd, len(text))
         except OSError as error:
             raise folder_error(self.home, error) from None
 
     def write_ending(self) -> None:
         """Tell others that whoever holds the folder lets go of it soon."""
-        if (owner := _read_owner(self.fd)) is None:
+        if (owner := _read_owner(self._fd)) is None:
             return
         try:
             self.write_owner(replace(owner, ending=True))
@@ -124,9 +134,17 @@ class Claim:
         remove_sockets(self.home)
         return found
 
+    def leave(self) -> None:
+        """Remove what only a running instance needs, and let go of the folder."""
+        remove_sockets(self.home)
+        socket_folder.leave(self.home)
+        self.write_owner(None)
+        self.close()
+
     def close(self) -> None:
         """Let go of the folder."""
-        os.close(self.fd)
+        for fd in self.fds:
+            os.close(fd)
 
 
 def _lock(fd: int) -> None:

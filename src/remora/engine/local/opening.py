@@ -57,6 +57,16 @@ def open_instance(options: InstanceOptions, token: str, log: Callable[[str], Non
     """
     home = Home(Path(options.home))
     claim = Claim.take(home)
+    try:
+        return _opened(options, token, log, claim)
+    except InstanceError:
+        claim.leave()
+        raise
+
+
+def _opened(
+    options: InstanceOptions, token: str, log: Callable[[str], None], claim: Claim
+) -> Opened:
     bound = options.owner_fd is not None
     # Written before anything is started: whoever comes after a crash finds what to clean up.
     found = claim.clean()
@@ -64,7 +74,7 @@ def open_instance(options: InstanceOptions, token: str, log: Callable[[str], Non
     for line in found:
         log(f"removed {line}")
     grpc = read_grpc(options.grpc_fd)
-    sockets = _sockets(options, home, grpc)
+    sockets = _sockets(options, claim.home, grpc)
     owner = Owner(
         os.getpid(),
         token,

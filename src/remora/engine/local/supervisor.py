@@ -29,9 +29,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from remora.engine import linux
+from remora.engine import linux, socket_folder
 from remora.engine.boot import InstanceOptions, answer, close_strangers
-from remora.engine.claim import Claim, remove_sockets
+from remora.engine.claim import Claim
 from remora.engine.doors import (
     address_of,
     http_url,
@@ -189,7 +189,7 @@ class Supervisor:
         own = (self._sockets[name] for name in _OWN if name in self._sockets)
         for sock in (*own, self._wake_write, self._wake_read):
             sock.close()
-        for fd in (self._claim.fd, self._options.owner_fd):
+        for fd in (*self._claim.fds, self._options.owner_fd):
             if fd is not None:
                 os.close(fd)
 
@@ -374,9 +374,7 @@ class Supervisor:
             self._echo.finish(_SHOW_REST_S)
         for sock in self._sockets.values():
             sock.close()
-        remove_sockets(self._claim.home)
-        self._claim.write_owner(None)
-        self._claim.close()
+        self._claim.leave()
 
 
 def _has_ended(kind: int, pid: int) -> int:
@@ -418,6 +416,7 @@ def main() -> None:
     # The collector would write to pages that are shared with every process from here on.
     gc.freeze()
     supervisor.start()
+    socket_folder.sweep()
     linux.set_title("remora: supervisor")
     try:
         supervisor.run()

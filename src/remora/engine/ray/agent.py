@@ -19,15 +19,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
-from remora.engine import linux
+from remora.engine import linux, socket_folder
 from remora.engine.base import ProcessContext
-from remora.engine.claim import Claim, Owner
+from remora.engine.claim import Claim, Owner, remove_sockets
 from remora.engine.doors import address_of, http_url, listen_http, listen_unix
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
@@ -44,7 +45,7 @@ from remora.engine.ray.sockets import pid_of_socket, receive_sockets, send_socke
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.observe.logs import log_of_system_process
-from remora.transport.control import serve_control
+from remora.transport.control import ControlHandler, serve_control
 from remora.transport.listener import KEEPS_FILE
 from remora.transport.membership import mine
 from remora.wire.codec import unpack
@@ -74,6 +75,9 @@ async def _serve(context: ProcessContext) -> None:
     known = find_node(cluster, here.node_id)
     doors = Doors(setup, context.home, context.sockets, known)
     here.write(context.home)
+    # For as long as this process is there: nobody sweeps what it listens in.
+    socket_folder.hold(context.home)
+    claim = None
     if here.node_id != setup.node_id:
         # Where the instance was started its host holds the folder.
         claim = Claim.take(context.home)
@@ -84,9 +88,13 @@ async def _serve(context: ProcessContext) -> None:
     threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
     relay = Relay(cluster)
     listener = await asyncio.to_thread(doors.complete)
+    commands: Mapping[str, ControlHandler] = {
+        "signal": _signal,
+        "leave": partial(_leave, context.home, claim),
+    }
     servers = [
-        await serve_control(context.sockets["control"], {"signal": _signal}),
-        await serve_control(context.sockets["control_tcp"], {"signal": _signal}, context.token),
+        await serve_control(context.sockets["control"], commands),
+        await serve_control(context.sockets["control_tcp"], commands, context.token),
         await asyncio.start_unix_server(relay.serve, sock=listener.dup(), **KEEPS_FILE),
     ]
     record = NodeRecord(
@@ -154,6 +162,16 @@ def remove_left_sockets(folder: Path) -> None:
 async def _signal(body: bytes) -> bytes:
     order = unpack(body, SignalProcess)
     linux.send_signal(order.pid, order.number)
+    return b""
+
+
+async def _leave(home: Home, claim: Claim | None, _body: bytes) -> bytes:
+    """Remove what lies about of an instance that ends: this process is about to be killed."""
+    remove_sockets(home)
+    socket_folder.leave(home)
+    home.membership_file.unlink(missing_ok=True)
+    if claim is not None:
+        claim.write_owner(None)
     return b""
 
 

@@ -27,7 +27,7 @@ from remora.engine.ray.setup import (
     find_node,
     forget,
 )
-from remora.errors import ConnectionLostError, EngineError
+from remora.errors import ConnectionLostError, EngineError, RemoteError
 from remora.transport.channel import connect
 from remora.transport.control import call_control
 from remora.types import Seconds
@@ -50,15 +50,22 @@ class SignalProcess(msgspec.Struct, frozen=True):
 
 async def send_signal(node: NodeRecord, token: str, pid: int, number: int) -> None:
     """Have the agent of a node send a signal; that it cannot be reached is only logged."""
+    await _tell(node, token, "signal", SignalProcess(pid, number))
+
+
+async def _tell(
+    node: NodeRecord, token: str, command: str, body: msgspec.Struct | None = None
+) -> None:
+    """Give the agent of a node a command; that it cannot be reached is only logged."""
     try:
         async with asyncio.timeout(_SIGNAL_LIMIT_S):
             channel = await connect(node.address, name="engine", token=token)
             try:
-                await call_control(channel, "signal", SignalProcess(pid, number))
+                await call_control(channel, command, body)
             finally:
                 channel.close()
-    except (ConnectionLostError, TimeoutError) as error:
-        _log.warning("Node %s does not pass signals on: %s", node.node_id[:12], error)
+    except (ConnectionLostError, RemoteError, TimeoutError) as error:
+        _log.warning("The agent of node %s does not %s: %s", node.node_id[:12], command, error)
 
 
 async def ask_to_end(ask: Ask, cluster: Cluster, token: str, record: ProcessRecord) -> None:
@@ -85,6 +92,8 @@ def end_processes(
 ) -> None:
     """End everything: the proxies first, which finish what they have; then the rest at once. Blocks.
 
+    The agents remove before what lies about on their nodes, sockets above all.
+
     Every step is tried until it works or its time is up, and one that fails keeps none from being
     tried: what is left running holds the cluster's resources.
 
@@ -100,6 +109,7 @@ def end_processes(
     steps: list[Callable[[], None]] = [partial(cluster.put, ENDING, b"1")]
     if grace_s > 0:
         steps.append(partial(_try_to_end_proxies, cluster, setup, grace_s))
+    steps.append(partial(_leave_nodes, cluster, setup))
     steps.append(partial(kill_all, cluster, spare=spare))
     steps.append(partial(remove_groups, cluster.namespace))
     steps.append(partial(forget, cluster, spare=(ENDING,) if spare else ()))
@@ -167,6 +177,13 @@ def _end_proxies(cluster: Cluster, setup: InstanceSetup, grace_s: Seconds) -> No
     asyncio.run(_all(signals))
     if ends:
         ray.wait(ends, num_returns=len(ends), timeout=grace_s)
+
+
+def _leave_nodes(cluster: Cluster, setup: InstanceSetup) -> None:
+    """Have the agents remove what lies about on their nodes."""
+    nodes = [find_node(cluster, key.partition("/")[2]) for key in cluster.keys("node/")]
+    work = [_tell(node, setup.token, "leave") for node in nodes if node is not None]
+    asyncio.run(_all(work))
 
 
 async def _all(work: list[Coroutine[Any, Any, None]]) -> None:

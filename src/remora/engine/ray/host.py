@@ -34,7 +34,7 @@ import ray
 import setproctitle
 from ray.exceptions import ActorUnavailableError, RayError
 
-from remora.engine import linux
+from remora.engine import linux, socket_folder
 from remora.engine.boot import InstanceOptions, answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.doors import ADMIN_PORT
@@ -92,6 +92,8 @@ class Host:
         self.joined = False
         #: It does so in another state folder.
         self._is_link = False
+        #: Nothing of this state folder's is needed any more.
+        self.leaves = False
         self._over = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         for end in (self._wake_read, self._wake_write):
@@ -178,6 +180,7 @@ class Host:
         except EngineError:
             with contextlib.suppress(EngineError):
                 end_processes(self._cluster, self._setup, 0.0)
+                remove_sockets(self._claim.home)
             raise
         self._tell_admin(there[head.node_id])
         door = there[here.node_id]
@@ -270,14 +273,12 @@ class Host:
 
     def _finish(self, grace_s: float) -> None:
         self._claim.write_ending()
-        if not self.joined:
-            if not self._over.is_set():
-                self._end(grace_s)
-            remove_sockets(self._claim.home)
+        if not self.joined and not self._over.is_set():
+            self._end(grace_s)
         if self._is_link or not self.joined:
             # Those of an instance that goes on here are its agent's.
-            self._claim.home.controller_socket.unlink(missing_ok=True)
             self._claim.home.membership_file.unlink(missing_ok=True)
+            self.leaves = True
 
     def _end(self, grace_s: float) -> None:
         with contextlib.ExitStack() as stack:
@@ -335,6 +336,7 @@ def main() -> None:
         for number in _END_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         answer(options.ready_fd, {"error": str(error)})
+        socket_folder.leave(home)
         ray.shutdown()
         sys.exit(1)
     owner = Owner(
@@ -353,9 +355,13 @@ def main() -> None:
         {"ready": door.http_url, "grpc": door.grpc_address, "joined": host.joined},
     )
     setproctitle.setproctitle("remora: host")
+    socket_folder.sweep()
     try:
         host.wait()
     finally:
-        claim.write_owner(None)
-        claim.close()
+        if host.leaves:
+            claim.leave()
+        else:
+            claim.write_owner(None)
+            claim.close()
         ray.shutdown()
