@@ -17,8 +17,8 @@ from tests.e2e.processes import kill
 from tests.e2e.waiting import until_async
 
 from remora.config import AdminOptions
+from remora.engine.admin_token import token_file
 from remora.errors import ConfigFileError, RemoraError
-from remora.rest.main import token_file
 from remora.submission_client import ServeSubmissionClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]

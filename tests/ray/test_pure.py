@@ -14,12 +14,14 @@ from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
 from remora.build.pinning import pinned
+from remora.engine.admin_token import token_file
 from remora.engine.base import Hold, ProcessSpec
 from remora.engine.boot import StartError
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
+from remora.engine.ray.host import _admin_token
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.replicas import environment_of, reason_of
 from remora.engine.ray.setup import InstanceSetup
@@ -207,6 +209,18 @@ def test_proxies_run_where_they_are_wanted() -> None:
         setup = InstanceSetup(home="", node_id="", token="", http=http, proxy_location=location)
         assert setup.has_proxies(is_head=True) is on_head
         assert setup.has_proxies(is_head=False) is elsewhere
+
+
+def test_the_token_of_the_rest_api_is_in_the_folder_of_who_starts_the_instance(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    token_file(home).write_text("chosen\n")
+    assert _admin_token(home, "0.0.0.0") == "chosen"
+    assert _admin_token(home, "127.0.0.1") == _admin_token(home, None) == ""
+    token_file(home).write_text("")
+    with pytest.raises(InstanceError, match="admin-token is empty"):
+        _admin_token(home, "0.0.0.0")
 
 
 def test_sockets_of_processes_that_are_gone_are_removed_and_no_others(tmp_path: Path) -> None:

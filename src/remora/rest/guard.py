@@ -8,7 +8,6 @@ else has told what to ask: its `Host` and `Origin` give that away. Everybody els
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from remora.config_file.declaration import MAX_CONFIG_BYTES
+from remora.engine.admin_token import is_loopback
 from remora.rest.problems import problem
 
 #: Methods that change something.
@@ -43,15 +43,6 @@ class Rules:
     def __post_init__(self) -> None:
         if not self.token and not is_loopback(self.host):
             raise ValueError(f"Others reach {self.host!r}, and the token for it is empty.")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell an address that only this machine reaches. Pure."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        # Other names lead wherever their owner says, also here.
-        return host == "localhost"
 
 
 class Guard:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import secrets
-import tempfile
-from pathlib import Path
 
 import uvicorn
 
 from remora import __version__
 from remora.control.client import ControlClient
+from remora.engine.admin_token import is_loopback, token_of
 from remora.engine.base import ProcessContext
-from remora.errors import InstanceError
-from remora.home import Home
 from remora.observe.logs import log_of_system_process
 from remora.rest.app import make_app
-from remora.rest.guard import Rules, is_loopback
+from remora.rest.guard import Rules
 
 #: Connections at a time, idle ones too; the server itself turns further ones away, with 503.
 _MAX_CONNECTIONS = 512
@@ -31,12 +25,10 @@ def main(context: ProcessContext) -> None:
 
 
 async def _serve(context: ProcessContext) -> None:
-    host = str(context.args.get("host") or "127.0.0.1")
-    rules = Rules(host, "" if is_loopback(host) else token_of(context.home))
     app = make_app(
         lambda: ControlClient(context.home),
         dict(context.args.get("options", {})),
-        rules,
+        rules_of(context),
         __version__,
     )
     config = uvicorn.Config(
@@ -54,38 +46,15 @@ async def _serve(context: ProcessContext) -> None:
     await uvicorn.Server(config).serve(sockets=list(context.sockets.values()))
 
 
-def token_of(home: Home) -> str:
-    """Return the token of an instance; it is made when it is first needed.
+def rules_of(context: ProcessContext) -> Rules:
+    """Say who may use the API.
 
     Raises:
-        InstanceError: its file is empty.
-        OSError: it can be neither read nor made.
+        InstanceError: the file of its token is empty.
+        OSError: that can be neither read nor made.
     """
-    path = token_file(home)
-    if not path.exists():
-        _make_token(path)
-    token = path.read_text(encoding="utf-8").strip()
-    if not token:
-        raise InstanceError(
-            f"{path} is empty: write a token into it, or remove it to get a new one."
-        )
-    return token
-
-
-def _make_token(path: Path) -> None:
-    """Put a file there that has all of a token, unless another process was quicker."""
-    fd, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(f"{secrets.token_urlsafe(32)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(made, path)
-    finally:
-        Path(made).unlink()
-
-
-def token_file(home: Home) -> Path:
-    """Where the token is: in the state folder, which only this user reads."""
-    return home.root / "admin-token"
+    host = str(context.args.get("host") or "127.0.0.1")
+    if is_loopback(host):
+        return Rules(host, "")
+    # In a cluster the file is in one state folder, and this process may be on another node.
+    return Rules(host, str(context.args.get("token") or "") or token_of(context.home))

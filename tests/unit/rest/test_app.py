@@ -15,6 +15,7 @@ import pytest
 from remora.config_file.declaration import MAX_CONFIG_BYTES
 from remora.control.pulse import Pulse
 from remora.core.autoscale.record import ScalingRecord
+from remora.engine.admin_token import is_loopback
 from remora.errors import (
     ExternalScalerDisabledError,
     InstanceError,
@@ -25,7 +26,7 @@ from remora.errors import (
 )
 from remora.rest.app import make_app
 from remora.rest.details import instance_details
-from remora.rest.guard import Guard, Rules, is_loopback
+from remora.rest.guard import Guard, Rules
 from remora.types import DeploymentID
 from remora.wire.control import (
     ApplicationStatus,

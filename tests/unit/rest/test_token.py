@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from remora.engine.admin_token import token_file, token_of
+from remora.engine.base import ProcessContext
 from remora.errors import InstanceError
 from remora.home import Home
-from remora.rest.main import token_file, token_of
+from remora.rest.guard import Rules
+from remora.rest.main import rules_of
 
 
 @pytest.fixture
@@ -60,3 +63,14 @@ def test_of_two_that_make_it_at_once_the_first_counts(
 
     monkeypatch.setattr(os, "link", late)
     assert token_of(home) == "theirs"
+
+
+def test_in_a_cluster_it_is_that_of_the_folder_where_the_instance_was_started(home: Home) -> None:
+    def rules(**args: str) -> Rules:
+        return rules_of(ProcessContext("admin", home, args, {}, ""))
+
+    token_file(home).write_text("of this node\n")
+    assert rules(host="0.0.0.0", token="of the instance").token == "of the instance"
+    assert rules(host="0.0.0.0").token == "of this node"
+    # Nobody else reaches it.
+    assert rules(host="127.0.0.1", token="of the instance").token == ""

@@ -243,7 +243,7 @@ def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
         entrypoint="remora.rest.main:main",
         title="remora: admin",
         namespace=cluster.namespace,
-        args={"host": setup.admin.get("host"), "options": front},
+        args={"host": setup.admin.get("host"), "options": front, "token": setup.admin_token},
         permanent=True,
     )
     _create_once(cluster, request, node_id)

@@ -35,6 +35,7 @@ import setproctitle
 from ray.exceptions import ActorUnavailableError, RayError
 
 from remora.engine import linux, socket_folder
+from remora.engine.admin_token import is_loopback, token_of
 from remora.engine.boot import InstanceOptions, answer, close_strangers, read_grpc
 from remora.engine.claim import Claim, Owner, folder_error, remove_sockets
 from remora.engine.doors import ADMIN_PORT
@@ -213,6 +214,7 @@ class Host:
             grpc=read_grpc(options.grpc_fd),
             logging=None if options.logging is None else dict(options.logging),
             admin=dict(options.admin),
+            admin_token=_admin_token(self._claim.home, options.admin.get("host")),
             tracing=None if options.tracing is None else dict(options.tracing),
             bound_job=rays.this_job() if options.owner_fd is not None else "",
             controller=options.controller,
@@ -291,6 +293,20 @@ class Host:
                 end_processes(self._cluster, self._setup, grace_s)
             except EngineError as error:
                 log(str(error))
+
+
+def _admin_token(home: Home, host: object) -> str:
+    """Read or make the token of the REST API, which may run on another node; empty: it needs none.
+
+    Raises:
+        InstanceError: its file is empty, or cannot be used.
+    """
+    if host is None or is_loopback(str(host)):
+        return ""
+    try:
+        return token_of(home)
+    except OSError as error:
+        raise folder_error(home, error) from None
 
 
 def _refuse_other(wanted: NodeOptions, runs: NodeOptions) -> None:

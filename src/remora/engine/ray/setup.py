@@ -57,6 +57,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeOptions = PLAIN
     #: The user's `AdminOptions` as a dict; empty: the REST API has only its Unix sockets.
     admin: dict[str, Any] = {}
+    #: What the REST API asks for: the one in the state folder; empty: only this machine reaches it.
+    admin_token: str = ""
     #: Ray's id of the program that the instance ends with; empty: it stays.
     bound_job: str = ""
     controller: str = "remora.control.main:main"
