@@ -22,6 +22,7 @@ from remora.control.replica_control import Connect
 from remora.control.scaled import Scaled
 from remora.core import events as ev
 from remora.core.autoscale.demand import MAX_NAMES
+from remora.core.autoscale.pace import MAX_REPORTS_PER_S, REPORT_S, report_interval_s
 from remora.core.goal import in_effect
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import bounds_for, count_of
@@ -34,10 +35,6 @@ _log = logging.getLogger("remora.controller")
 
 #: Between two decisions about one deployment, however many sources report.
 DECIDE_EVERY_S: Seconds = 0.05
-#: The quickest that a source reports.
-REPORT_S: Seconds = 0.25
-#: Reports in a second that the controller asks for, from all sources together.
-MAX_REPORTS_PER_S = 2000
 
 
 class _Router:
@@ -155,8 +152,8 @@ class Autoscaler:
 
     def _set_wanted(self) -> None:
         """Tell routers what to report, when that has changed."""
-        report_s = max(REPORT_S, len(self._watches) / MAX_REPORTS_PER_S)
-        if not self._report_s / 2 < report_s < self._report_s * 2:
+        report_s = report_interval_s(len(self._watches), self._report_s, MAX_REPORTS_PER_S)
+        if report_s != self._report_s:
             self._report_s = report_s
             for scaled in self._scaled.values():
                 self._set_pace(scaled)
