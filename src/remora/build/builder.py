@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from remora.build.graph import build, preloadable
 from remora.build.import_path import Target, load
 from remora.config import nearest
@@ -31,7 +29,7 @@ from remora.observe.tracebacks import user_traceback
 from remora.options.logging import logging_config, with_absolute_folder
 from remora.replica.surroundings import OwnProcess
 from remora.transport.control import serve_control
-from remora.wire.codec import pack, unpack
+from remora.wire.codec import pack, to_ordered_json, unpack
 from remora.wire.control import (
     ApplicationSpec,
     BuildRequest,
@@ -170,7 +168,7 @@ def version_of(config: ApplicationConfig) -> str:
     were imported for it: so the same config again changes nothing, and edited code is new code.
     """
     said = [config.import_path, config.args, config.runtime_env]
-    found = hashlib.sha256(msgspec.json.encode(said, order="deterministic"))
+    found = hashlib.sha256(to_ordered_json(said))
     for name, file in sorted(users_modules().items()):
         found.update(f"\0{name}\0".encode())
         try:

@@ -23,6 +23,7 @@ from remora.core.update_class import UpdateClass, options_that
 from remora.errors import InternalError
 from remora.options.resources import RuntimeEnv
 from remora.types import DeploymentID, NodeID, ReplicaID, Seconds
+from remora.wire.codec import to_ordered_json
 from remora.wire.control import DeclaredApplication, Surroundings
 from remora.wire.releases import Outcome
 
@@ -81,7 +82,7 @@ def make_target(
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
+    return hashlib.sha256(to_ordered_json(value)).hexdigest()[:16]
 
 
 class Deployment(msgspec.Struct, kw_only=True):

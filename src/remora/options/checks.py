@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -102,11 +103,13 @@ def require_number(
     allowed += [f">= {low:g}"] if low > -math.inf else []
     allowed += [f"> {above:g}"] if above > -math.inf else []
     allowed += [f"<= {high:g}"] if high < math.inf else []
-    types = int if whole else (int, float)
+    # Those of numpy are of these types, too.
+    types = numbers.Integral if whole else numbers.Real
     # A bool is an int for Python, but nobody means `num_replicas=True`.
+    number: Any = value
     if isinstance(value, bool) or not isinstance(value, types):
         raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
-    if math.isnan(value) or not (low <= value <= high and value > above):
+    if math.isnan(number) or not (low <= number <= high and number > above):
         raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
 
 

@@ -6,6 +6,7 @@ peer take their defaults. Nothing here unpickles.
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,7 +26,25 @@ from remora.wire.messages import (
     WebSocketClose,
 )
 
-_encoder = msgspec.msgpack.Encoder()
+
+def plain(value: object) -> str | int | float:
+    """Make a text or number of another class, such as numpy's, one that can be written.
+
+    Pure. Asked only for what msgspec does not know itself.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=plain)
 #: Any struct of `wire/messages.py` or `wire/control.py` to msgpack.
 pack = _encoder.encode
 
@@ -81,4 +100,26 @@ def unpack(data: bytes | memoryview, kind: type[T]) -> T:
 
 def to_json(value: Any) -> bytes:
     """Any struct as JSON, for people and scripts."""
-    return msgspec.json.encode(value)
+    return msgspec.json.encode(value, enc_hook=plain)
+
+
+def to_ordered_json(value: Any) -> bytes:
+    """Any value as JSON that is the same for equal values, whatever order their keys are in.
+
+    Pure. Numbers as keys, which a `user_config` may have, are not the texts that look like them.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=plain, order="deterministic")
+    except TypeError:
+        # msgspec orders keys only where all of them are texts.
+        return msgspec.json.encode(_listed(msgspec.to_builtins(value, enc_hook=plain)))
+
+
+def _listed(value: Any) -> Any:
+    """Mappings as sorted lists of what kind their keys are, their keys and their values."""
+    if isinstance(value, dict):
+        items = [(type(key).__name__, str(key), _listed(item)) for key, item in value.items()]
+        return sorted(items, key=lambda item: item[:2])
+    if isinstance(value, (list, tuple)):
+        return [_listed(item) for item in value]
+    return value

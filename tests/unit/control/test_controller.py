@@ -227,6 +227,19 @@ def test_a_new_user_config_is_handed_over_in_place() -> None:
     run(main())
 
 
+def test_keys_of_a_user_config_may_be_numbers() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            first, second = {"labels": {0: "eel", 10: "ray"}}, {"labels": {0: "eel", 10: "cod"}}
+            await r.deploy(app("default", deployment(user_config=first)))
+            await r.until_running()
+            await r.deploy(app("default", deployment(user_config=second)))
+            await r.until_running()
+            assert [replica.configs for replica in r.replicas.serving] == [[first, second]]
+
+    run(main())
+
+
 def test_a_user_config_that_is_refused_costs_no_replica() -> None:
     async def main() -> None:
         async with rig() as r:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from remora.config import BackpressureConfig, DeploymentConfig, GangSchedulingConfig
 from remora.errors import ConfigError, NotSupportedYetError
 from remora.options.deployment import KEYWORDS, DeploymentOptions, check_names, deployment_config
+from remora.wire.codec import pack, unpack
 
 
 def config_of(**options: Any) -> DeploymentConfig:
@@ -294,3 +296,10 @@ def test_what_is_preloaded_goes_by_name() -> None:
     assert config.preload == names
     with pytest.raises(ConfigError, match="a function of a module"):
         config_of(preload=[lambda: 1])
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = config_of(num_replicas=np.int64(2), health_check_period_s=np.float32(0.5))
+    assert (config.num_replicas, config.health_check_period_s) == (2, 0.5)
+    sent = unpack(pack(config), DeploymentConfig)
+    assert {type(sent.num_replicas), type(sent.health_check_period_s)} == {int, float}
