@@ -83,6 +83,18 @@ def read_process_table(marker: str) -> list[ProcessRow]:
     return rows
 
 
+def user_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a user's command: nothing set for Remora, and bytecode kept. Pure.
+
+    Without bytecode each process compiles every module anew, which no user's does a second time.
+    """
+    return {
+        key: value
+        for key, value in environment.items()
+        if not key.startswith("REMORA_") and key != "PYTHONDONTWRITEBYTECODE"
+    }
+
+
 class Command:
     """A started command and everything that it started.
 
@@ -110,7 +122,7 @@ class Command:
         self._marker = secrets.token_hex(8)
         # (pid, creation time): a pid alone could have been given to somebody else meanwhile.
         self._seen: dict[int, float] = {}
-        env = {key: value for key, value in os.environ.items() if not key.startswith("REMORA_")}
+        env = user_environment(os.environ)
         env.update({key: value for key, value in environment.items() if value is not None})
         env[MARKER] = self._marker
         with log.open("ab") as output:

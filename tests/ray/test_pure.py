@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import ray
 from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
@@ -22,6 +24,7 @@ from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.host import _admin_token
+from remora.engine.ray.own_ray import OWN_RAY
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.replicas import environment_of, reason_of
 from remora.engine.ray.setup import InstanceSetup
@@ -125,12 +128,32 @@ def test_a_cluster_that_wants_a_token_is_told_and_no_other_one_started(
 def test_a_cluster_is_told_apart_from_one_of_others(
     address: str, others: bool, is_new: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    names = list(OWN_RAY)
+    for name in names:
+        # Set at first, so that it is taken back in the end.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    # What somebody has set stays.
+    monkeypatch.setenv(names[0], "theirs")
+    found: dict[str, str | None] = {}
+
     def init(where: str, **_: object) -> None:
         if where == "auto" and not others:
             raise ConnectionError("no cluster")
+        found.update({name: os.environ.get(name) for name in names})
 
     monkeypatch.setattr("ray.init", init)
     assert connect(address) is is_new
+    ours = [OWN_RAY[name] for name in names[1:]] if is_new else [None] * (len(names) - 1)
+    assert list(found.values()) == ["theirs", *ours]
+
+
+def test_what_is_imported_ahead_is_there() -> None:
+    for module in OWN_RAY["RAY_preload_python_modules"].split(","):
+        assert importlib.util.find_spec(module), module
+    # Another name would be passed over without a word.
+    known = vars(ray._raylet)["Config"].raylet_client_connect_timeout_milliseconds()
+    assert known > int(OWN_RAY["RAY_raylet_client_connect_timeout_milliseconds"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.processes import ProcessRow, members, parse_pss_bytes
+from benchmarks.processes import ProcessRow, members, parse_pss_bytes, user_environment
 
 
 def row(pid: int, parent: int, session: int = 1, *, marked: bool = False) -> ProcessRow:
@@ -38,3 +38,8 @@ def test_reads_proportional_set_size() -> None:
 def test_memory_file_without_the_figure_is_an_error() -> None:
     with pytest.raises(ValueError, match="Pss"):
         parse_pss_bytes("Rss: 1 kB\n")
+
+
+def test_commands_run_as_users_run_them() -> None:
+    ours = {"PATH": "/bin", "REMORA_HOME": "/x", "PYTHONDONTWRITEBYTECODE": "1"}
+    assert user_environment(ours) == {"PATH": "/bin"}

@@ -18,6 +18,7 @@ from ray._private.state import state as _state
 from ray.exceptions import AuthenticationError
 from ray.experimental import internal_kv
 
+from remora.engine.ray.own_ray import OWN_RAY
 from remora.errors import EngineError, InstanceError
 from remora.options.resources import AS_FOUND, MachineOptions
 
@@ -98,8 +99,10 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
     }
     new = {"include_dashboard": False, **_sizes(machine)}
     try:
-        if address:
-            ray.init(address, **options, **(new if address == "local" else {}))
+        if address == "local":
+            _start(options | new)
+        elif address:
+            ray.init(address, **options)
         else:
             try:
                 ray.init("auto", **options)
@@ -107,7 +110,7 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
                 if _is_refused(error):
                     raise
                 address = "local"
-                ray.init("local", **options, **new)
+                _start(options | new)
     # Border: Ray says with a plain Exception that it takes too long, for example.
     except Exception as error:
         where = f"at {address}" if address else "on this machine"
@@ -129,6 +132,13 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
             "new cluster with `--address local`."
         )
     return address == "local"
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    for name, value in OWN_RAY.items():
+        # Its processes inherit it. What somebody has set stays.
+        os.environ.setdefault(name, value)
+    ray.init("local", **options)
 
 
 def _is_refused(error: BaseException) -> bool:

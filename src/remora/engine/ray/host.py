@@ -44,6 +44,7 @@ from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes, kill_all
 from remora.engine.ray.groups import remove_groups
+from remora.engine.ray.own_ray import load_ahead
 from remora.engine.ray.own_turn import own_turn
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_setup, forget
 from remora.engine.ray.sockets import is_default_admin
@@ -110,6 +111,7 @@ class Host:
         wanted = msgspec.convert(self._options.node, NodeOptions)
         # In the background nobody watches, and a copy of every log would grow for ever.
         shows = self._options.owner_fd is not None
+        threading.Thread(target=load_ahead, daemon=True).start()
         is_new = rays.connect(self._options.address, machine, shows=shows)
         nodes = {node.node_id: node for node in rays.nodes()}
         here = nodes[rays.this_node()]
