@@ -18,8 +18,9 @@ import socket
 import tempfile
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ class LocalTestingInstance(Instance):
         home = Home(Path(tempfile.mkdtemp(prefix="remora-test-")))
         home.make()
         super().__init__(home, None, None)
+        #: What was deployed and not deleted, by name.
+        self._specs: dict[str, ApplicationSpec] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
         self._started: Future[None] = Future()
@@ -204,15 +207,33 @@ class LocalTestingInstance(Instance):
 
     # ------------------------------------------------------------------------- its applications
 
-    def deploy(
+    async def deploy(
         self, specs: Sequence[ApplicationSpec]
     ) -> AsyncGenerator[dict[str, ApplicationStatus], None]:
         """Deploy applications; what only processes can have is left out, with a warning.
 
+        A test need not know what others have left: an earlier application gives up a route that is asked for
+        anew, and is reached by its handles.
+
         Raises:
             RemoraError: the deploy was refused.
         """
-        return super().deploy([_without_processes(spec) for spec in specs])
+        wanted = [_without_processes(spec) for spec in specs]
+        together = [*_giving_up_routes(self._specs, wanted), *wanted]
+        async with aclosing(super().deploy(together)) as reports:
+            async for report in reports:
+                self._specs.update({spec.name: spec for spec in together})
+                yield report
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Delete applications; they are not gone yet.
+
+        Raises:
+            RemoraError: as `Instance.delete`.
+        """
+        await super().delete(names)
+        for name in names:
+            self._specs.pop(name, None)
 
 
 def _name_of(task: asyncio.Task[object]) -> str:
@@ -223,6 +244,19 @@ def _name_of(task: asyncio.Task[object]) -> str:
         names.append(coroutine.__qualname__)
         coroutine = coroutine.cr_await
     return " > ".join(names)
+
+
+def _giving_up_routes(
+    running: Mapping[str, ApplicationSpec], wanted: Sequence[ApplicationSpec]
+) -> list[ApplicationSpec]:
+    """Those that run and stay, without the routes that others want now. Pure."""
+    names = {spec.name for spec in wanted}
+    routes = {spec.route_prefix for spec in wanted} - {None}
+    return [
+        msgspec.structs.replace(spec, route_prefix=None)
+        for spec in running.values()
+        if spec.name not in names and spec.route_prefix in routes
+    ]
 
 
 def _without_processes(application: ApplicationSpec) -> ApplicationSpec:

@@ -73,6 +73,12 @@ class Doubler:
         return items
 
 
+@serve.deployment
+class Where:
+    def __call__(self, request: StarletteRequest) -> str:
+        return request.url.path
+
+
 @serve.deployment(num_replicas=3)
 @serve.ingress(api)
 class App:
@@ -300,6 +306,20 @@ def test_a_second_application_runs_beside_the_first(app: Any, http: TestClient) 
     assert http.get("/double", params={"x": 1}).json() == 2
     serve.delete("other")
     assert set(serve.status().applications) == {"default"}
+
+
+def test_the_latest_application_has_the_route_and_earlier_ones_their_handles(app: Any) -> None:
+    first = serve.run(Doubler.bind(3), name="first", route_prefix="/x", _local_testing_mode=True)
+    serve.run(Where.bind(), name="second", route_prefix="/x", _local_testing_mode=True)
+    with TestClient(asgi_app()) as client:
+        assert client.get("/x/y").text == "/x/y"
+    assert first.remote(1).result() == 3
+    # What was deleted does not come back for its route.
+    serve.delete("second")
+    serve.run(Where.bind(), name="third", route_prefix="/x", _local_testing_mode=True)
+    assert set(serve.status().applications) == {"default", "first", "third"}
+    for name in ("first", "third"):
+        serve.delete(name)
 
 
 def test_a_failing_reconfigure_is_reported(app: Any) -> None:
