@@ -29,6 +29,8 @@ def test_a_dict_becomes_the_struct() -> None:
 
 def test_neutral_values_of_old_options_are_taken() -> None:
     assert http_options({"middlewares": [], "num_cpus": 0}) == HTTPOptions()
+    old: dict[str, Any] = {"middlewares": [], "num_cpus": 0, "port": 9}
+    assert HTTPOptions(**old) == HTTPOptions(port=9)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,9 @@ def test_the_url_in_messages_must_be_one() -> None:
 def test_location_in_http_options_is_deprecated() -> None:
     with pytest.warns(DeprecationWarning, match="proxy_location"):
         assert http_options({"location": "HeadOnly"}) == HTTPOptions()
+    old: dict[str, Any] = {"location": "HeadOnly"}
+    with pytest.warns(DeprecationWarning, match="proxy_location"):
+        assert HTTPOptions(**old) == HTTPOptions()
 
 
 def test_proxy_location_comes_as_text_or_member() -> None:

@@ -49,8 +49,21 @@ def proxy_location(given: ProxyLocation | str | None) -> ProxyLocation:
 _SSL_OPTIONS = ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs")
 
 
+class _Http(Named):
+    """Takes the old options that Ray Serve's users still write, where they say nothing."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - a metaclass
+        """Make an instance.
+
+        Raises:
+            TypeError: a keyword does not exist.
+            ConfigError: an old option that would say something.
+        """
+        return super().__call__(*args, **_without_neutral(given, depth=3))
+
+
 class HTTPOptions(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=Named
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Http
 ):
     """The HTTP front door."""
 
@@ -136,11 +149,12 @@ def http_options(given: HTTPOptions | dict[str, Any] | None) -> HTTPOptions:
         ConfigError: an unknown name, or a value that cannot be right.
     """
     if isinstance(given, dict):
-        given = _without_neutral(given)
+        given = _without_neutral(given, depth=4)
     return struct_of(HTTPOptions, "http_options", given)
 
 
-def _without_neutral(given: dict[str, Any]) -> dict[str, Any]:
+def _without_neutral(given: dict[str, Any], depth: int) -> dict[str, Any]:
+    """Leave out old options that say nothing; `depth` is how many calls below the user this is."""
     options = dict(given)
     if options.pop("middlewares", None):
         raise ConfigError(
@@ -154,7 +168,7 @@ def _without_neutral(given: dict[str, Any]) -> dict[str, Any]:
         warnings.warn(
             "http_options['location'] is deprecated; pass proxy_location to start() instead",
             DeprecationWarning,
-            stacklevel=4,
+            stacklevel=depth,
         )
     return options
 
