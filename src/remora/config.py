@@ -175,9 +175,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         require_number("rolling_update_percentage", self.rolling_update_percentage, above=0, high=1)
         if self.rollback not in ROLLBACKS:
             raise ConfigError("rollback", self.rollback, f"one of {', '.join(ROLLBACKS)}")
-        if self.required_ready_replicas is not None:
-            number = self.required_ready_replicas
-            require_number("required_ready_replicas", number, low=1, whole=True)
+        number = self.required_ready_replicas
+        require_number("required_ready_replicas", number, low=1, whole=True, or_none=True)
         require_number("max_surge_percent", self.max_surge_percent, low=0, high=100, whole=True)
         for name, amount in self.resources.items():
             require_number(f"resources[{name!r}]", amount, low=0)

@@ -60,8 +60,7 @@ def require_neutral(names: Iterable[str]) -> None:
 
 def _checked(name: str, value: Any) -> Any:
     if name == "timeout_s":
-        if value is not None:
-            require_number(name, value, above=0)
+        require_number(name, value, above=0, or_none=True)
         return value
     if name == "stream":
         if not isinstance(value, bool):

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from remora.errors import ConfigError
-from remora.options.checks import check_keys, require_number
+from remora.options.checks import check_keys, require_number, struct_of
 from remora.options.resources import (
     STRATEGIES,
     GangSchedulingConfig,
@@ -118,7 +118,8 @@ def placement_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         require_number("max_replicas_per_node", limit, low=1, high=100, whole=True)
         fields["max_replicas_per_node"] = limit
     if (gang := given.get("gang_scheduling_config")) is not None:
-        fields["gang_scheduling_config"] = _gang(gang)
+        field = "gang_scheduling_config"
+        fields[field] = struct_of(GangSchedulingConfig, field, gang, error=ConfigError)
     return fields
 
 
@@ -139,18 +140,6 @@ def _bundle_selectors(given: Any, bundles: tuple[Any, ...]) -> tuple[dict[str, s
     if not isinstance(given, list) or len(given) not in (1, len(bundles)):
         raise ConfigError(name, given, "must be a list of one entry, or one for each bundle")
     return tuple(texts_by_name(name, each) for each in given)
-
-
-def _gang(given: Any) -> GangSchedulingConfig:
-    if isinstance(given, GangSchedulingConfig):
-        return given
-    name = "gang_scheduling_config"
-    if not isinstance(given, dict):
-        raise ConfigError(name, given, "must be a dict or GangSchedulingConfig")
-    check_keys(name, given, GangSchedulingConfig.__struct_fields__)
-    if "gang_size" not in given:
-        raise ConfigError(name, given, "needs gang_size")
-    return GangSchedulingConfig(**given)
 
 
 def check_placement(given: Mapping[str, Any], fields: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from remora.options.checks import (
     nearest,
     require_json,
     require_number,
+    struct_of,
 )
 
 #: Queue lengths against `target_ongoing_requests`.
@@ -142,13 +143,11 @@ class AutoscalingConfig(
         for name in ("upscale_delay_s", "downscale_delay_s"):
             require_number(f"{_FIELD}.{name}", getattr(self, name), low=0)
         for name in _FACTORS:
-            if name == "smoothing_factor" or getattr(self, name) is not None:
-                require_number(f"{_FIELD}.{name}", getattr(self, name), above=0)
-        if self.downscale_to_zero_delay_s is not None:
-            name = f"{_FIELD}.downscale_to_zero_delay_s"
-            require_number(name, self.downscale_to_zero_delay_s, low=0)
-        if self.panic_window_s is not None:
-            require_number(f"{_FIELD}.panic_window_s", self.panic_window_s, above=0)
+            or_none = name != "smoothing_factor"
+            require_number(f"{_FIELD}.{name}", getattr(self, name), above=0, or_none=or_none)
+        name = f"{_FIELD}.downscale_to_zero_delay_s"
+        require_number(name, self.downscale_to_zero_delay_s, low=0, or_none=True)
+        require_number(f"{_FIELD}.panic_window_s", self.panic_window_s, above=0, or_none=True)
         require_number(f"{_FIELD}.panic_threshold", self.panic_threshold, low=1)
         self._check_aggregation()
 
@@ -157,14 +156,8 @@ class AutoscalingConfig(
         require_number(f"{_FIELD}.min_replicas", low, low=0, whole=True)
         require_number(f"{_FIELD}.max_replicas", self.max_replicas, low=max(1, low), whole=True)
         require_number(f"{_FIELD}.spare_replicas", self.spare_replicas, low=0, whole=True)
-        if self.initial_replicas is not None:
-            require_number(
-                f"{_FIELD}.initial_replicas",
-                self.initial_replicas,
-                low=low,
-                high=self.max_replicas,
-                whole=True,
-            )
+        name, high = f"{_FIELD}.initial_replicas", self.max_replicas
+        require_number(name, self.initial_replicas, low=low, high=high, whole=True, or_none=True)
 
     def _check_aggregation(self) -> None:
         given: object = self.aggregation_function
@@ -251,12 +244,7 @@ def autoscaling_policy(given: object, field: str) -> AutoscalingPolicy:
     Raises:
         ConfigError: an unknown name, or a value that cannot be right.
     """
-    if isinstance(given, AutoscalingPolicy):
-        return given
-    if given is None:
-        return AutoscalingPolicy()
-    if isinstance(given, dict):
-        check_keys(field, given, AutoscalingPolicy.__struct_fields__)
-        return AutoscalingPolicy(**given)
+    if given is None or isinstance(given, dict | AutoscalingPolicy):
+        return struct_of(AutoscalingPolicy, field, given)
     # The function itself, or its path, is what everybody means.
     return AutoscalingPolicy(policy_function=given)

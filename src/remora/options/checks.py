@@ -54,26 +54,54 @@ def check_keys(field: str, value: dict[str, Any], allowed: Iterable[str]) -> Non
             )
 
 
-def struct_of(kind: type[S], field: str, given: S | dict[str, Any] | None) -> S:
+def struct_of(
+    kind: type[S], field: str, given: object, *, error: type[TypeError | ConfigError] = TypeError
+) -> S:
     """Turn what a user passes for a group of options into its struct.
 
     Args:
         kind: the struct.
         field: what users call the group.
         given: the struct, its fields by name, or nothing.
+        error: what is raised for something else.
 
     Raises:
         TypeError: it is something else.
         ConfigError: an unknown name, or a value that cannot be right.
     """
-    if given is None:
-        return kind()
     if isinstance(given, kind):
         return given
-    if not isinstance(given, dict):
-        raise TypeError(f"{field} must be a dict or {kind.__name__}, not {type(given).__name__}")
-    check_keys(field, given, kind.__struct_fields__)
-    return kind(**given)
+    options = {} if given is None else given
+    if not isinstance(options, dict):
+        allowed = f"must be a dict or {kind.__name__}"
+        if error is ConfigError:
+            raise ConfigError(field, given, allowed)
+        raise TypeError(f"{field} {allowed}, not {type(given).__name__}")
+    check_keys(field, options, kind.__struct_fields__)
+    required = [each.name for each in msgspec.structs.fields(kind) if each.required]
+    if missing := [name for name in required if name not in options]:
+        raise ConfigError(field, given, f"needs {' and '.join(missing)}")
+    return kind(**options)
+
+
+def require_text(field: str, value: object, allowed: str) -> None:
+    """Refuse what is neither a text that is not empty, nor None.
+
+    Raises:
+        ConfigError: says what is allowed.
+    """
+    if value is not None and not (isinstance(value, str) and value):
+        raise ConfigError(field, value, allowed)
+
+
+def require_flag(field: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(field, value, "must be True or False")
 
 
 def require_number(
@@ -84,6 +112,7 @@ def require_number(
     high: float = math.inf,
     above: float = -math.inf,
     whole: bool = False,
+    or_none: bool = False,
 ) -> None:
     """Check that a value is a number in range.
 
@@ -94,12 +123,14 @@ def require_number(
         high: largest allowed value.
         above: the value must be greater than this.
         whole: True: must be an `int`.
+        or_none: None is allowed as well.
 
     Raises:
         ConfigError: it is not.
     """
-    kind = "a whole number" if whole else "a number"
-    allowed = [kind]
+    if value is None and or_none:
+        return
+    allowed = ["a whole number" if whole else "a number"]
     allowed += [f">= {low:g}"] if low > -math.inf else []
     allowed += [f"> {above:g}"] if above > -math.inf else []
     allowed += [f"<= {high:g}"] if high < math.inf else []
@@ -107,9 +138,9 @@ def require_number(
     types = numbers.Integral if whole else numbers.Real
     # A bool is an int for Python, but nobody means `num_replicas=True`.
     number: Any = value
-    if isinstance(value, bool) or not isinstance(value, types):
-        raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
-    if math.isnan(number) or not (low <= number <= high and number > above):
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    # Of no use with nan: that is in no range.
+    if not is_number or not (low <= number <= high and number > above):
         raise ConfigError(field, value, f"must be {' and '.join(allowed)}")
 
 

@@ -20,7 +20,6 @@ from remora.config import (
     DeploymentActorConfig,
     DeploymentConfig,
     RequestRouterConfig,
-    check_keys,
     check_keywords,
     require_json,
 )
@@ -33,6 +32,7 @@ from remora.options.actor import (
     preload_names,
 )
 from remora.options.autoscaling import DEPRECATED, AutoscalingConfig, autoscaling_config
+from remora.options.checks import require_flag, struct_of
 from remora.options.logging import LoggingConfig, logging_config, with_absolute_folder
 from remora.options.warmup import warmup_requests
 
@@ -172,35 +172,17 @@ def _converted(keyword: str, value: Any) -> Any:
         return _actors(value)
     if keyword == "preload":
         return preload_names(value)
-    if keyword == "idempotent" and not isinstance(value, bool):
-        raise ConfigError(keyword, value, "must be True or False")
+    if keyword == "idempotent":
+        require_flag(keyword, value)
     if keyword == "backpressure_config":
-        return _backpressure(value)
+        return struct_of(BackpressureConfig, keyword, value, error=ConfigError)
     if keyword == "request_router_config":
-        return _request_router(value)
+        return struct_of(RequestRouterConfig, keyword, value, error=ConfigError)
     if keyword == "logging_config":
         return with_absolute_folder(logging_config(value))
     if keyword in _WHOLE and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
-
-
-def _backpressure(value: Any) -> BackpressureConfig:
-    if isinstance(value, BackpressureConfig):
-        return value
-    if not isinstance(value, dict):
-        raise ConfigError("backpressure_config", value, "must be a dict or BackpressureConfig")
-    check_keys("backpressure_config", value, BackpressureConfig.__struct_fields__)
-    return BackpressureConfig(**value)
-
-
-def _request_router(value: Any) -> RequestRouterConfig:
-    if isinstance(value, RequestRouterConfig):
-        return value
-    if not isinstance(value, dict):
-        raise ConfigError("request_router_config", value, "must be a dict or RequestRouterConfig")
-    check_keys("request_router_config", value, RequestRouterConfig.__struct_fields__)
-    return RequestRouterConfig(**value)
 
 
 def _autoscaling(options: dict[str, Any]) -> AutoscalingConfig | None:
@@ -235,16 +217,7 @@ def _actors(given: Any) -> tuple[DeploymentActorConfig, ...]:
     keyword = "deployment_actors"
     if not isinstance(given, (list, tuple)):
         raise ConfigError(keyword, given, "must be a list")
-    found = []
-    for each in given:
-        if isinstance(each, dict):
-            check_keys(keyword, each, DeploymentActorConfig.__struct_fields__)
-            if missing := [key for key in ("name", "actor_class") if key not in each]:
-                raise ConfigError(keyword, each, f"needs {' and '.join(missing)}")
-            each = DeploymentActorConfig(**each)
-        if not isinstance(each, DeploymentActorConfig):
-            raise ConfigError(keyword, each, "must be a dict or DeploymentActorConfig")
-        found.append(each)
+    found = [struct_of(DeploymentActorConfig, keyword, each, error=ConfigError) for each in given]
     names = [each.name for each in found]
     if len(set(names)) != len(names):
         raise ConfigError(keyword, names, "the names must differ")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import Named, require_number, struct_of
+from remora.options.checks import Named, require_flag, require_number, require_text, struct_of
 
 
 class gRPCOptions(  # noqa: N801 - the name that Ray Serve's users know
@@ -38,13 +38,11 @@ class gRPCOptions(  # noqa: N801 - the name that Ray Serve's users know
             return f"grpc_options[{name!r}]"
 
         require_number(field("port"), self.port, low=0, high=65535, whole=True)
-        if self.request_timeout_s is not None:
-            require_number(field("request_timeout_s"), self.request_timeout_s, above=0)
+        require_number(field("request_timeout_s"), self.request_timeout_s, above=0, or_none=True)
         require_number(
             field("max_message_bytes"), self.max_message_bytes, low=1, high=2**31 - 1, whole=True
         )
-        if not isinstance(self.enable_reflection, bool):
-            raise ConfigError(field("enable_reflection"), self.enable_reflection, "True or False")
+        require_flag(field("enable_reflection"), self.enable_reflection)
         functions: object = self.grpc_servicer_functions  # whatever the caller really passed
         if not isinstance(functions, list) or not all(
             callable(each) or (isinstance(each, str) and each) for each in functions
@@ -53,9 +51,8 @@ class gRPCOptions(  # noqa: N801 - the name that Ray Serve's users know
                 field("grpc_servicer_functions"), functions, "a list of functions or import paths"
             )
         for name in ("host", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
-            value: object = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and value):
-                raise ConfigError(field(name), value, "must be a str that is not empty, or None")
+            allowed = "must be a str that is not empty, or None"
+            require_text(field(name), getattr(self, name), allowed)
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise ConfigError(
                 field("ssl_keyfile"), self.ssl_keyfile, "needs ssl_certfile beside it, and it this"

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import Named, nearest, require_number, struct_of
+from remora.options.checks import Named, nearest, require_number, require_text, struct_of
 
 
 class ProxyLocation(StrEnum):
@@ -101,9 +101,7 @@ class HTTPOptions(
     websocket_ping_timeout_s: float | None = 20.0
 
     def __post_init__(self) -> None:
-        host: object = self.host  # whatever the caller really passed
-        if host is not None and not (isinstance(host, str) and host):
-            raise ConfigError("host", self.host, "an address, or None for no HTTP")
+        require_text("host", self.host, "an address, or None for no HTTP")
         for name in ("root_path", "root_url"):
             text: object = getattr(self, name)
             if not isinstance(text, str):
@@ -111,26 +109,20 @@ class HTTPOptions(
         if self.root_url and not self.root_url.startswith(("http://", "https://")):
             raise ConfigError("root_url", self.root_url, "begins with http:// or https://")
         require_number("port", self.port, low=0, high=65535, whole=True)
-        if self.request_timeout_s is not None:
-            require_number("request_timeout_s", self.request_timeout_s, above=0)
+        require_number("request_timeout_s", self.request_timeout_s, above=0, or_none=True)
         require_number("keep_alive_timeout_s", self.keep_alive_timeout_s, low=0)
-        if self.num_proxies is not None:
-            require_number("num_proxies", self.num_proxies, low=1, whole=True)
+        require_number("num_proxies", self.num_proxies, low=1, whole=True, or_none=True)
         require_number("max_head_bytes", self.max_head_bytes, low=1, whole=True)
-        if self.max_body_bytes is not None:
-            require_number("max_body_bytes", self.max_body_bytes, low=0, whole=True)
+        require_number("max_body_bytes", self.max_body_bytes, low=0, whole=True, or_none=True)
         for name in ("websocket_ping_interval_s", "websocket_ping_timeout_s"):
-            if getattr(self, name) is not None:
-                require_number(name, getattr(self, name), above=0)
+            require_number(name, getattr(self, name), above=0, or_none=True)
         name = "websocket_max_message_bytes"
         require_number(name, self.websocket_max_message_bytes, low=1, whole=True)
         self._check_tls()
 
     def _check_tls(self) -> None:
         for name in _SSL_OPTIONS:
-            value: object = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and value):
-                raise ConfigError(name, value, "text, or None")
+            require_text(name, getattr(self, name), "text, or None")
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             missing = "ssl_keyfile" if self.ssl_keyfile is None else "ssl_certfile"
             raise ConfigError(missing, None, "TLS needs both ssl_keyfile and ssl_certfile")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import nearest, require_number, struct_of
+from remora.options.checks import nearest, require_number, require_text, struct_of
 from remora.options.http import ProxyLocation, proxy_location
 from remora.options.node import PLAIN, NodeOptions, node_options
 
@@ -26,9 +26,7 @@ class AdminOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: int = 8265
 
     def __post_init__(self) -> None:
-        host: object = self.host  # whatever the caller really passed
-        if host is not None and not (isinstance(host, str) and host):
-            raise ConfigError("admin_options['host']", host, "an address, or None")
+        require_text("admin_options['host']", self.host, "an address, or None")
         require_number("admin_options['port']", self.port, low=0, high=65535, whole=True)
 
 

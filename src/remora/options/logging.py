@@ -16,7 +16,14 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from remora.errors import ConfigError
-from remora.options.checks import Named, check_keys, nearest, require_number
+from remora.options.checks import (
+    Named,
+    nearest,
+    require_flag,
+    require_number,
+    require_text,
+    struct_of,
+)
 
 _FIELD = "logging_config"
 #: Attributes of a `logging.LogRecord` that lines may have.
@@ -56,13 +63,9 @@ class LoggingConfig(
             raise ConfigError(f"{_FIELD}.encoding", encoding, "must be 'TEXT' or 'JSON'")
         force_setattr(self, "encoding", str(encoding))
         force_setattr(self, "log_level", _level_name(self.log_level))
-        folder: object = self.logs_dir
-        if folder is not None and not (isinstance(folder, str) and folder):
-            raise ConfigError(f"{_FIELD}.logs_dir", folder, "must be the path of a folder, or None")
-        if not isinstance(self.enable_access_log, bool):
-            raise ConfigError(
-                f"{_FIELD}.enable_access_log", self.enable_access_log, "True or False"
-            )
+        allowed = "must be the path of a folder, or None"
+        require_text(f"{_FIELD}.logs_dir", self.logs_dir, allowed)
+        require_flag(f"{_FIELD}.enable_access_log", self.enable_access_log)
         self._check_attributes()
         require_number(f"{_FIELD}.max_file_bytes", self.max_file_bytes, low=4096, whole=True)
         require_number(f"{_FIELD}.max_old_files", self.max_old_files, low=0, whole=True)
@@ -111,14 +114,7 @@ def logging_config(given: LoggingConfig | dict[str, Any] | None) -> LoggingConfi
         TypeError: neither a dict nor a `LoggingConfig`.
         ConfigError: an unknown key, or a value that cannot be right.
     """
-    if given is None or isinstance(given, LoggingConfig):
-        return given
-    if not isinstance(given, dict):
-        raise TypeError(
-            f"logging_config must be a dict or LoggingConfig, not {type(given).__name__} ({given!r})"
-        )
-    check_keys(_FIELD, given, LoggingConfig.__struct_fields__)
-    return LoggingConfig(**given)
+    return None if given is None else struct_of(LoggingConfig, _FIELD, given)
 
 
 def with_absolute_folder(config: LoggingConfig | None) -> LoggingConfig | None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import struct_of
+from remora.options.checks import require_text, struct_of
 
 _FIELDS = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 
@@ -29,9 +29,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         for name in _FIELDS:
-            value: object = getattr(self, name)  # whatever the caller really passed
-            if value is not None and not (isinstance(value, str) and value):
-                raise ConfigError(f"node_options[{name!r}]", value, "the path of a file, or None")
+            allowed = "the path of a file, or None"
+            require_text(f"node_options[{name!r}]", getattr(self, name), allowed)
         missing = [name for name in _FIELDS if getattr(self, name) is None]
         if missing and len(missing) < len(_FIELDS):
             raise ConfigError(

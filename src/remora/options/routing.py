@@ -24,8 +24,8 @@ class BackpressureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     def __post_init__(self) -> None:
         if self.status_code not in (429, 503) or isinstance(self.status_code, bool):
             raise ConfigError("backpressure_config.status_code", self.status_code, "429 or 503")
-        if self.retry_after_s is not None:
-            require_number("backpressure_config.retry_after_s", self.retry_after_s, low=0)
+        name = "backpressure_config.retry_after_s"
+        require_number(name, self.retry_after_s, low=0, or_none=True)
 
 
 class RequestRouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

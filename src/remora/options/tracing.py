@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from remora.errors import ConfigError
-from remora.options.checks import Named, check_keys, require_number
+from remora.options.checks import Named, require_flag, require_number, struct_of
 
 _FIELD = "tracing_config"
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*")
@@ -33,8 +33,7 @@ class TracingConfig(
     sampling_ratio: float = 0.01
 
     def __post_init__(self) -> None:
-        if not isinstance(self.enabled, bool):
-            raise ConfigError(f"{_FIELD}.enabled", self.enabled, "True or False")
+        require_flag(f"{_FIELD}.enabled", self.enabled)
         path: object = self.exporter_import_path
         if not isinstance(path, str) or (path and _PATH.fullmatch(path) is None):
             raise ConfigError(
@@ -50,11 +49,4 @@ def tracing_config(given: TracingConfig | dict[str, Any] | None) -> TracingConfi
         TypeError: neither a dict nor a `TracingConfig`.
         ConfigError: an unknown key, or a value that cannot be right.
     """
-    if given is None or isinstance(given, TracingConfig):
-        return given
-    if not isinstance(given, dict):
-        raise TypeError(
-            f"tracing_config must be a dict or TracingConfig, not {type(given).__name__} ({given!r})"
-        )
-    check_keys(_FIELD, given, TracingConfig.__struct_fields__)
-    return TracingConfig(**given)
+    return None if given is None else struct_of(TracingConfig, _FIELD, given)

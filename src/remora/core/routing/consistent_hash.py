@@ -95,8 +95,7 @@ class ConsistentHash:
         require_number(
             f"{field}['num_fallback_replicas']", num_fallback_replicas, low=0, whole=True
         )
-        if load_factor is not None:
-            require_number(f"{field}['load_factor']", load_factor, low=1)
+        require_number(f"{field}['load_factor']", load_factor, low=1, or_none=True)
         self._num_virtual_nodes = num_virtual_nodes
         self._fallbacks = num_fallback_replicas
         self._load_factor = load_factor
