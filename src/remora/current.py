@@ -14,18 +14,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from remora.config import ADMIN, AdminOptions, EngineOptions, HTTPOptions, engine_options
-from remora.engine.launch import wait_while_ending
+from remora.config import HTTPOptions, engine_options
+from remora.engine.launch import AS_USUAL, LaunchSetup, wait_while_ending
 from remora.errors import ConfigError, InstanceError, InternalError, RemoraError
 from remora.handle import forget_routers
 from remora.home import Home
 from remora.instance import Instance
-from remora.options.logging import LoggingConfig
-from remora.options.resources import AS_FOUND, MachineOptions
-from remora.options.tracing import TracingConfig
 from remora.router.process import expect_news, forget_instance, instance_home, use_instance
 from remora.transport.membership import join_by_folder
 from remora.wire.grpc import GrpcSetup, digest
@@ -80,17 +78,12 @@ def require_instance() -> Instance:
     return instance
 
 
-def begin(
-    http: HTTPOptions | None = None,
-    home: Home | None = None,
-    grpc: GrpcSetup | None = None,
-    machine: MachineOptions = AS_FOUND,
-    engine: EngineOptions | None = None,
-    admin: AdminOptions | None = None,
-    logging: LoggingConfig | None = None,
-    tracing: TracingConfig | None = None,
-) -> Instance:
+def begin(setup: LaunchSetup = AS_USUAL, home: Home | None = None) -> Instance:
     """Find the instance of this process, or launch one bound to it without waiting for it.
+
+    Args:
+        setup: how it is to be.
+        home: its state folder; None: the usual one.
 
     Raises:
         ConfigError: one runs, with other options.
@@ -106,71 +99,46 @@ def begin(
             "you run others in processes of their own"
         )
     if found is not None and (home is None or found.home == home):
-        _refuse_changes(found, http, grpc, machine, engine, admin, logging, tracing)
+        _refuse_changes(found, setup)
         return found
     with _lock:
         chosen = home or Home.locate()
-        _current = Instance.launch(
-            chosen,
-            http or HTTPOptions(),
-            bound=True,
-            grpc=grpc,
-            machine=machine,
-            engine=engine or engine_options(),
-            admin=admin or ADMIN,
-            logging=logging,
-            tracing=tracing,
-        )
+        whole = replace(setup, engine=setup.engine or engine_options())
+        _current = Instance.launch(chosen, whole, bound=True)
         _use(chosen)
         return _current
 
 
-def _refuse_changes(
-    found: Instance,
-    http: HTTPOptions | None,
-    grpc: GrpcSetup | None,
-    machine: MachineOptions,
-    engine: EngineOptions | None,
-    admin: AdminOptions | None,
-    logging: LoggingConfig | None,
-    tracing: TracingConfig | None,
-) -> None:
+def _refuse_changes(found: Instance, wanted: LaunchSetup) -> None:
     """Refuse what is asked of an instance that runs, and can only be had when one starts.
 
     Raises:
         ConfigError: something is.
     """
     runs = f"the instance in {found.home.root} runs already"
-    if http is not None:
-        refuse_other_options(found, http)
-    if grpc is not None:
-        refuse_other_grpc(found, grpc)
-    if logging is not None:
+    change = f"{runs}; shut it down to change this"
+    if wanted.http is not None:
+        refuse_other_options(found, wanted.http)
+    if wanted.grpc is not None:
+        refuse_other_grpc(found, wanted.grpc)
+    if wanted.logging is not None:
         raise ConfigError(
             "logging_config",
             "…",
             f"{runs}; shut it down to change how it logs, or give the config to an application",
         )
-    if tracing is not None:
+    if wanted.tracing is not None:
         raise ConfigError("tracing_config", "…", f"{runs}; shut it down to change what it traces")
-    if machine and machine != found.machine:
+    if wanted.machine and wanted.machine != found.machine:
         raise ConfigError(
             "num_cpus, num_gpus, memory, resources, labels",
-            {**machine.resources, **machine.labels},
-            f"{runs}; shut it down to change this",
+            {**wanted.machine.resources, **wanted.machine.labels},
+            change,
         )
-    if engine is not None and engine.engine != found.engine:
-        raise ConfigError(
-            "engine",
-            engine.engine,
-            f"is {found.engine!r} and {runs}; shut it down to change this",
-        )
-    if admin is not None:
-        raise ConfigError(
-            "admin_options",
-            admin,
-            f"{runs}; shut it down to change this",
-        )
+    if wanted.engine is not None and wanted.engine.engine != found.engine:
+        raise ConfigError("engine", wanted.engine.engine, f"is {found.engine!r} and {change}")
+    if wanted.admin is not None:
+        raise ConfigError("admin_options", wanted.admin, change)
 
 
 def begin_local_testing() -> Instance:

@@ -26,7 +26,7 @@ from remora.engine.base import (
     ProcessStarted,
 )
 from remora.engine.in_process import InProcessEngine
-from remora.engine.launch import EntryPoints, launch
+from remora.engine.launch import EntryPoints, LaunchSetup, launch
 from remora.engine.local.client import LocalEngine
 from remora.home import Home
 from remora.options.resources import RuntimeEnv
@@ -42,7 +42,7 @@ ENTRY_POINTS = Path(__file__).parent.parent / "e2e"
 async def local_engine(folder: Path) -> AsyncIterator[Engine]:
     home = Home.locate(folder)
     idle = EntryPoints("entrypoints:idle", "entrypoints:idle")
-    launched = launch(home, HTTPOptions(host=None), bound=True, entry_points=idle)
+    launched = launch(home, LaunchSetup(HTTPOptions(host=None)), True, entry_points=idle)
     try:
         launched.wait_ready()
         engine = LocalEngine(home)

@@ -19,7 +19,7 @@ from remora.build.graph import build
 from remora.config import AdminOptions, EngineOptions, HTTPOptions
 from remora.control.client import ControlClient
 from remora.deployment import Application
-from remora.engine.launch import Launch, launch
+from remora.engine.launch import Launch, LaunchSetup, launch
 from remora.errors import ConnectionLostError
 from remora.handle import DeploymentHandle, forget_routers
 from remora.home import Home
@@ -57,12 +57,8 @@ class Instance:
         with marking() as self.mark:
             self.launched: Launch = launch(
                 self.home,
-                http,
+                LaunchSetup(http, grpc, machine, engine or engines.chosen(), admin),
                 bound=False,
-                grpc=grpc,
-                machine=machine,
-                admin=admin,
-                engine=engine or engines.chosen(),
             )
         self._ended = False
         ready = self.launched.wait_ready(engines.patient(SETTLE_S))

@@ -16,16 +16,20 @@ from tests.e2e.waiting import until_async, until_true
 from remora.build.graph import build
 from remora.config import HTTPOptions
 from remora.control.client import ControlClient
-from remora.engine.launch import Launch, launch
+from remora.engine.launch import Launch, LaunchSetup, launch
 from remora.home import Home
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
 
 
+def setup() -> LaunchSetup:
+    return LaunchSetup(HTTPOptions(port=0), engine=engines.chosen())
+
+
 @pytest.fixture
 def bound(home: Path) -> Iterator[Launch]:
     """An instance that ends with this program."""
-    launched = launch(Home(home), HTTPOptions(port=0), bound=True, engine=engines.chosen())
+    launched = launch(Home(home), setup(), bound=True)
     launched.wait_ready(engines.patient(20.0))
     yield launched
     launched.end(2.0)
@@ -73,7 +77,7 @@ async def test_a_program_s_instance_leaves_alone_what_was_there_before(
     await instance.run(Echo.bind("v"), "stays")
     kill(instance.pid)
     await until_true(lambda: not instance.members(), "all processes are gone")
-    launched = launch(instance.home, HTTPOptions(port=0), bound=True, engine=engines.chosen())
+    launched = launch(instance.home, setup(), bound=True)
     try:
         launched.wait_ready(engines.patient(20.0))
         await deploy_in(instance.home, "of-a-program")

@@ -26,7 +26,7 @@ from remora.engine.base import (
     ProcessStarted,
 )
 from remora.engine.claim import find_owner
-from remora.engine.launch import EntryPoints, Launch, end, launch
+from remora.engine.launch import EntryPoints, Launch, LaunchSetup, end, launch
 from remora.engine.local.client import LocalEngine
 from remora.errors import InstanceError
 from remora.home import Home
@@ -122,7 +122,7 @@ async def running(
 ) -> AsyncIterator[Instance]:
     home = Home.locate(folder)
     http = HTTPOptions(host=None) if port is None else HTTPOptions(port=port)
-    launched = launch(home, http, bound, entry_points=entry_points, grace_s=grace_s)
+    launched = launch(home, LaunchSetup(http), bound, entry_points=entry_points, grace_s=grace_s)
     tokens = []
     try:
         instance = Instance(home, launched)
@@ -404,13 +404,15 @@ import asyncio, os, sys, time
 from remora.config import HTTPOptions
 from remora.engine.base import ProcessSpec
 from remora.engine.local.client import LocalEngine
-from remora.engine.launch import EntryPoints, launch
+from remora.engine.launch import EntryPoints, LaunchSetup, launch
 from remora.home import Home
 
 async def main():
     home = Home.locate()
     idle = EntryPoints("entrypoints:idle", "entrypoints:idle")
-    launched = launch(home, HTTPOptions(port=0), bound=sys.argv[1] == "bound", entry_points=idle)
+    launched = launch(
+        home, LaunchSetup(HTTPOptions(port=0)), sys.argv[1] == "bound", entry_points=idle
+    )
     launched.wait_ready()
     engine = LocalEngine(home)
     await engine.connect()
@@ -527,7 +529,7 @@ async def test_a_second_signal_ends_the_patience(remora_home: Path) -> None:
 
 
 def refused(folder: Path, http: HTTPOptions) -> str:
-    launched = launch(Home.locate(folder), http, True, entry_points=IDLE)
+    launched = launch(Home.locate(folder), LaunchSetup(http), True, entry_points=IDLE)
     try:
         with pytest.raises(InstanceError) as caught:
             launched.wait_ready()

@@ -9,7 +9,7 @@ import pytest
 
 from remora.config import HTTPOptions
 from remora.current import refuse_other_options, run_coroutine
-from remora.engine.launch import Owner
+from remora.engine.launch import LaunchSetup, Owner
 from remora.errors import ConfigError
 from remora.home import Home
 from remora.instance import Instance
@@ -37,14 +37,14 @@ async def test_errors_come_out_of_the_other_thread() -> None:
 
 
 def test_options_that_differ_from_our_own_instance_are_named(tmp_path: Path) -> None:
-    ours = Instance(Home(tmp_path), None, Owner(1, ""), HTTPOptions(port=1))
+    ours = Instance(Home(tmp_path), None, Owner(1, ""), LaunchSetup(HTTPOptions(port=1)))
     refuse_other_options(ours, HTTPOptions(port=1))
     with pytest.raises(ConfigError, match="port"):
         refuse_other_options(ours, HTTPOptions(port=2))
 
 
 def test_options_that_differ_from_a_joined_instance_are_named(tmp_path: Path) -> None:
-    joined = Instance(Home(tmp_path), None, Owner(1, "", "http://127.0.0.1:8000"), None)
+    joined = Instance(Home(tmp_path), None, Owner(1, "", "http://127.0.0.1:8000"))
     refuse_other_options(joined, HTTPOptions())
     with pytest.raises(ConfigError, match=r"port.*8000"):
         refuse_other_options(joined, HTTPOptions(port=9000))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from remora.config import (
     AdminOptions,
@@ -18,6 +21,7 @@ from remora.config import grpc_options as _grpc_options
 from remora.config import http_options as _http_options
 from remora.config import proxy_location as _location
 from remora.current import begin
+from remora.engine.launch import LaunchSetup
 from remora.errors import ConfigError, NotSupportedYetError
 from remora.home import Home
 from remora.instance import Instance
@@ -27,6 +31,7 @@ from remora.options.node import NodeOptions
 from remora.options.resources import AS_FOUND, MachineOptions
 from remora.options.tracing import TracingConfig
 from remora.options.tracing import tracing_config as _tracing_config
+from remora.wire.grpc import GrpcSetup
 
 _LEGACY_START = ("http_host", "http_port", "http_middlewares", "detached", "dedicated_cpu")
 _START = (
@@ -79,7 +84,34 @@ def begin_start(
     Raises:
         Exception: as `start`.
     """
-    for name, value in others.items():
+    _check_others(others)
+    http = _checked_http(http_options)
+    disabled = _location(proxy_location) is ProxyLocation.Disabled
+    if disabled:
+        http = msgspec.structs.replace(http, host=None)
+    asked = http_options is not None or proxy_location is not None
+    grpc = _checked_grpc(grpc_options, http.host)
+    if grpc is not None and disabled:
+        raise ConfigError(
+            "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
+        )
+    chosen = None
+    if any(each is not None for each in (engine, address, proxy_location, node_options)):
+        chosen = engine_options(engine, address, proxy_location, node_options)
+    setup = LaunchSetup(
+        http=http if asked else None,
+        grpc=grpc,
+        machine=machine,
+        engine=chosen,
+        admin=_admin_options(admin_options) if admin_options is not None else None,
+        logging=logging_of(logging_config),
+        tracing=_checked_tracing(tracing_config),
+    )
+    return begin(setup, home)
+
+
+def _check_others(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
         if name in _LEGACY_START:
             raise ValueError(f"{name} is not an option any more; use http_options instead")
         if name not in _START:
@@ -87,47 +119,37 @@ def begin_start(
                 f"start() got an unexpected keyword argument {name!r}.{nearest(name, _START)}"
             )
         refuse_if_set(name, value)
-    http = with_absolute_paths(_http_options(http_options))
+
+
+# What is wrong with files and libraries is told here, to whoever named them or asked for them.
+
+
+def _checked_http(given: HTTPOptions | dict[str, Any] | None) -> HTTPOptions:
+    http = with_absolute_paths(_http_options(given))
     if http.ssl_certfile is not None:
         from remora.transport.tls import server_context
 
-        # Here, so that a wrong file is told to whoever named it.
         server_context(http)
-    disabled = _location(proxy_location) is ProxyLocation.Disabled
-    if disabled:
-        import msgspec
+    return http
 
-        http = msgspec.structs.replace(http, host=None)
-    asked = http_options is not None or proxy_location is not None
-    grpc = None
-    if grpc_options is not None:
-        from remora.build.grpc_services import grpc_setup
 
-        grpc = grpc_setup(_grpc_options(grpc_options), http.host)
-        if grpc is not None and disabled:
-            raise ConfigError(
-                "proxy_location", proxy_location, "grpc_options ask for gRPC, which proxies serve"
-            )
-    chosen = None
-    if any(each is not None for each in (engine, address, proxy_location, node_options)):
-        chosen = engine_options(engine, address, proxy_location, node_options)
-    admin = _admin_options(admin_options) if admin_options is not None else None
-    tracing = _tracing_config(tracing_config)
+def _checked_grpc(
+    given: gRPCOptions | dict[str, Any] | None, http_host: str | None
+) -> GrpcSetup | None:
+    if given is None:
+        return None
+    from remora.build.grpc_services import grpc_setup
+
+    return grpc_setup(_grpc_options(given), http_host)
+
+
+def _checked_tracing(given: dict[str, Any] | TracingConfig | None) -> TracingConfig | None:
+    tracing = _tracing_config(given)
     if tracing is not None and tracing.enabled:
         from remora.observe.tracing import require_library
 
-        # Here, so that it is told to whoever asked for it.
         require_library()
-    return begin(
-        http if asked else None,
-        home,
-        grpc,
-        machine,
-        chosen,
-        admin,
-        logging_of(logging_config),
-        tracing,
-    )
+    return tracing
 
 
 def logging_of(given: dict[str, Any] | LoggingConfig | None) -> LoggingConfig | None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,21 +14,16 @@ import msgspec
 from remora.cli.errors import CommandError
 from remora.config import (
     ADMIN,
-    LOCAL_ENGINE,
-    AdminOptions,
     EngineOptions,
     HTTPOptions,
     ProxyLocation,
     gRPCOptions,
     with_absolute_paths,
 )
-from remora.engine.launch import wait_while_ending
+from remora.engine.launch import LaunchSetup, wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
 from remora.options.instance import ADDRESS_VARIABLE
-from remora.options.logging import LoggingConfig
-from remora.options.resources import AS_FOUND, MachineOptions
-from remora.options.tracing import TracingConfig
 from remora.wire.grpc import GrpcSetup, digest
 
 #: Seconds that an instance without any use has to end, before it is killed.
@@ -66,35 +62,16 @@ def grpc_setup(options: gRPCOptions, host: str | None, folder: Path) -> GrpcSetu
 
 
 @contextmanager
-def begun(
-    host: str | None,
-    port: int | None,
-    *,
-    bound: bool,
-    grpc: GrpcSetup | None = None,
-    machine: MachineOptions = AS_FOUND,
-    http: HTTPOptions | None = None,
-    engine: EngineOptions = LOCAL_ENGINE,
-    admin: AdminOptions = ADMIN,
-    logging: LoggingConfig | None = None,
-    tracing: TracingConfig | None = None,
-) -> Iterator[Instance]:
+def begun(setup: LaunchSetup, *, bound: bool, asked: bool) -> Iterator[Instance]:
     """Find the instance of this state folder, or launch one without waiting for it.
 
     Leaving the `with` block ends a bound instance, and one that was launched for a command that
     failed. An instance that ran before is never ended.
 
     Args:
-        host: address to listen on; None: the default.
-        port: port to listen on; None: the default.
+        setup: how it is to be.
         bound: a launched instance ends with this process, however that ends.
-        grpc: the front door for gRPC; None: there is none.
-        machine: what this machine is said to have.
-        http: the front door with all its options; None: the defaults with this host and port.
-        engine: what runs its processes.
-        admin: where the REST API listens.
-        logging: how everything logs; None: as usual.
-        tracing: where everything is traced; None: nowhere.
+        asked: whether the command line says where HTTP is to listen.
 
     Raises:
         CommandError: the engine is not installed.
@@ -104,25 +81,15 @@ def begun(
     wait_while_ending(home)
     found = Instance.find(home)
     if found is not None:
-        _require_engine(found, engine)
-        _say_what_has_no_effect(found, host, port, grpc, machine, admin)
+        _require_engine(found, setup.engine)
+        _say_what_has_no_effect(found, setup, asked=asked)
         yield found
         return
-    door = http_options(host, port) if http is None else with_absolute_paths(http)
-    if engine.proxy_location == ProxyLocation.Disabled:
+    door = with_absolute_paths(setup.http or HTTPOptions())
+    if setup.engine is not None and setup.engine.proxy_location == ProxyLocation.Disabled:
         door = msgspec.structs.replace(door, host=None)
     try:
-        launched = Instance.launch(
-            home,
-            door,
-            bound=bound,
-            grpc=grpc,
-            machine=machine,
-            engine=engine,
-            admin=admin,
-            logging=logging,
-            tracing=tracing,
-        )
+        launched = Instance.launch(home, replace(setup, http=door), bound=bound)
     except ModuleNotFoundError as error:
         raise CommandError(str(error)) from None
     try:
@@ -134,13 +101,13 @@ def begun(
     launched.abandon()
 
 
-def _require_engine(found: Instance, engine: EngineOptions) -> None:
+def _require_engine(found: Instance, engine: EngineOptions | None) -> None:
     """Serve nothing elsewhere than where it was asked for.
 
     Raises:
         CommandError: the instance runs on another engine.
     """
-    if engine.engine == "ray" and found.engine != "ray":
+    if engine is not None and engine.engine == "ray" and found.engine != "ray":
         where = engine.address or "ray"
         raise CommandError(
             f"A Ray cluster is asked for ({where}, by --engine, --address or the environment variable "
@@ -150,25 +117,18 @@ def _require_engine(found: Instance, engine: EngineOptions) -> None:
         )
 
 
-def _say_what_has_no_effect(
-    found: Instance,
-    host: str | None,
-    port: int | None,
-    grpc: GrpcSetup | None,
-    machine: MachineOptions,
-    admin: AdminOptions,
-) -> None:
+def _say_what_has_no_effect(found: Instance, wanted: LaunchSetup, *, asked: bool) -> None:
     runs = f"An instance runs in {found.home.root} already (pid {found.pid})"
     lines = []
-    if host is not None or port is not None:
+    if asked:
         url = found.wait_ready() or "no HTTP"
         lines.append(f"{runs} and serves {url}: host and port have no effect on it.")
-    if grpc is not None and found.grpc_digest != digest(grpc):
+    if wanted.grpc is not None and found.grpc_digest != digest(wanted.grpc):
         address = found.grpc_address or "no"
         lines.append(f"{runs} and serves {address} gRPC: options for gRPC have no effect on it.")
-    if machine:
+    if wanted.machine:
         lines.append(f"{runs}: what its machine has was said or found when it started.")
-    if admin != ADMIN:
+    if wanted.admin not in (None, ADMIN):
         lines.append(f"{runs}: options of the REST API have no effect on it.")
     for line in lines:
         print(line, file=sys.stderr)

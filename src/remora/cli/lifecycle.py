@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from remora.cli.errors import CommandError
-from remora.cli.instance import begun, grpc_setup, say_which
+from remora.cli.instance import begun, grpc_setup, http_options, say_which
 from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
+from remora.engine.launch import LaunchSetup
 from remora.home import Home
 from remora.instance import Instance
 from remora.options.resources import MachineOptions
@@ -30,9 +31,9 @@ def start_instance(
         InstanceError: it cannot be started; says why and what to do.
     """
     grpc = grpc_setup(grpc_options, host, Path.cwd())
-    with begun(
-        host, port, bound=False, grpc=grpc, machine=machine, engine=engine, admin=admin
-    ) as instance:
+    setup = LaunchSetup(http_options(host, port), grpc, machine, engine, admin)
+    asked = host is not None or port is not None
+    with begun(setup, bound=False, asked=asked) as instance:
         url = instance.wait_ready()
         # The sockets take connections; an answer shows that the controller works.
         status = asyncio.run(instance.status())

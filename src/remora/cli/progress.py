@@ -47,53 +47,8 @@ def news(before: ApplicationStatus | None, now: ApplicationStatus) -> list[str]:
     return lines
 
 
-class Narrator(Protocol):
-    """Tells what happens to one application."""
-
-    def show(self, status: ApplicationStatus) -> None:
-        """Tell what changed."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
-class PlainNarrator:
-    """One line per change, for logs and pipes."""
-
-    def __init__(self, last: ApplicationStatus | None = None) -> None:
-        self._last = last
-
-    def show(self, status: ApplicationStatus) -> None:
-        """Print what changed since the last call."""
-        for line in news(self._last, status):
-            print(line, file=sys.stderr, flush=True)
-        self._last = status
-
-    def close(self) -> None:
-        """Nothing to restore."""
-
-
-class LiveNarrator:
-    """One line per deployment that changes in place, for a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._live = Live(console=Console(stderr=True), transient=False, refresh_per_second=8)
-        self._live.start()
-
-    def show(self, status: ApplicationStatus) -> None:
-        """Draw the present state."""
-        self._live.update(_table(status), refresh=True)
-
-    def close(self) -> None:
-        """Stop redrawing; the last picture stays."""
-        self._live.stop()
-
-
 class Progress(Protocol):
-    """Tells what happens to several applications."""
+    """Tells what happens to applications."""
 
     def show(self, apps: Mapping[str, ApplicationStatus]) -> None:
         """Tell what changed."""
@@ -105,7 +60,8 @@ class Progress(Protocol):
 class PlainProgress:
     """One line per change, for logs and pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, named: bool = True) -> None:
+        self._named = named
         self._last: dict[str, ApplicationStatus] = {}
 
     def take(self, apps: Mapping[str, ApplicationStatus]) -> None:
@@ -116,7 +72,8 @@ class PlainProgress:
         """Print what changed since the last call."""
         for name, app in apps.items():
             before = self._last.get(name)
-            lines = [f"{name}/{line}" for line in news(before, app)]
+            prefix = f"{name}/" if self._named else ""
+            lines = [f"{prefix}{line}" for line in news(before, app)]
             if (said := importing(app)) and (before is None or importing(before) != said):
                 lines.insert(0, f"{name}: {said}")
             for line in lines:
@@ -130,10 +87,11 @@ class PlainProgress:
 class LiveProgress:
     """One line per deployment that changes in place, for a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, named: bool = True) -> None:
         from rich.console import Console
         from rich.live import Live
 
+        self._named = named
         self._live = Live(console=Console(stderr=True), transient=False, refresh_per_second=8)
         self._live.start()
 
@@ -144,7 +102,8 @@ class LiveProgress:
 
         parts: list[RenderableType] = []
         for name, app in apps.items():
-            parts.append(Text.assemble((name, "bold"), f"  {importing(app)}"))
+            if self._named:
+                parts.append(Text.assemble((name, "bold"), f"  {importing(app)}"))
             parts.append(_table(app))
         self._live.update(Group(*parts), refresh=True)
 
@@ -159,9 +118,13 @@ def importing(app: ApplicationStatus) -> str:
     return lines[0] if app.status == "DEPLOYING" and lines and "import" in lines[0] else ""
 
 
-def progress() -> Progress:
-    """Choose by where stderr goes."""
-    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+def progress(*, named: bool = True) -> Progress:
+    """Choose by where stderr goes.
+
+    Args:
+        named: say of which application everything is; needless where there is one.
+    """
+    return (LiveProgress if sys.stderr.isatty() else PlainProgress)(named=named)
 
 
 def _table(status: ApplicationStatus) -> RenderableType:
@@ -182,8 +145,3 @@ def _table(status: ApplicationStatus) -> RenderableType:
         if reason := awaited(deployment):
             table.add_row("", "", Text(reason, style="yellow"))
     return table
-
-
-def narrator() -> Narrator:
-    """Choose by where stderr goes."""
-    return LiveNarrator() if sys.stderr.isatty() else PlainNarrator()

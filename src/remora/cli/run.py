@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from remora.cli.errors import UsageError
-from remora.cli.instance import begun, grpc_setup
+from remora.cli.instance import begun, grpc_setup, http_options
 from remora.config import LOCAL_ENGINE, EngineOptions, admin_options, gRPCOptions
+from remora.engine.launch import LaunchSetup
 from remora.options.resources import MachineOptions
 
 
@@ -39,6 +40,11 @@ class RunOptions:
     engine: EngineOptions = LOCAL_ENGINE
     #: Of `admin_options`, what was said.
     admin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asks_where(self) -> bool:
+        """Whether they say where HTTP is to listen."""
+        return self.host is not None or self.port is not None
 
 
 def _check_route_prefix(route_prefix: str) -> None:
@@ -78,15 +84,14 @@ def run_application(options: RunOptions) -> None:
 
         keep_no_bytecode()
     grpc = grpc_setup(options.grpc, options.host, options.app_dir)
-    with begun(
-        options.host,
-        options.port,
-        bound=options.blocking,
-        grpc=grpc,
-        machine=options.machine,
-        engine=options.engine,
-        admin=admin_options(dict(options.admin)),
-    ) as instance:
+    setup = LaunchSetup(
+        http_options(options.host, options.port),
+        grpc,
+        options.machine,
+        options.engine,
+        admin_options(dict(options.admin)),
+    )
+    with begun(setup, bound=options.blocking, asked=options.asks_where) as instance:
         from remora.cli.serving import serve
 
         status = serve(options, target, arguments, instance)

@@ -7,17 +7,15 @@ command started, it ends: a whole instance when none ran before, the file's appl
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import aclosing
 
 import msgspec
 
 from remora.cli.deploy import DeployOptions, follow, read, warn_of_ignored
-from remora.cli.errors import INTERRUPTED_STATUS, CommandError, UsageError
+from remora.cli.errors import UsageError
 from remora.cli.instance import begun, grpc_setup
 from remora.cli.progress import PlainProgress
 from remora.cli.run import RunOptions
-from remora.cli.serving import Interrupts, say, unless
+from remora.cli.serving import serve_to_the_end
 from remora.config import (
     ADMIN,
     LOCAL_ENGINE,
@@ -27,10 +25,11 @@ from remora.config import (
     gRPCOptions,
 )
 from remora.config_file.declaration import DeployConfig
+from remora.engine.launch import LaunchSetup
 from remora.instance import Instance
 from remora.observe.tracing import require_library
 from remora.options.logging import with_absolute_folder
-from remora.wire.control import ConfigRequest
+from remora.wire.control import ApplicationStatus, ConfigRequest
 
 
 def run_config(options: RunOptions) -> int:
@@ -52,20 +51,17 @@ def run_config(options: RunOptions) -> int:
     http = _http(config, options)
     given = options.grpc if options.grpc != gRPCOptions() else config.grpc or gRPCOptions()
     grpc = grpc_setup(given, http.host, options.app_dir)
-    asked = options.host is not None or options.port is not None
-    with begun(
-        options.host if asked else None,
-        options.port if asked else None,
-        bound=options.blocking,
-        grpc=grpc,
+    setup = LaunchSetup(
         http=http,
+        grpc=grpc,
         machine=options.machine,
         engine=options.engine if options.engine != LOCAL_ENGINE else config.engine or LOCAL_ENGINE,
         # What the command line says goes first.
         admin=admin_options({**msgspec.structs.asdict(config.admin or ADMIN), **options.admin}),
         logging=with_absolute_folder(config.logging),
         tracing=config.tracing,
-    ) as instance:
+    )
+    with begun(setup, bound=options.blocking, asked=options.asks_where) as instance:
         warn_of_ignored(config, instance)
         instance.wait_ready()
         return asyncio.run(_serve(instance, request, blocking=options.blocking))
@@ -82,53 +78,10 @@ def _http(config: DeployConfig, options: RunOptions) -> HTTPOptions:
 
 
 async def _serve(instance: Instance, request: ConfigRequest, *, blocking: bool) -> int:
-    interrupts = Interrupts()
     names = [app.name for app in request.applications]
 
-    async def deploy() -> bool:
-        await follow(instance, await instance.submit(request), names)
-        return True
+    async def deploy() -> dict[str, ApplicationStatus]:
+        status = await follow(instance, await instance.submit(request), names)
+        return status.applications
 
-    if await unless(interrupts.first, deploy()) is None:
-        say("Interrupted before the applications were ready.")
-        return INTERRUPTED_STATUS
-    sys.stdout.flush()
-    if not blocking:
-        return 0
-    if await unless(interrupts.first, _stay(instance, names)):
-        say("The instance was shut down from elsewhere.")
-        return 0
-    say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
-    ended = await unless(interrupts.second, _finish(instance, names))
-    return INTERRUPTED_STATUS if ended is None else 0
-
-
-async def _stay(instance: Instance, names: list[str]) -> bool:
-    """Tell what changes until cancelled, or until the instance was shut down.
-
-    Raises:
-        CommandError: it was killed.
-    """
-    told = PlainProgress()
-    async with aclosing(instance.watch()) as statuses:
-        first = await anext(statuses, None)
-        if first is not None:
-            told.take(first.applications)
-        async for status in statuses:
-            told.show({name: app for name, app in status.applications.items() if name in names})
-    await instance.wait_gone()
-    if instance.was_killed():
-        raise CommandError(
-            f"The instance in {instance.home.root} was killed: its supervisor (pid "
-            f"{instance.pid}) ended without cleaning up."
-        )
-    return True
-
-
-async def _finish(instance: Instance, names: list[str]) -> bool:
-    """End what this command began."""
-    if not instance.joined:
-        return await instance.shut_down()
-    await instance.delete(names)
-    await instance.wait_deleted(names)
-    return True
+    return await serve_to_the_end(instance, names, deploy(), PlainProgress(), blocking=blocking)

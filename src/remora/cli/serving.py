@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from remora.build.graph import build
 from remora.cli.errors import INTERRUPTED_STATUS, CommandError
-from remora.cli.progress import SETTLED, PlainNarrator, narrator
+from remora.cli.progress import SETTLED, PlainProgress, progress
 from remora.cli.reload import edits, forget_modules
 from remora.cli.report import address
 from remora.cli.run import RunOptions
@@ -55,7 +55,7 @@ def serve(
     # Outside of the event loop: Ctrl-C interrupts a slow import like any other code.
     spec = describe()
     url = instance.wait_ready()
-    return asyncio.run(_Run(options, instance, describe, url).serve(spec))
+    return asyncio.run(_Run(options, instance, describe).serve(spec, url))
 
 
 class Interrupts:
@@ -86,41 +86,107 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         await asyncio.wait((task,))
 
 
+async def serve_to_the_end(
+    instance: Instance,
+    names: list[str],
+    deploy: Coroutine[Any, Any, Mapping[str, ApplicationStatus]],
+    told: PlainProgress,
+    *,
+    blocking: bool,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> int:
+    """Deploy, stay for as long as asked, end what this command began; return the exit status.
+
+    Args:
+        instance: that serves.
+        names: of the applications.
+        deploy: brings them up; returns how they are then.
+        told: tells what changes while they serve.
+        blocking: stay until interrupted, and end them then.
+        beside: what to do while they serve, until cancelled.
+
+    Raises:
+        CommandError: they cannot be deployed, or the instance was killed.
+    """
+    interrupts = Interrupts()
+    deployed = await unless(interrupts.first, deploy)
+    if deployed is None:
+        what = "application was" if len(names) == 1 else "applications were"
+        say(f"Interrupted before the {what} ready.")
+        return INTERRUPTED_STATUS
+    sys.stdout.flush()
+    if not blocking:
+        return 0
+    told.take(deployed)
+    if await unless(interrupts.first, _stay(instance, names, told, beside)):
+        say("The instance was shut down from elsewhere.")
+        return 0
+    say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
+    ended = await unless(interrupts.second, _finish(instance, names))
+    return INTERRUPTED_STATUS if ended is None else 0
+
+
+async def _stay(
+    instance: Instance,
+    names: list[str],
+    told: PlainProgress,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None,
+) -> bool:
+    """Tell what changes until cancelled, or until the instance was shut down.
+
+    Raises:
+        CommandError: it was killed.
+    """
+    async with asyncio.TaskGroup() as group:
+        working = None if beside is None else group.create_task(beside())
+        async with aclosing(instance.watch()) as statuses:
+            async for now in statuses:
+                told.show({name: app for name, app in now.applications.items() if name in names})
+        if working is not None:
+            working.cancel()
+    await instance.wait_gone()
+    if instance.was_killed():
+        raise CommandError(
+            f"The instance in {instance.home.root} was killed: its supervisor (pid "
+            f"{instance.pid}) ended without cleaning up."
+        )
+    return True
+
+
+async def _finish(instance: Instance, names: list[str]) -> bool:
+    """End what this command began: the instance, or in one that ran before, its applications."""
+    if not instance.joined:
+        return await instance.shut_down()
+    await instance.delete(names)
+    await instance.wait_deleted(names)
+    return True
+
+
 class _Run:
-    """One `remora run`, from the first deploy to the end."""
+    """One `remora run` of an application."""
 
     def __init__(
-        self,
-        options: RunOptions,
-        instance: Instance,
-        describe: Callable[[], ApplicationSpec],
-        url: str,
+        self, options: RunOptions, instance: Instance, describe: Callable[[], ApplicationSpec]
     ) -> None:
         self._options = options
         self._instance = instance
         self._describe = describe
-        self._url = url
 
-    async def serve(self, spec: ApplicationSpec) -> int:
+    async def serve(self, spec: ApplicationSpec, url: str) -> int:
         """Deploy, stay for as long as asked, end; return the exit status."""
-        interrupts = Interrupts()
-        status = await unless(interrupts.first, self._first_deploy(spec))
-        if status is None:
-            say("Interrupted before the application was ready.")
-            return INTERRUPTED_STATUS
-        if not self._options.blocking:
-            return 0
-        if await unless(interrupts.first, self._stay(status)):
-            say("The instance was shut down from elsewhere.")
-            return 0
-        say("Stopping: ongoing requests finish first. Ctrl-C again stops at once.")
-        ended = await unless(interrupts.second, self._finish())
-        return INTERRUPTED_STATUS if ended is None else 0
+        return await serve_to_the_end(
+            self._instance,
+            [self._options.name],
+            self._first_deploy(spec, url),
+            PlainProgress(named=False),
+            blocking=self._options.blocking,
+            beside=self._follow_edits if self._options.reload else None,
+        )
 
-    async def _first_deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
+    async def _first_deploy(self, spec: ApplicationSpec, url: str) -> dict[str, ApplicationStatus]:
         status = await self._deploy(spec)
-        print(ready_line(status, self._url, self._instance.grpc_address), flush=True)
-        return status
+        print(ready_line(status, url, self._instance.grpc_address), flush=True)
+        return {status.name: status}
 
     async def _deploy(self, spec: ApplicationSpec) -> ApplicationStatus:
         """Deploy and follow until it serves.
@@ -129,14 +195,14 @@ class _Run:
             CommandError: it will not serve.
             InstanceError: the instance has ended.
         """
-        told = narrator()
+        told = progress(named=False)
         last: ApplicationStatus | None = None
         try:
             async with aclosing(self._instance.deploy([spec])) as reports:
                 async for report in reports:
                     last = report.get(spec.name)
                     if last is not None:
-                        told.show(last)
+                        told.show({spec.name: last})
                         if last.status in SETTLED:
                             break
         finally:
@@ -148,43 +214,6 @@ class _Run:
                 user_traceback=failure_text(last),
             )
         return last
-
-    async def _finish(self) -> bool:
-        """End what this command began: the instance, or in one that ran before, its application."""
-        if not self._instance.joined:
-            return await self._instance.shut_down()
-        names = [self._options.name]
-        await self._instance.delete(names)
-        await self._instance.wait_deleted(names)
-        return True
-
-    async def _stay(self, status: ApplicationStatus) -> bool:
-        """Tell what changes, and deploy again after edits, until cancelled.
-
-        Returns:
-            True: the instance was shut down in good order.
-
-        Raises:
-            CommandError: it was killed.
-        """
-        told = PlainNarrator(status)
-        async with asyncio.TaskGroup() as group:
-            following = None
-            if self._options.reload:
-                following = group.create_task(self._follow_edits())
-            async with aclosing(self._instance.watch()) as statuses:
-                async for now in statuses:
-                    if application := now.applications.get(self._options.name):
-                        told.show(application)
-            if following is not None:
-                following.cancel()
-        await self._instance.wait_gone()
-        if self._instance.was_killed():
-            raise CommandError(
-                f"The instance in {self._instance.home.root} was killed: its supervisor (pid "
-                f"{self._instance.pid}) ended without cleaning up."
-            )
-        return True
 
     async def _follow_edits(self) -> None:
         folder = self._options.app_dir

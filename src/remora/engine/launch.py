@@ -36,8 +36,10 @@ from remora.options.tracing import TracingConfig
 from remora.wire.grpc import GrpcSetup, digest
 
 __all__ = [
+    "AS_USUAL",
     "EntryPoints",
     "Launch",
+    "LaunchSetup",
     "Owner",
     "Ready",
     "end",
@@ -69,6 +71,32 @@ class EntryPoints:
 
     controller: str = "remora.control.main:main"
     proxy: str = "remora.proxy.main:main"
+
+
+@dataclass(frozen=True)
+class LaunchSetup:
+    """How an instance is to be. What is None was not asked for, and is as it is by default.
+
+    Attributes:
+        http: the front door; with `host=None` there is none.
+        grpc: the front door for gRPC; None: there is none.
+        machine: what this machine is said to have.
+        engine: what runs its processes.
+        admin: where the REST API listens.
+        logging: how its processes log.
+        tracing: where its processes trace; None: nowhere.
+    """
+
+    http: HTTPOptions | None = None
+    grpc: GrpcSetup | None = None
+    machine: MachineOptions = AS_FOUND
+    engine: EngineOptions | None = None
+    admin: AdminOptions | None = None
+    logging: LoggingConfig | None = None
+    tracing: TracingConfig | None = None
+
+
+AS_USUAL = LaunchSetup()
 
 
 @dataclass(frozen=True)
@@ -213,15 +241,9 @@ def _readable(fd: int, timeout_s: float) -> bool:
 
 def launch(
     home: Home,
-    http: HTTPOptions,
+    setup: LaunchSetup,
     bound: bool,
     *,
-    grpc: GrpcSetup | None = None,
-    machine: MachineOptions = AS_FOUND,
-    engine: EngineOptions = LOCAL_ENGINE,
-    admin: AdminOptions = ADMIN,
-    logging: LoggingConfig | None = None,
-    tracing: TracingConfig | None = None,
     entry_points: EntryPoints = EntryPoints(),
     grace_s: float = 5.0,
 ) -> Launch:
@@ -229,16 +251,10 @@ def launch(
 
     Args:
         home: state folder of the instance.
-        http: the front door; with `host=None` there is none.
+        setup: how it is to be.
         bound: True: the instance ends with this program, which shows on its standard error what
             the processes log. False: it stays, and what its supervisor has to say goes to
             `logs/instance.log`.
-        grpc: the front door for gRPC; None: there is none.
-        machine: what this machine is said to have.
-        engine: what runs its processes.
-        admin: where the REST API listens.
-        logging: how its processes log; None: the defaults.
-        tracing: where its processes trace; None: nowhere.
         entry_points: what to run as controller and proxy.
         grace_s: seconds that the instance has to end when it is asked to.
 
@@ -254,26 +270,20 @@ def launch(
     ready_read, ready_write = os.pipe()
     owner_read, owner_write = os.pipe() if bound else (None, None)
     # In memory: descriptions of services may be larger than what fits on a command line.
-    grpc_fd = _in_memory(msgspec.json.encode(grpc)) if grpc is not None else None
+    grpc_fd = _in_memory(msgspec.json.encode(setup.grpc)) if setup.grpc is not None else None
     options = {
         "home": str(home.root),
-        "http": msgspec.to_builtins(http),
         "controller": entry_points.controller,
         "proxy": entry_points.proxy,
         "grace_s": grace_s,
         "owner_fd": owner_read,
         "ready_fd": ready_write,
         "grpc_fd": grpc_fd,
-        "grpc_digest": digest(grpc),
-        "machine": msgspec.to_builtins(machine),
-        "admin": msgspec.to_builtins(admin),
-        "logging": None if logging is None else msgspec.to_builtins(logging),
-        "tracing": None if tracing is None else msgspec.to_builtins(tracing),
-        **_for_cluster(engine),
+        **_told(setup),
     }
     given = [fd for fd in (ready_write, owner_read, grpc_fd) if fd is not None]
     try:
-        pid = _spawn(home, _TOP[engine.engine], options, given, log)
+        pid = _spawn(home, _TOP[(setup.engine or LOCAL_ENGINE).engine], options, given, log)
     except InstanceError:
         for fd in (ready_read, owner_write):
             if fd is not None:
@@ -285,14 +295,22 @@ def launch(
     return Launch(home, pid, ready_read, owner_write)
 
 
-def _for_cluster(engine: EngineOptions) -> dict[str, Any]:
-    if engine.engine != "ray":
-        return {}
-    return {
-        "address": engine.address,
-        "proxy_location": engine.proxy_location,
-        "node": msgspec.to_builtins(engine.node),
+def _told(setup: LaunchSetup) -> dict[str, Any]:
+    """Tell the process at the top how the instance is to be: fields of its `InstanceOptions`."""
+    engine = setup.engine or LOCAL_ENGINE
+    options = {
+        "http": msgspec.to_builtins(setup.http or HTTPOptions()),
+        "grpc_digest": digest(setup.grpc),
+        "machine": msgspec.to_builtins(setup.machine),
+        "admin": msgspec.to_builtins(setup.admin or ADMIN),
+        "logging": msgspec.to_builtins(setup.logging),
+        "tracing": msgspec.to_builtins(setup.tracing),
     }
+    if engine.engine == "ray":
+        options["address"] = engine.address
+        options["proxy_location"] = engine.proxy_location
+        options["node"] = msgspec.to_builtins(engine.node)
+    return options
 
 
 def _spawn(

@@ -12,14 +12,11 @@ import importlib.util
 import os
 from typing import Self
 
-from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, HTTPOptions
+from remora.config import LOCAL_ENGINE, HTTPOptions
 from remora.engine import launch as local
-from remora.engine.launch import Launch, Owner, find_owner, left_behind
+from remora.engine.launch import Launch, LaunchSetup, Owner, find_owner, left_behind
 from remora.home import Home
-from remora.options.logging import LoggingConfig
-from remora.options.resources import AS_FOUND, MachineOptions
-from remora.options.tracing import TracingConfig
-from remora.wire.grpc import GrpcSetup, digest
+from remora.wire.grpc import digest
 
 #: Seconds until an instance must be up. It takes a fraction of one; a machine under load, many.
 START_LIMIT_S = 60.0
@@ -38,9 +35,7 @@ class InstanceProcesses:
         home: Home,
         launched: Launch | None,
         owner: Owner | None,
-        http: HTTPOptions | None = None,
-        grpc: GrpcSetup | None = None,
-        engine: str = "local",
+        setup: LaunchSetup | None = None,
     ) -> None:
         """Take hold of an instance; `find` and `launch` are the usual ways.
 
@@ -48,16 +43,15 @@ class InstanceProcesses:
             home: its state folder.
             launched: the supervisor that this program started; None: somebody else did.
             owner: who holds the folder, if somebody else does.
-            http: what it was launched with; None: that is not known.
-            grpc: what it was launched with for gRPC.
-            engine: that it was launched on.
+            setup: what it was launched with; None: that is not known.
         """
         self.home = home
-        self.engine = engine if owner is None else owner.engine
-        self.http = http
-        #: What its machine was said to have; None: that is not known.
-        self.machine: MachineOptions | None = None
-        self._grpc = grpc
+        engine = (setup and setup.engine) or LOCAL_ENGINE
+        self.engine = engine.engine if owner is None else owner.engine
+        #: What it was launched with; None: that is not known.
+        self.http = None if setup is None else setup.http or HTTPOptions()
+        self.machine = None if setup is None else setup.machine
+        self._grpc = None if setup is None else setup.grpc
         self._launched = launched
         self._owner = owner
         self._launcher_pid = os.getpid()
@@ -69,51 +63,20 @@ class InstanceProcesses:
         return None if owner is None else cls(home, None, owner)
 
     @classmethod
-    def launch(
-        cls,
-        home: Home,
-        http: HTTPOptions,
-        *,
-        bound: bool,
-        grpc: GrpcSetup | None = None,
-        machine: MachineOptions = AS_FOUND,
-        engine: EngineOptions = LOCAL_ENGINE,
-        admin: AdminOptions = ADMIN,
-        logging: LoggingConfig | None = None,
-        tracing: TracingConfig | None = None,
-    ) -> Self:
+    def launch(cls, home: Home, setup: LaunchSetup, *, bound: bool) -> Self:
         """Launch one without waiting for it.
 
         Args:
             home: its state folder.
-            http: the front door.
+            setup: how it is to be.
             bound: True: it ends with this process, however that ends.
-            grpc: the front door for gRPC; None: there is none.
-            machine: what this machine is said to have.
-            engine: what runs its processes.
-            admin: where the REST API listens.
-            logging: how its processes log; None: the defaults.
-            tracing: where its processes trace; None: nowhere.
 
         Raises:
             InstanceError: no process can be started here.
             ModuleNotFoundError: the engine is not installed.
         """
-        require_engine(engine.engine)
-        launched = local.launch(
-            home,
-            http,
-            bound,
-            grpc=grpc,
-            machine=machine,
-            engine=engine,
-            admin=admin,
-            logging=logging,
-            tracing=tracing,
-        )
-        made = cls(home, launched, None, http, grpc, engine.engine)
-        made.machine = machine
-        return made
+        require_engine((setup.engine or LOCAL_ENGINE).engine)
+        return cls(home, local.launch(home, setup, bound), None, setup)
 
     # ---------------------------------------------------------------------- its processes
 

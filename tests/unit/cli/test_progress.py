@@ -5,7 +5,7 @@ import sys
 import msgspec
 import pytest
 
-from remora.cli.progress import LiveNarrator, PlainNarrator, narrator, news, summary
+from remora.cli.progress import LiveProgress, PlainProgress, news, progress, summary
 from remora.wire.control import ApplicationStatus, DeploymentStatus
 
 
@@ -85,11 +85,10 @@ def test_what_leaves_is_not_said_to_start() -> None:
     assert news(None, application(leaving)) == ["Model: leaving, 1 replicas left"]
 
 
-def test_plain_narrator_prints_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = PlainNarrator()
-    plain.show(application(deployment("A")))
-    plain.show(application(deployment("A")))
-    plain.show(application(deployment("A", "HEALTHY", running=2)))
+def test_lines_of_one_application_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = PlainProgress(named=False)
+    for each in (deployment("A"), deployment("A"), deployment("A", "HEALTHY", running=2)):
+        plain.show({"app": application(each)})
     plain.close()
     out, err = capsys.readouterr()
     assert out == ""
@@ -98,17 +97,18 @@ def test_plain_narrator_prints_lines_to_stderr(capsys: pytest.CaptureFixture[str
 
 def test_lines_redraw_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    assert isinstance(narrator(), PlainNarrator)
+    assert isinstance(progress(), PlainProgress)
 
 
-def test_live_narrator_draws_each_deployment(capsys: pytest.CaptureFixture[str]) -> None:
-    live = LiveNarrator()
+def test_a_live_picture_draws_each_deployment(capsys: pytest.CaptureFixture[str]) -> None:
+    live = LiveProgress(named=False)
     try:
-        live.show(
-            application(
-                deployment("A", "HEALTHY", running=2), deployment("B"), deployment("C", "UNHEALTHY")
-            )
+        those = (
+            deployment("A", "HEALTHY", running=2),
+            deployment("B"),
+            deployment("C", "UNHEALTHY"),
         )
+        live.show({"app": application(*those)})
     finally:
         live.close()
     err = capsys.readouterr().err

@@ -12,6 +12,7 @@ from remora.cli.errors import CommandError
 from remora.cli.instance import begun, find
 from remora.config import EngineOptions
 from remora.engine.claim import Claim, Owner
+from remora.engine.launch import LaunchSetup
 from remora.home import Home
 
 VARIABLE = "REMORA_ADDRESS"
@@ -30,9 +31,9 @@ def claim(remora_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Claim]
 def test_no_application_is_served_here_that_is_meant_for_a_cluster(claim: Claim) -> None:
     asked = EngineOptions(engine="ray", address="head:6379")
     told = pytest.raises(CommandError, match=r"asked for \(head:6379.*on this machine alone")
-    with told, begun(None, None, bound=True, engine=asked):
+    with told, begun(LaunchSetup(engine=asked), bound=True, asked=False):
         pass
-    with begun(None, None, bound=True) as found:
+    with begun(LaunchSetup(), bound=True, asked=False) as found:
         assert found.pid == os.getpid()
 
 

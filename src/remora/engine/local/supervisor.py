@@ -144,22 +144,14 @@ class Supervisor:
                 self._loop.watch(self._echo.fd, self._echo.copy)
             self._loop.watch(self._options.owner_fd, self._on_owner)
         for request in system_requests(
-            self._claim.home,
-            self._options.http,
+            self._options,
+            self._grpc,
             http_url=http_url(self._sockets.get("http"), self._options.http),
-            bound=self._options.owner_fd is not None,
-            controller=self._options.controller,
-            proxy=self._options.proxy,
-            grpc=self._grpc,
             grpc_address=address_of(self._sockets.get("grpc")),
-            machine=self._options.machine,
             admin_url=http_url(self._sockets.get("admin"), {}),
-            logging=self._options.logging,
-            tracing=self._options.tracing,
             cores=len(os.sched_getaffinity(0)),
         ):
-            self._permanent.add(request)
-            self._do(self._table.add(request, system=True))
+            self._keep(request)
         for name in _ADMIN:
             if name in self._sockets:
                 self._loop.watch(self._sockets[name], self._on_admin)
@@ -175,7 +167,10 @@ class Supervisor:
             "http": dict(self._options.http),
             "grpc": self._grpc and {"port": self._grpc["port"]},
         }
-        request = admin_request(self._claim.home, self._options.admin, mine, options)
+        self._keep(admin_request(self._claim.home, self._options.admin, mine, options))
+
+    def _keep(self, request: Message) -> None:
+        """Start a process that is always there."""
         self._permanent.add(request)
         self._do(self._table.add(request, system=True))
 

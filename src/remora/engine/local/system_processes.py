@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from remora.engine.boot import InstanceOptions
 from remora.engine.doors import default_num_proxies
 from remora.engine.local.processes import (
     Process,
@@ -124,19 +126,12 @@ def is_proxy(process_id: str) -> bool:
 
 
 def system_requests(
-    home: Home,
-    http: Mapping[str, Any],
+    options: InstanceOptions,
+    grpc: Mapping[str, Any] | None = None,
     *,
     http_url: str,
-    bound: bool,
-    controller: str,
-    proxy: str,
-    grpc: Mapping[str, Any] | None = None,
     grpc_address: str = "",
-    machine: Mapping[str, Any] | None = None,
     admin_url: str = "",
-    logging: Mapping[str, Any] | None = None,
-    tracing: Mapping[str, Any] | None = None,
     cores: int = 1,
 ) -> list[Message]:
     """Describe the controller and the proxies. Pure.
@@ -144,61 +139,51 @@ def system_requests(
     The controller comes first: the first application waits for it before it needs a proxy.
 
     Args:
-        home: state folder.
-        http: the user's `HTTPOptions` as a dict.
-        http_url: of the front door; empty without HTTP.
-        bound: the instance ends with the program that started it.
-        controller: entry point of the controller.
-        proxy: entry point of a proxy.
+        options: of the instance.
         grpc: the setup for gRPC as JSON knows it; None: no gRPC.
+        http_url: of the front door; empty without HTTP.
         grpc_address: where gRPC is served.
-        machine: the user's `MachineOptions` as a dict.
         admin_url: of the REST API; empty: it has only its Unix socket.
-        logging: the user's `LoggingConfig` as a dict; None: the defaults.
-        tracing: the user's `TracingConfig` as a dict; None: nothing is traced.
         cores: of this machine.
     """
-    requests: list[Message] = [
-        {
-            "op": "fork",
-            "id": CONTROLLER,
-            "entrypoint": controller,
-            "title": "remora: controller",
-            "sockets": ["control"],
-            "address": f"unix:{home.controller_socket}",
-            "args": {
-                "engine": "local",
-                "http_url": http_url,
-                "bound": bound,
-                "grpc_address": grpc_address,
-                "machine": dict(machine or {}),
-                "admin_url": admin_url,
-                "logging": logging,
-                "tracing": tracing,
-            },
-        }
-    ]
+    controller = {
+        "op": "fork",
+        "id": CONTROLLER,
+        "entrypoint": options.controller,
+        "title": "remora: controller",
+        "sockets": ["control"],
+        "address": f"unix:{Home(Path(options.home)).controller_socket}",
+        "args": {
+            "engine": "local",
+            "http_url": http_url,
+            "bound": options.owner_fd is not None,
+            "grpc_address": grpc_address,
+            "machine": dict(options.machine),
+            "admin_url": admin_url,
+            "logging": options.logging,
+            "tracing": options.tracing,
+        },
+    }
     if not http_url and grpc is None:
-        return requests
-    num_proxies = int(http.get("num_proxies") or default_num_proxies(cores))
-    return requests + [
+        return [controller]
+    proxy_args: dict[str, Any] = {
+        "http": dict(options.http),
+        "http_url": http_url,
+        "grpc": grpc,
+        "logging": options.logging,
+        "tracing": options.tracing,
+        "num_proxies": int(options.http.get("num_proxies") or default_num_proxies(cores)),
+    }
+    proxies = [
         {
             "op": "fork",
-            "id": f"{_PROXY}{number}",
-            "entrypoint": proxy,
+            "id": f"{_PROXY}{index + 1}",
+            "entrypoint": options.proxy,
             "title": "remora: proxy",
             "sockets": ["http"] if http_url else [],
             "address": http_url or grpc_address,
-            "args": {
-                "http": dict(http),
-                "http_url": http_url,
-                "name": f"{_PROXY}{number}",
-                "grpc": grpc,
-                "logging": logging,
-                "tracing": tracing,
-                "index": number - 1,
-                "num_proxies": num_proxies,
-            },
+            "args": {**proxy_args, "name": f"{_PROXY}{index + 1}", "index": index},
         }
-        for number in range(1, num_proxies + 1)
+        for index in range(proxy_args["num_proxies"])
     ]
+    return [controller, *proxies]

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from remora.engine.boot import InstanceOptions
 from remora.engine.local.processes import Fork, Gone, Kill, Order, ProcessTable, Terminate
 from remora.engine.local.shutdown_order import ShutdownOrder
 from remora.engine.local.system_processes import system_requests
-from remora.home import Home
 
 CONTROLLER, PROXY, REPLICA = 1, 2, 3
 
 
 def table() -> ProcessTable:
     made = ProcessTable()
-    requests = system_requests(
-        Home.locate("/x"),
-        {},
-        http_url="http://x",
-        bound=True,
-        controller="c:c",
-        proxy="p:p",
-    )
+    options = InstanceOptions("/x", {}, "c:c", "p:p", 1.0)
+    requests = system_requests(options, http_url="http://x")
     replica = {"op": "fork", "id": "proxy-app/d#1"}
     for pid, request in enumerate([*requests, replica], 1):
         (order,) = made.add(request, system=request is not replica)

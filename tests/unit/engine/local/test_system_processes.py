@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remora.engine.boot import InstanceOptions
 from remora.engine.doors import default_num_proxies
 from remora.engine.local.processes import HEALTHY_AFTER_S, Process, ProcessTable
 from remora.engine.local.system_processes import (
@@ -10,19 +11,11 @@ from remora.engine.local.system_processes import (
     is_proxy,
     system_requests,
 )
-from remora.home import Home
 
 
 def names(http: dict[str, object], http_url: str = "http://127.0.0.1:8000") -> list[str]:
-    requests = system_requests(
-        Home.locate("/x"),
-        http,
-        http_url=http_url,
-        bound=True,
-        controller="c:c",
-        proxy="p:p",
-    )
-    return [request["id"] for request in requests]
+    options = InstanceOptions("/x", http, "c:c", "p:p", 1.0)
+    return [request["id"] for request in system_requests(options, http_url=http_url)]
 
 
 def test_the_controller_comes_first_then_as_many_proxies_as_asked_for() -> None:
