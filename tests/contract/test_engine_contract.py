@@ -14,10 +14,10 @@ from tests.e2e.waiting import until_true
 
 from remora.build.pinning import pinned
 from remora.config import HTTPOptions
+from remora.core.replica_state import Hold
 from remora.engine.base import (
     Engine,
     EngineEvent,
-    Hold,
     NodeJoined,
     ProcessContext,
     ProcessExited,

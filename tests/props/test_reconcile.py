@@ -133,7 +133,7 @@ class World(RuleBasedStateMachine):
         call, process.call = process.call, None
         match call:
             case act.InitializeReplica():
-                if call.code_version in self.bad_versions:
+                if call.spec.code_version in self.bad_versions:
                     self.feed(
                         ev.ReplicaStartFailed(replica_id=replica_id, traceback="Traceback: bad")
                     )

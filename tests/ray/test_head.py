@@ -14,7 +14,8 @@ import pytest
 import ray
 from tests.e2e.waiting import until_true
 
-from remora.engine.base import EngineEvent, Hold, ProcessExited, ProcessSpec, ProcessStarted
+from remora.core.replica_state import Hold
+from remora.engine.base import EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import engine as engine_module
 from remora.engine.ray import fleet, groups, head, replicas

@@ -16,8 +16,9 @@ from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
 from remora.build.pinning import pinned
+from remora.core.replica_state import Hold
 from remora.engine.admin_token import token_file
-from remora.engine.base import Hold, ProcessSpec
+from remora.engine.base import ProcessSpec
 from remora.engine.boot import StartError
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import amounts, environment

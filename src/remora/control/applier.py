@@ -18,12 +18,11 @@ import msgspec
 from remora.control.checkpoint import CodeStore
 from remora.control.lanes import Lanes
 from remora.control.replica_control import Connect
-from remora.control.replica_spec import described, spec_of
 from remora.control.stacks import SavedStacks
 from remora.core import actions as act
 from remora.core import events as ev
 from remora.core.starting import is_pinned
-from remora.engine.base import Engine, Hold, ProcessSpec, Shared
+from remora.engine.base import Engine, ProcessSpec, Shared
 from remora.errors import ConnectionLostError, RemoraError
 from remora.types import DeploymentID, ReplicaID, Seconds
 from remora.wire.control import HealthCheck, ReplicaReady, ReplicaReconfigure, ReplicaSpec
@@ -149,7 +148,7 @@ class Applier:
             env=action.env,
             node_id=action.holds[0].node_id,
             preload=action.surroundings.preload,
-            holds=tuple(Hold(each.node_id, each.resources, each.gpus) for each in action.holds),
+            holds=action.holds,
             strategy=action.config.placement_group_strategy,
             pinned=is_pinned(action.config),
             runtime_env=action.config.runtime_env,
@@ -174,7 +173,7 @@ class Applier:
         try:
             code = await self._code.get(action.code_key)
             link = await self._lanes.link(replica_id, action.address)
-            spec = spec_of(action, code)
+            spec = msgspec.structs.replace(action.spec, code=code)
             ready = await link.call("initialize", spec, ReplicaReady)
         except ConnectionLostError as error:
             self._lost(replica_id, "initialize", error)
@@ -245,7 +244,8 @@ class Applier:
             _log.warning("Replica %s did not say what it is: %s", replica_id, told(error))
             self._post(ev.ReplicaDescribed(replica_id=replica_id, error=told(error)))
             return
-        self._post(described(replica_id, spec, code_key))
+        known = msgspec.structs.replace(spec, code=b"")
+        self._post(ev.ReplicaDescribed(replica_id=replica_id, code_key=code_key, spec=known))
 
     async def _drain(self, action: act.DrainReplica) -> None:
         replica_id = action.replica_id

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from remora.config import DeploymentConfig
 from remora.core.ranks import Ranks
-from remora.core.replica_state import Gang, Hold
+from remora.core.replica_state import Hold
 from remora.types import LOCAL_NODE, ReplicaID, Seconds
-from remora.wire.control import DeclaredApplication, Surroundings
+from remora.wire.control import DeclaredApplication, ReplicaSpec, Surroundings
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,8 @@ class InitializeReplica:
 
     replica_id: ReplicaID
     address: str
-    app_name: str
-    deployment: str
     code_key: str
-    code_version: str
-    config: DeploymentConfig
-    surroundings: Surroundings
-    route_prefix: str
-    ranks: Ranks
-    gang: Gang | None
-    world_size: int
-    ingress: bool
-    revision: int = 0
-    holds: tuple[Hold, ...] = ()
+    spec: ReplicaSpec
 
 
 @dataclass(frozen=True)

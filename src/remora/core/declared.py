@@ -23,17 +23,8 @@ def config_submitted(draft: Draft, event: ev.ConfigSubmitted) -> None:
     state.submission = Submission(release=state.release, applications=event.applications)
     _leave_out(draft, {declared.name for declared in event.applications})
     for declared in event.applications:
-        if declared.name not in state.applications:
-            # Without a route until there is something behind it.
-            state.applications[declared.name] = Application(
-                name=declared.name,
-                route_prefix=None,
-                ingress="",
-                revision=0,
-                last_deployed_unix_s=draft.unix_s,
-            )
-        app = draft.application(declared.name)
-        assert app is not None
+        # Without a route until there is something behind it.
+        app = draft.application_or_new(declared.name)
         app.revision += 1
         app.last_deployed_unix_s = draft.unix_s
         app.release = state.release

@@ -17,17 +17,7 @@ from remora.types import DeploymentID
 
 def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Application:
     """Make an application look like `request` says."""
-    app = draft.application(request.name)
-    if app is None:
-        draft.state.applications[request.name] = Application(
-            name=request.name,
-            route_prefix=request.route_prefix,
-            ingress=request.ingress,
-            revision=0,
-            last_deployed_unix_s=draft.unix_s,
-        )
-        app = draft.application(request.name)
-        assert app is not None
+    app = draft.application_or_new(request.name)
     rollback.begin(app, request)
     app.route_prefix = request.route_prefix
     app.ingress = request.ingress

@@ -130,6 +130,22 @@ class Draft:
         self.state.applications[name] = own
         return own
 
+    def application_or_new(
+        self, name: str, route_prefix: str | None = None, revision: int = 0
+    ) -> Application:
+        """Look up an application, or make an empty one; what is returned may be written."""
+        found = self.application(name)
+        if found is None:
+            self.touched_apps.add(name)
+            found = self.state.applications[name] = Application(
+                name=name,
+                route_prefix=route_prefix,
+                ingress="",
+                revision=revision,
+                last_deployed_unix_s=self.unix_s,
+            )
+        return found
+
     def deployment(self, where: DeploymentID) -> Deployment | None:
         """Look up a deployment; what is returned may be written."""
         app = self.application(where.app_name)

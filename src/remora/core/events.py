@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.config import DeploymentConfig
 from remora.core.autoscale.record import ScalingRecord
-from remora.core.ranks import Ranks
-from remora.core.replica_state import Gang, Hold
 from remora.core.submission import ApplicationRequest, DeploymentRequest
 from remora.types import NodeID, ReplicaID
-from remora.wire.control import DeclaredApplication, Surroundings
+from remora.wire.control import DeclaredApplication, ReplicaSpec
 
 __all__ = ["ApplicationRequest", "DeploymentRequest"]
 
@@ -188,18 +185,9 @@ class ReplicaDescribed(Event, frozen=True, kw_only=True):
     replica_id: ReplicaID
     #: Why it did not; the rest is empty then.
     error: str = ""
-    app_name: str = ""
-    deployment: str = ""
     code_key: str = ""
-    code_version: str = ""
-    config: DeploymentConfig = DeploymentConfig()
-    surroundings: Surroundings = Surroundings()
-    route_prefix: str = ""
-    ingress: bool = False
-    revision: int = 0
-    ranks: Ranks = Ranks(0, 0, 0)
-    gang: Gang | None = None
-    holds: tuple[Hold, ...] = ()
+    #: Without its code.
+    spec: ReplicaSpec | None = None
 
 
 class HealthChecked(Event, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from remora.core.scale import count_of
 from remora.core.setbacks import note_crash, note_failure
 from remora.core.state import Application, Deployment, Target
 from remora.types import Seconds
+from remora.wire.control import ReplicaSpec
 
 #: An engine that says nothing about a process for so long has lost it. Pulling an image or an
 #: environment takes longer on some engines, but not without a process.
@@ -109,12 +110,10 @@ def _starting(draft: Draft, app: Application, deployment: Deployment, replica: R
         target = deployment.target
     if not activity.found:
         draft.update(replica_id, config_key=target.config_key)
-    initialize = InitializeReplica(
+    spec = ReplicaSpec(
         replica_id=replica_id,
-        address=replica.address,
-        app_name=app.name,
+        application=app.name,
         deployment=deployment.name,
-        code_key=target.code_key,
         code_version=target.code_version,
         config=target.config,
         surroundings=target.surroundings,
@@ -126,6 +125,7 @@ def _starting(draft: Draft, app: Application, deployment: Deployment, replica: R
         revision=target.revision,
         holds=replica.holds,
     )
+    initialize = InitializeReplica(replica_id, replica.address, target.code_key, spec)
     draft.call(initialize, replica_id, "initialize")
 
 

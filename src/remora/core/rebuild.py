@@ -15,6 +15,7 @@ from remora.core.draft import Draft
 from remora.core.replica_state import Hold, Replica, ReplicaState
 from remora.core.state import Activity, Application, Deployment, Stranger, Target, make_target
 from remora.types import DeploymentID, ReplicaID
+from remora.wire.control import ReplicaSpec
 
 
 def ask(draft: Draft, event: ev.ProcessStarted) -> None:
@@ -29,21 +30,23 @@ def take_in(draft: Draft, event: ev.ReplicaDescribed) -> None:
     stranger = forget(draft, event.replica_id)
     if stranger is None:
         return
-    if event.error:
+    spec = event.spec
+    if event.error or spec is None:
         draft.actions.append(KillProcess(event.replica_id))
         return
-    app = _application(draft, event)
+    app = _application(draft, spec)
     target = make_target(
         code_key=event.code_key,
-        code_version=event.code_version,
-        config=event.config,
-        surroundings=event.surroundings,
-        route_prefix=event.route_prefix,
-        ingress=event.ingress,
-        revision=event.revision,
+        code_version=spec.code_version,
+        config=spec.config,
+        surroundings=spec.surroundings,
+        route_prefix=spec.route_prefix,
+        ingress=spec.ingress,
+        revision=spec.revision,
     )
-    deployment = _deployment(draft, app, event.deployment, target)
-    own = event.holds[0] if event.holds else Hold(stranger.node_id, event.config.resources)
+    deployment = _deployment(draft, app, spec.deployment, target)
+    own = spec.holds[0] if spec.holds else Hold(stranger.node_id, spec.config.resources)
+    rank, node_rank, local_rank = spec.ranks
     replica = Replica(
         replica_id=event.replica_id,
         state=ReplicaState.STARTING,
@@ -52,11 +55,11 @@ def take_in(draft: Draft, event: ev.ReplicaDescribed) -> None:
         node_id=own.node_id,
         resources=own.resources,
         gpus=own.gpus,
-        other_holds=event.holds[1:],
-        gang=event.gang,
-        rank=_free_rank(deployment, event.ranks.rank),
-        node_rank=event.ranks.node_rank,
-        local_rank=event.ranks.local_rank,
+        other_holds=spec.holds[1:],
+        gang=spec.gang,
+        rank=_free_rank(deployment, rank),
+        node_rank=node_rank,
+        local_rank=local_rank,
         # What it was told last may not be what it said.
         ranks_told=False,
         address=stranger.address,
@@ -103,23 +106,13 @@ def forget(draft: Draft, replica_id: ReplicaID) -> Stranger | None:
     return stranger
 
 
-def _application(draft: Draft, event: ev.ReplicaDescribed) -> Application:
-    name = event.app_name
-    if name not in draft.state.applications:
-        taken = {each.route_prefix for each in draft.state.applications.values()}
-        prefix = event.route_prefix or None
-        draft.state.applications[name] = Application(
-            name=name,
-            route_prefix=None if prefix in taken else prefix,
-            ingress="",
-            revision=event.revision,
-            last_deployed_unix_s=draft.unix_s,
-        )
-    app = draft.application(name)
-    assert app is not None
-    if event.revision >= app.revision and not app.ingress and event.ingress:
-        app.ingress = event.deployment
-    app.revision = max(app.revision, event.revision)
+def _application(draft: Draft, spec: ReplicaSpec) -> Application:
+    taken = {each.route_prefix for each in draft.state.applications.values()}
+    prefix = spec.route_prefix if spec.route_prefix not in ("", *taken) else None
+    app = draft.application_or_new(spec.application, prefix, spec.revision)
+    if spec.revision >= app.revision and not app.ingress and spec.ingress:
+        app.ingress = spec.deployment
+    app.revision = max(app.revision, spec.revision)
     return app
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from remora.core.replica_state import Hold
 from remora.home import Home
 from remora.options.resources import RuntimeEnv
 from remora.types import LOCAL_NODE, NodeID, Seconds
@@ -43,20 +44,6 @@ class Node:
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 #: The environment variable that tells a process which GPUs it may use.
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-
-
-@dataclass(frozen=True)
-class Hold:
-    """What is reserved for a process on one node: all of it, or one of its bundles.
-
-    Attributes:
-        resources: amounts by name, only those that the deployment states.
-        gpus: which GPUs of the node, by their index there.
-    """
-
-    node_id: NodeID
-    resources: Mapping[str, float]
-    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

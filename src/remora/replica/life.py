@@ -22,6 +22,7 @@ from remora.context import (
     ReplicaID,
     ReplicaRank,
 )
+from remora.core.replica_state import Gang
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
 from remora.observe.replica_counts import LABELS, batch_families, model_families
@@ -35,7 +36,7 @@ from remora.replica.user_code import UserCode
 from remora.transport.control import ControlHandler
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
-from remora.wire.control import GangSpec, HealthCheck, ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.control import HealthCheck, ReplicaReady, ReplicaReconfigure, ReplicaSpec
 from remora.wire.messages import Promises
 from remora.wire.metrics import Family, MetricsReport
 from remora.wire.scaling import LoadWanted
@@ -269,10 +270,10 @@ def _context_of(spec: ReplicaSpec, max_ongoing: int) -> ReplicaContext:
     )
 
 
-def _gang_context(gang: GangSpec | None) -> GangContext | None:
+def _gang_context(gang: Gang | None) -> GangContext | None:
     if gang is None:
         return None
-    members = list(gang.members)
+    members: list[str] = list(gang.members)
     return GangContext(gang.gang_id, gang.rank, len(members), members, gang.gang_id)
 
 

@@ -174,7 +174,7 @@ class World:
                     ),
                 )
             case act.InitializeReplica(replica_id=replica_id):
-                start_s = self._of(action.deployment).given.service.start_s
+                start_s = self._of(action.spec.deployment).given.service.start_s
                 self.after(start_s, self.tell, ev.ReplicaReady(replica_id=replica_id))
             case act.CheckHealth(replica_id=replica_id):
                 self.tell(ev.HealthChecked(replica_id=replica_id))

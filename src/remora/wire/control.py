@@ -48,6 +48,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
+from remora.core.replica_state import Gang, Hold
 from remora.options.resources import RuntimeEnv
 from remora.types import LOCAL_NODE, DeploymentID, NodeID, Seconds
 
@@ -317,31 +318,13 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     troubles: tuple[str, ...] = ()
 
 
-class GangSpec(msgspec.Struct, frozen=True):
-    """The gang of a replica."""
-
-    gang_id: str
-    rank: int
-    #: Ids of all its replicas, by rank.
-    members: tuple[str, ...]
-
-
-class HoldSpec(msgspec.Struct, frozen=True, array_like=True):
-    """What is reserved for a replica on one node."""
-
-    node_id: NodeID
-    resources: dict[str, float] = {}
-    #: Indices of the node's GPUs that it may use.
-    gpus: tuple[int, ...] = ()
-
-
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a replica needs to become one."""
+    """Everything a replica needs to become one. The controller decides without its code."""
 
     replica_id: str
     application: str
     deployment: str
-    code: bytes
+    code: bytes = b""
     code_version: str
     config: DeploymentConfig
     surroundings: Surroundings
@@ -349,7 +332,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     route_prefix: str = ""
     #: Rank, rank of its node, rank on its node.
     ranks: tuple[int, int, int] = (0, 0, 0)
-    gang: GangSpec | None = None
+    gang: Gang | None = None
     #: How many replicas there are to be.
     world_size: int = 1
     #: True: this deployment is the application's ingress.
@@ -357,7 +340,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Of the application, that brought it or its present options.
     revision: int = 0
     #: What is reserved for it, its own bundle first.
-    holds: tuple[HoldSpec, ...] = ()
+    holds: tuple[Hold, ...] = ()
 
 
 class ReplicaReady(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from remora.engine.base import ACCELERATOR_LABEL, Hold
+from remora.core.replica_state import Hold
+from remora.engine.base import ACCELERATOR_LABEL
 from remora.engine.local.resources import Machine, this_machine
 from remora.options.resources import MachineOptions
 from remora.types import LOCAL_NODE
