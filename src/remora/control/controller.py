@@ -21,7 +21,7 @@ from remora.control.autoscaler import Autoscaler
 from remora.control.builders import Builders
 from remora.control.callees import CalleeRegistry
 from remora.control.checkpoint import Section
-from remora.control.engine_events import from_engine
+from remora.control.engine_events import EngineFeed, from_engine, is_first_controller
 from remora.control.inbox import Inbox, Item
 from remora.control.memory import Memory
 from remora.control.metrics import AskReplica, MetricsCollector
@@ -53,8 +53,6 @@ _log = logging.getLogger("remora.controller")
 
 #: Backs up the wake-ups that events and `Step.wake_at` give; nothing should depend on it.
 BACKUP_S: Seconds = 5.0
-#: An engine begins with its nodes; one that has none yet says nothing.
-FIRST_EVENT_S: Seconds = 1.0
 #: How often it is looked for what nobody needs: that takes a look at every deployment.
 SWEEP_S: Seconds = 1.0
 
@@ -130,8 +128,6 @@ class Controller:
         self._swept_s: Seconds = 0.0
         self._watchers: set[asyncio.Event] = set()
         self.ready = asyncio.Event()
-        #: The engine has said something.
-        self._heard = asyncio.Event()
 
     # ---------------------------------------------------------------------------------- inbox
 
@@ -170,9 +166,8 @@ class Controller:
         """How to ask each replica that works what it counts."""
         return [
             partial(self._applier.metrics, replica.replica_id, replica.address)
-            for app in self.state.applications.values()
-            for deployment in app.deployments.values()
-            for replica in deployment.in_state(ReplicaState.RUNNING, ReplicaState.DRAINING)
+            for _, _, replica in self.state.replicas()
+            if replica.state in (ReplicaState.RUNNING, ReplicaState.DRAINING)
         ]
 
     def _families(self) -> list[Family]:
@@ -206,18 +201,17 @@ class Controller:
         """
         await self.engine.connect()
         await self._load()
-        pump = asyncio.create_task(self._pump(), name="engine events")
-        inventory = asyncio.create_task(self._take_inventory(), name="inventory")
+        feed = EngineFeed(self.engine, self._on_engine, self.post, self._inbox.news.set)
         try:
-            await self._hear_of_nodes()
-            while not pump.done():
+            await feed.wait_first()
+            # Nothing is decided yet, so that facts can come before what was asked meanwhile.
+            self._inbox.move_facts_first()
+            while not feed.is_over:
                 await self.tick()
-                await self._pause(pump)
-            pump.result()
+                await self._pause(feed)
+            feed.raise_failure()
         finally:
-            for task in (pump, inventory):
-                task.cancel()
-            await asyncio.wait([pump, inventory])
+            await feed.close()
             await self.autoscaler.close()
             await self.builders.close()
             await self._applier.close()
@@ -227,7 +221,7 @@ class Controller:
         loaded = await self._memory.load()
         self.state = loaded.state
         salt = f"{self._salt}-" if self._salt else ""
-        is_first = await self._is_first()
+        is_first = await is_first_controller(self.engine)
         if not is_first:
             self.leases.freeze()
         started = ev.ControllerStarted(
@@ -241,42 +235,15 @@ class Controller:
         )
         self._inbox.put_first(started)
 
-    async def _is_first(self) -> bool:
-        """No controller ran before this one in this instance."""
-        processes = await self.engine.system_processes()
-        return any(p.name == "controller" and p.restarts == 0 for p in processes)
+    def _on_engine(self, event: base.EngineEvent) -> None:
+        self._policies.note(event)
+        known = None if self.builders.on_engine(event) else from_engine(event)
+        if known is not None:
+            self.post(known)
 
-    async def _hear_of_nodes(self) -> None:
-        """Wait for what an engine says first: requests are weighed against what there is."""
-        try:
-            async with asyncio.timeout(FIRST_EVENT_S):
-                await self._heard.wait()
-        except TimeoutError:
-            _log.warning("The engine names no node; whatever is deployed waits for one.")
-        # Nothing is decided yet, so that facts can come before what was asked meanwhile.
-        self._inbox.move_facts_first()
-
-    async def _pump(self) -> None:
-        async for event in self.engine.events():
-            self._heard.set()
-            self._policies.note(event)
-            known = None if self.builders.on_engine(event) else from_engine(event)
-            if known is not None:
-                self.post(known)
-        self._inbox.news.set()
-
-    async def _take_inventory(self) -> None:
-        """The engine answers in order: what was alive is reported before this answer."""
-        try:
-            await self.engine.system_processes()
-        except EngineError as error:
-            _log.warning("The engine gave no list of its processes: %s", error)
-        else:
-            self.post(ev.InventoryComplete())
-
-    async def _pause(self, pump: asyncio.Task[None]) -> None:
+    async def _pause(self, feed: EngineFeed) -> None:
         """Wait for something to happen or for the time that the last step named."""
-        if not self._inbox.is_empty or pump.done():
+        if not self._inbox.is_empty or feed.is_over:
             return
         now = self.now()
         wait_s = BACKUP_S if self._wake_at is None else min(BACKUP_S, self._wake_at - now)
