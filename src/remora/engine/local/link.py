@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from remora.engine.local.protocol import LineBuffer, LineError, Message, Peer
@@ -17,6 +18,25 @@ from remora.engine.local.template import Template
 from remora.home import Home
 
 _CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class TemplateCalls:
+    """What those who keep templates ask of their owner.
+
+    Attributes:
+        sessions: which processes live.
+        report: a child reported something.
+        lost: nothing of that generation is under way any more; why, where the template said it.
+        close_in_child: close what is the supervisor's alone, in a fork of it.
+        log: say something to the owner of the instance.
+    """
+
+    sessions: Callable[[], set[int]]
+    report: Callable[[Message], None]
+    lost: Callable[[int, str], None]
+    close_in_child: Callable[[], None]
+    log: Callable[[str], None]
 
 
 class TemplateLink:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from remora.engine import linux
-from remora.engine.local.link import TemplateLink
+from remora.engine.local.link import TemplateCalls, TemplateLink
 from remora.engine.local.loop import Loop
 from remora.engine.local.protocol import Message
 from remora.home import Home
@@ -27,25 +27,6 @@ from remora.home import Home
 #: A template that nobody uses holds its memory for so long: an update or a crash of the only
 #: replica should not have to load again.
 IDLE_S = 30.0
-
-
-@dataclass(frozen=True)
-class SharedCalls:
-    """What these templates ask of their owner.
-
-    Attributes:
-        sessions: which processes live.
-        report: a child reported something.
-        lost: nothing of that generation is under way any more; what was asked of it is not done.
-        close_in_child: close what is the supervisor's alone, in a fork of it.
-        log: say something to the owner of the instance.
-    """
-
-    sessions: Callable[[], set[int]]
-    report: Callable[[Message], None]
-    lost: Callable[[int, str], None]
-    close_in_child: Callable[[], None]
-    log: Callable[[str], None]
 
 
 @dataclass
@@ -64,7 +45,7 @@ class _Holder:
 class SharedTemplates:
     """All of them, by what they hold. Generations are negative: those of the others are not."""
 
-    def __init__(self, loop: Loop, home: Home, token: str, calls: SharedCalls) -> None:
+    def __init__(self, loop: Loop, home: Home, token: str, calls: TemplateCalls) -> None:
         self._loop = loop
         self._home = home
         self._token = token

@@ -45,17 +45,14 @@ from remora.engine.local.processes import (
     Gone,
     Kill,
     Order,
-    Process,
     ProcessTable,
-    Stage,
     Terminate,
     Up,
 )
 from remora.engine.local.protocol import Message
-from remora.engine.local.shared_template import SharedCalls, SharedTemplates
 from remora.engine.local.shutdown_order import ShutdownOrder
 from remora.engine.local.system_processes import PermanentProcesses, admin_request, system_requests
-from remora.engine.local.template_keeper import Calls, TemplateKeeper
+from remora.engine.local.templates import Owner, Templates
 from remora.errors import InstanceError
 
 #: From the death of the owning program until what still runs is killed. Everything is to be gone
@@ -95,25 +92,6 @@ class Supervisor:
         #: Of an instance that nobody looks at, the files are enough.
         self._echo: Echo | None = None
         self._wake_read, self._wake_write = socket.socketpair()
-        calls = Calls(
-            sessions=self._table.sessions,
-            report=self._on_report,
-            lost=lambda generation: self._do(self._table.lost(generation)),
-            renewed=self._on_renewed,
-            close_in_child=self._close_in_template,
-            log=log,
-        )
-        shared_calls = SharedCalls(
-            sessions=self._table.sessions,
-            report=self._on_report,
-            lost=lambda generation, why: self._do(self._table.failed_to_load(generation, why)),
-            close_in_child=self._close_in_shared_template,
-            log=log,
-        )
-        self._shared = SharedTemplates(self._loop, claim.home, token, shared_calls)
-        self._shared_due: float | None = None
-        inherited = {name: sock for name, sock in sockets.items() if name not in _OWN}
-        self._keeper = TemplateKeeper(self._loop, claim.home, token, inherited, calls)
         self._commands = CommandServer(
             self._loop,
             sockets["supervisor"],
@@ -124,6 +102,14 @@ class Supervisor:
             shutdown=lambda: self._end(options.grace_s),
             log=log,
         )
+        owner = Owner(
+            do=self._do,
+            publish=self._commands.publish,
+            close_in_child=self._close_in_template,
+            log=log,
+        )
+        inherited = {name: sock for name, sock in sockets.items() if name not in _OWN}
+        self._templates = Templates(self._loop, claim.home, token, inherited, self._table, owner)
 
     # ------------------------------------------------------------------------------------ start
 
@@ -136,7 +122,7 @@ class Supervisor:
             # The handler does nothing; its number arrives on the wake-up socket.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        self._keeper.fork()
+        self._templates.start()
         self._commands.open()
         if self._options.owner_fd is not None:
             self._echo = Echo(self._claim.home.logs, 2)
@@ -178,7 +164,6 @@ class Supervisor:
         # The template lives on in this very frame: nothing here is ever finalised there, so a
         # descriptor that is closed now is not closed again under its next owner.
         self._loop.close_in_fork()
-        self._shared.close_in_child()
         if self._echo is not None:
             self._echo.close_in_fork()
         own = (self._sockets[name] for name in _OWN if name in self._sockets)
@@ -187,12 +172,6 @@ class Supervisor:
         for fd in (*self._claim.fds, self._options.owner_fd):
             if fd is not None:
                 os.close(fd)
-
-    def _close_in_shared_template(self) -> None:
-        self._keeper.close_in_child()
-        for name, sock in self._sockets.items():
-            if name not in _OWN:
-                sock.close()
 
     # ------------------------------------------------------------------------------------- loop
 
@@ -204,11 +183,7 @@ class Supervisor:
 
     def _wait_s(self) -> float | None:
         if self._shutdown is None:
-            times = [
-                self._keeper.due_at,
-                self._shared_due,
-                self._permanent.due_at(),
-            ]
+            times = [self._templates.due_at(), self._permanent.due_at()]
         else:
             times = [self._shutdown.kill_at]
         times.append(self._table.next_deadline())
@@ -224,10 +199,7 @@ class Supervisor:
         if self._shutdown is not None:
             self._do(self._shutdown.step(self._table, now))
         else:
-            if self._keeper.due_at is not None and self._keeper.due_at <= now:
-                self._keeper.fork()
-            if self._shared_due is not None and self._shared_due <= now:
-                self._end_unused(now)
+            self._templates.on_time(now)
             for request in self._permanent.take_due(now):
                 self._do(self._table.add(request, system=True))
         self._do(self._table.overdue(now))
@@ -259,12 +231,8 @@ class Supervisor:
     def _do(self, orders: list[Order]) -> None:
         for order in orders:
             match order:
-                case Fork(process) if process.request.get("shared"):
-                    self._fork_shared(process)
                 case Fork(process):
-                    if generation := self._keeper.tell(process.request):
-                        self._table.asked(process, generation)
-                    # Else it stays wanted, and the next template is told.
+                    self._templates.fork(process)
                 case Terminate(pid):
                     linux.send_signal(pid, signal.SIGTERM)
                 case Kill(pid):
@@ -275,32 +243,13 @@ class Supervisor:
                 case Gone():
                     self._on_gone(order)
 
-    def _fork_shared(self, process: Process) -> None:
-        try:
-            generation, has_to_load = self._shared.tell(process.request)
-        except OSError as error:
-            reason = f"cannot fork: {error.strerror}"
-            self._do(self._table.failed(process.process_id, 0, reason))
-            return
-        self._table.asked(process, generation)
-        if has_to_load:
-            names = ", ".join(process.request["shared"]["names"])
-            what = f"loads {names} for all replicas"
-            event = {"event": "preparing", "id": process.process_id, "what": what}
-            self._commands.publish(event)
-
-    def _end_unused(self, now: float) -> None:
-        living = [process.request for process in self._table.all()]
-        self._shared_due = self._shared.end_unused(living, now)
-
     def _on_gone(self, gone: Gone) -> None:
         process = gone.process
         if path := process.request.get("listen"):
             Path(path).unlink(missing_ok=True)
-        if process.pid:
-            self._keeper.tell({"op": "gone", "pid": process.pid})
+        self._templates.gone(process)
         if process.request.get("shared") and self._shutdown is None:
-            self._end_unused(time.monotonic())
+            self._templates.end_unused(time.monotonic())
         if not process.system:
             self._commands.publish(exited_event(process, gone.reason, gone.expected))
         elif self._shutdown is None:
@@ -308,26 +257,10 @@ class Supervisor:
             when = f"in {delay_s:g} s" if delay_s else "now"
             log(f"{process.process_id} (pid {process.pid}) ended: {gone.reason}; restarting {when}")
 
-    def _on_renewed(self) -> None:
-        self._do([Fork(p) for p in self._table.all() if p.stage is Stage.WANTED])
-
-    def _on_report(self, message: Message) -> None:
-        process_id, pid = str(message["id"]), int(message["pid"])
-        match message["state"]:
-            case "forked":
-                self._keeper.tell({"op": "born", "pid": pid})
-                self._do(self._table.forked(process_id, pid))
-            case "up":
-                address = str(message["address"])
-                self._do(self._table.up(process_id, pid, address, time.monotonic()))
-            case "failed":
-                self._do(self._table.failed(process_id, pid, str(message["reason"])))
-
     def _reap(self) -> None:
         while pid := _has_ended(os.P_ALL, 0):
             # Read after its end was seen: all that a process reported was written before it.
-            self._keeper.read_reports()
-            self._shared.read_reports()
+            self._templates.read_reports()
             ended = {each for each in self._table.sessions() if _has_ended(os.P_PID, each)}
             if ended:
                 # Before they are reaped: a dead leader keeps its number from being given away.
@@ -339,19 +272,12 @@ class Supervisor:
             if pid not in ended:
                 # The template, a process between forks, an orphan that was adopted.
                 os.waitpid(pid, 0)
-                self._keeper.reaped(pid)
-                self._shared.reaped(pid)
+                self._templates.reaped(pid)
 
     def _system(self) -> list[Message]:
-        template = {
-            "name": "template",
-            "pid": self._keeper.pid,
-            "restarts": self._keeper.generation - 1,
-        }
         return [
             {"name": "supervisor", "pid": os.getpid(), "restarts": 0},
-            template,
-            *self._shared.processes(),
+            *self._templates.processes(),
             *self._permanent.told(self._table, time.monotonic()),
         ]
 
@@ -359,8 +285,7 @@ class Supervisor:
 
     def finish(self) -> None:
         """Leave nothing behind: no process, no socket."""
-        self._keeper.kill()
-        self._shared.kill()
+        self._templates.kill()
         if stuck := linux.kill_members(self._token, self._table.sessions(), timeout_s=2.0):
             log(f"processes that cannot be killed: {stuck}")
         while _has_ended(os.P_ALL, 0):

@@ -11,10 +11,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from remora.engine import linux
-from remora.engine.local.link import TemplateLink
+from remora.engine.local.link import TemplateCalls, TemplateLink
 from remora.engine.local.loop import Loop
 from remora.engine.local.processes import crashes_in_row, restart_delay_s
 from remora.engine.local.protocol import Message
@@ -22,27 +21,6 @@ from remora.home import Home
 
 #: Wait at least this long when the kernel refuses to fork: it is out of processes or memory.
 _FORK_REFUSED_S = 0.1
-
-
-@dataclass(frozen=True)
-class Calls:
-    """What a keeper asks of its owner.
-
-    Attributes:
-        sessions: which processes live.
-        report: a child reported something.
-        lost: nothing of that generation is under way any more.
-        renewed: there is a template again.
-        close_in_child: close what is the supervisor's alone, in a fork of it.
-        log: say something to the owner of the instance.
-    """
-
-    sessions: Callable[[], set[int]]
-    report: Callable[[Message], None]
-    lost: Callable[[int], None]
-    renewed: Callable[[], None]
-    close_in_child: Callable[[], None]
-    log: Callable[[str], None]
 
 
 class TemplateKeeper:
@@ -54,13 +32,16 @@ class TemplateKeeper:
         home: Home,
         token: str,
         sockets: Mapping[str, socket.socket],
-        calls: Calls,
+        calls: TemplateCalls,
+        renewed: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._home = home
         self._token = token
         self._sockets = sockets
         self._calls = calls
+        #: Called when there is a template again.
+        self._renewed = renewed
         self._links: list[TemplateLink] = []
         self._current: TemplateLink | None = None
         self._crashes = 0
@@ -85,7 +66,7 @@ class TemplateKeeper:
                 token=self._token,
                 sockets=self._sockets,
                 sessions=self._calls.sessions(),
-                close_in_child=self.close_in_child,
+                close_in_child=self._close_in_template,
             )
         except OSError as error:
             self._crashes += 1
@@ -96,12 +77,15 @@ class TemplateKeeper:
         self._links.append(link)
         self._loop.watch(link.channel, lambda: self._on_channel(link))
         self._loop.watch(link.report_fd, lambda: self._read_reports(link))
-        self._calls.renewed()
+        self._renewed()
 
     def close_in_child(self) -> None:
-        """Close our ends, and what is the supervisor's alone, in a fork of it."""
+        """Close our ends in a fork."""
         for link in self._links:
             link.close()
+
+    def _close_in_template(self) -> None:
+        self.close_in_child()
         self._calls.close_in_child()
 
     def tell(self, message: Message) -> int:
@@ -126,7 +110,7 @@ class TemplateKeeper:
             self._loop.unwatch(link.report_fd)
             self._links.remove(link)
             link.close()
-            self._calls.lost(link.generation)
+            self._calls.lost(link.generation, "")
 
     def _on_channel(self, link: TemplateLink) -> None:
         # A template never speaks here: this is its end.

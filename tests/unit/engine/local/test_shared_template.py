@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from remora.engine import linux
-from remora.engine.local.link import TemplateLink
+from remora.engine.local.link import TemplateCalls, TemplateLink
 from remora.engine.local.loop import Loop
 from remora.engine.local.processes import Fork, Gone, ProcessTable
 from remora.engine.local.protocol import LineBuffer, Message, Peer, encode
-from remora.engine.local.shared_template import IDLE_S, SharedCalls, SharedTemplates, key_of
+from remora.engine.local.shared_template import IDLE_S, SharedTemplates, key_of
 from remora.engine.local.threads import hold_threads, release_threads
 from remora.home import Home
 
@@ -47,7 +47,7 @@ class Rig:
         self.shared: list[Any] = []
         monkeypatch.setattr(TemplateLink, "fork", self.fork)
         monkeypatch.setattr(linux, "send_signal", lambda pid, _: self.killed.append(pid))
-        calls = SharedCalls(
+        calls = TemplateCalls(
             sessions=set,
             report=self.reports.append,
             lost=lambda generation, why: self.lost.append((generation, why)),

@@ -46,8 +46,8 @@ def test_a_process_that_ends_while_others_are_reaped_is_no_stray(
     made = Supervisor(
         InstanceOptions(str(home.root), {}, "c:c", "p:p", 1.0), claim, sockets, "token"
     )
-    keeper = FakeKeeper(made._on_report)
-    monkeypatch.setattr(made, "_keeper", keeper)
+    keeper = FakeKeeper(made._templates.on_report)
+    monkeypatch.setattr(made._templates, "_keeper", keeper)
     made._do(made._table.add({"op": "fork", "id": "a/d#1", "listen": str(home.root / "none")}))
     has_ended = supervisor._has_ended
     children: list[int] = []
