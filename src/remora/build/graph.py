@@ -92,22 +92,17 @@ def build(
     for node, node_name, code, bound in walk(target, name):
         names[node] = node_name
         version = code_version or _version(node._deployment.func_or_class, code)
-        config = _complete(
-            change(node_name, node._deployment).config, node_name, environment, logging_config
-        )
+        config = change(node_name, node._deployment).config
+        config = _complete(config, node_name, environment, logging_config)
         config, actors = with_actors(config, node_name, version)
         owned += actors
+        calls = (*bound, *(each.name for each in actors))
         specs.append(
             DeploymentSpec(
-                name=node_name,
-                code=code,
-                code_version=version,
-                config=config,
-                calls=(*bound, *(each.name for each in actors)),
+                name=node_name, code=code, code_version=version, config=config, calls=calls
             )
         )
     _check_one_ingress(names, name)
-    policy = _application_policy(autoscaling_policy, name, specs)
     return ApplicationSpec(
         name=name,
         route_prefix=route_prefix,
@@ -115,7 +110,7 @@ def build(
         deployments=(*specs, *owned),
         surroundings=surroundings or surroundings_of_this_process(),
         external_scaler=external_scaler,
-        scaling_policy=policy,
+        scaling_policy=_application_policy(autoscaling_policy, name, specs),
     )
 
 
