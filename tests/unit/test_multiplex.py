@@ -7,7 +7,7 @@ import gc
 import pickle
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import cloudpickle
@@ -19,7 +19,6 @@ from remora.destructors import destroy
 from remora.errors import ConfigError
 from remora.models.loader import ModelLoader
 from remora.request_context import RequestContext, current
-from remora.testing import virtual_time
 from remora.types import DeploymentID
 
 T = TypeVar("T")
@@ -97,18 +96,10 @@ def use(loader: ModelLoader[Model], model_id: str, for_s: float = 0.0) -> asynci
     return request(work, model_id)
 
 
-def on_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def run() -> None:
-        virtual_time.run(test())
-
-    run.__name__ = test.__name__
-    return run
-
-
 # -- loading, keeping, unloading -------------------------------------------------------------------
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_model_is_loaded_once_and_then_kept() -> None:
     app = App()
     assert [await use(app.get_model, "a") for _ in range(3)] == ["a"] * 3
@@ -200,14 +191,14 @@ async def test_a_function_serves_the_next_replica_of_its_process(replica: Replic
 # -- several at once -------------------------------------------------------------------------------
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_requests_for_a_missing_model_share_one_load() -> None:
     app = App()
     assert await asyncio.gather(*(use(app.get_model, "a") for _ in range(5))) == ["a"] * 5
     assert LOG.count("load a") == 1
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_one_load_at_a_time_unless_more_are_allowed() -> None:
     async def load(model_id: str) -> Model:
         await asyncio.sleep(1)
@@ -222,7 +213,7 @@ async def test_one_load_at_a_time_unless_more_are_allowed() -> None:
     assert took == [3, 1]
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_hit_does_not_wait_for_a_load() -> None:
     app = App()
     await use(app.get_model, "a")
@@ -353,7 +344,7 @@ async def test_a_subclass_can_build_on_the_loader_of_its_parent() -> None:
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_failed_load_goes_to_all_who_wait_and_is_tried_again_by_the_next() -> None:
     app = App()
     results = await asyncio.gather(
@@ -366,7 +357,7 @@ async def test_a_failed_load_goes_to_all_who_wait_and_is_tried_again_by_the_next
     assert app.get_model.loaded() == []
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_one_who_leaves_does_not_end_the_load_of_the_others() -> None:
     app = App()
     first, second = use(app.get_model, "a"), use(app.get_model, "a")
@@ -377,7 +368,7 @@ async def test_one_who_leaves_does_not_end_the_load_of_the_others() -> None:
     assert first.cancelled()
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_load_is_cancelled_when_all_who_wait_have_left() -> None:
     ended: list[str] = []
 
@@ -400,7 +391,7 @@ async def test_a_load_is_cancelled_when_all_who_wait_have_left() -> None:
     assert load.held == []
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_loader_that_hangs_holds_up_others_only_until_its_requests_give_up() -> None:
     @multiplexed
     async def load(model_id: str) -> Model:
@@ -420,42 +411,38 @@ async def test_a_loader_that_hangs_holds_up_others_only_until_its_requests_give_
 
 
 @pytest.mark.parametrize("turns", range(8))
-def test_a_load_that_is_cancelled_before_it_begins_holds_up_nobody(turns: int) -> None:
+@pytest.mark.virtual_time
+async def test_a_load_that_is_cancelled_before_it_begins_holds_up_nobody(turns: int) -> None:
     """A request ends, and the one that waits for its place leaves a few turns of the loop later."""
 
-    async def main() -> None:
-        loader = Light().get_model
-        first = request(lambda: keep(loader, "a", for_s=10))
-        await asyncio.sleep(5)
-        second = request(lambda: keep(loader, "b"))
-        await first
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        second.cancel()
-        async with asyncio.timeout(10):
-            await request(lambda: keep(loader, "c"))
-        assert second.cancelled()
-        assert loader.loaded() == ["c"]
-
-    virtual_time.run(main())
+    loader = Light().get_model
+    first = request(lambda: keep(loader, "a", for_s=10))
+    await asyncio.sleep(5)
+    second = request(lambda: keep(loader, "b"))
+    await first
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    second.cancel()
+    async with asyncio.timeout(10):
+        await request(lambda: keep(loader, "c"))
+    assert second.cancelled()
+    assert loader.loaded() == ["c"]
 
 
-def test_a_replica_stops_however_many_wait_for_their_models(replica: ReplicaContext) -> None:
-    async def main() -> None:
-        loader = Light().get_model
-        waiting = [request(lambda name=name: keep(loader, name)) for name in "abcdef"]  # type: ignore[misc]
-        await asyncio.sleep(0.5)
-        async with asyncio.timeout(10):
-            await replica.held_models.close()
-        for result in await asyncio.gather(*waiting, return_exceptions=True):
-            assert "this replica has stopped" in str(result)
-        assert LOG == ["load a"]
-        assert loader.held == []
-
-    virtual_time.run(main())
+@pytest.mark.virtual_time
+async def test_a_replica_stops_however_many_wait_for_their_models(replica: ReplicaContext) -> None:
+    loader = Light().get_model
+    waiting = [request(lambda name=name: keep(loader, name)) for name in "abcdef"]  # type: ignore[misc]
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(10):
+        await replica.held_models.close()
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        assert "this replica has stopped" in str(result)
+    assert LOG == ["load a"]
+    assert loader.held == []
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_task_that_outlives_its_request_does_not_keep_its_model_for_ever() -> None:
     loader = Light().get_model
     left_behind: list[asyncio.Task[None]] = []
@@ -587,7 +574,7 @@ async def test_what_the_decorator_names_is_loaded_by_a_function_at_its_first_use
     assert set(load.loaded()) == {"x", "y", "z"}
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_what_the_decorator_names_is_loaded_by_the_next_use_if_the_first_one_fails() -> None:
     attempts: list[str] = []
 
@@ -612,7 +599,7 @@ async def test_what_the_decorator_names_is_loaded_by_the_next_use_if_the_first_o
     assert sorted(attempts) == ["p", "p", "x", "z"]
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_a_pin_holds_if_one_of_those_who_pin_gets_its_model() -> None:
     loader = Light().get_model
     leaves, stays = (asyncio.create_task(loader.pin("a")) for _ in range(2))
@@ -629,7 +616,7 @@ async def test_a_pin_holds_if_one_of_those_who_pin_gets_its_model() -> None:
     assert loader._cache.pinned == set()
 
 
-@on_virtual_time
+@pytest.mark.virtual_time
 async def test_preload_loads_several_and_says_what_failed() -> None:
     app = App()
     await app.get_model.preload(["a", "b"])
@@ -829,7 +816,8 @@ async def test_an_extension_class_that_cannot_be_changed_is_destroyed_all_the_sa
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_happens_limits_hold_and_nobody_uses_what_has_ended(
+@pytest.mark.virtual_time
+async def test_whatever_happens_limits_hold_and_nobody_uses_what_has_ended(
     replica: ReplicaContext, seed: int
 ) -> None:
     """Requests that come, work, fail and leave at any time, over hours of virtual time."""
@@ -860,21 +848,18 @@ def test_whatever_happens_limits_hold_and_nobody_uses_what_has_ended(
             assert model in live
             await asyncio.sleep(rng.random() * 3)
 
-    async def main() -> None:
-        tasks = []
-        for _ in range(400):
-            task = request(work)
-            tasks.append(task)
-            if rng.random() < 0.2:
-                asyncio.get_running_loop().call_later(rng.random() * 8, task.cancel)
-            await asyncio.sleep(rng.random() * 3)
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            ends[type(result).__name__] += 1
-        assert load.held == load.loaded()
-        await replica.held_models.close()
-        assert not live
-
-    virtual_time.run(main())
+    tasks = []
+    for _ in range(400):
+        task = request(work)
+        tasks.append(task)
+        if rng.random() < 0.2:
+            asyncio.get_running_loop().call_later(rng.random() * 8, task.cancel)
+        await asyncio.sleep(rng.random() * 3)
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        ends[type(result).__name__] += 1
+    assert load.held == load.loaded()
+    await replica.held_models.close()
+    assert not live
     assert set(ends) == {"NoneType", "CancelledError", "OSError"}
     assert ends["NoneType"] > 200
 

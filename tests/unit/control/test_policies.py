@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +23,6 @@ from remora.errors import ConnectionLostError
 from remora.options.autoscaling import ScalingPolicySetup
 from remora.options.resources import RuntimeEnv
 from remora.testing import FakeEngine
-from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import (
@@ -37,6 +34,8 @@ from remora.wire.control import (
     Surroundings,
 )
 from remora.wire.scaling import PolicySpec
+
+pytestmark = pytest.mark.virtual_time
 
 T = TypeVar("T")
 
@@ -96,14 +95,12 @@ class PolicyRig(Rig):
         return [each for each in self.engine.processes if each.startswith("policy:")]
 
 
-@asynccontextmanager
-async def rig() -> AsyncIterator[PolicyRig]:
+@pytest.fixture
+async def r() -> AsyncIterator[PolicyRig]:
     made = PolicyRig()
     await made.start()
-    try:
-        yield made
-    finally:
-        await made.stop()
+    yield made
+    await made.stop()
 
 
 def model(policy: Any, name: str = "Model", **options: Any) -> DeploymentSpec:
@@ -152,77 +149,58 @@ class Averages:
         return sum(waiting.values()) / self.per_replica, {}
 
 
-def test_what_a_policy_asks_for_is_rounded_up() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(three))
-            await until_target(r, 3)
-            await r.until_settled()
-            detail = await detail_of(r)
-            assert detail.decisions[0].formula.endswith("three asked for 2.2")
-
-    run(main())
+async def test_what_a_policy_asks_for_is_rounded_up(r: PolicyRig) -> None:
+    await r.deploy(with_policy(three))
+    await until_target(r, 3)
+    await r.until_settled()
+    detail = await detail_of(r)
+    assert detail.decisions[0].formula.endswith("three asked for 2.2")
 
 
-def test_delays_and_bounds_hold_for_every_policy() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(three, upscale_delay_s=20, max_replicas=2))
-            await r.until_settled()
-            took = await until_target(r, 2)
-            assert 20.0 <= took <= 20.0 + 2 * ASK_EVERY_S
-
-    run(main())
+async def test_delays_and_bounds_hold_for_every_policy(r: PolicyRig) -> None:
+    await r.deploy(with_policy(three, upscale_delay_s=20, max_replicas=2))
+    await r.until_settled()
+    took = await until_target(r, 2)
+    assert 20.0 <= took <= 20.0 + 2 * ASK_EVERY_S
 
 
-def test_a_policy_gets_back_what_it_returned() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(counts_calls))
-            took = await until_target(r, 4)
-            assert 8 * ASK_EVERY_S <= took <= 11 * ASK_EVERY_S
-
-    run(main())
+async def test_a_policy_gets_back_what_it_returned(r: PolicyRig) -> None:
+    await r.deploy(with_policy(counts_calls))
+    took = await until_target(r, 4)
+    assert 8 * ASK_EVERY_S <= took <= 11 * ASK_EVERY_S
 
 
-def test_a_class_decides_by_what_replicas_record() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            policy = AutoscalingPolicy(policy_function=Averages, policy_kwargs={"per_replica": 5})
-            await r.deploy(with_policy(policy, look_back_period_s=1, metrics_interval_s=1))
-            await r.until_settled()
-            (only,) = r.replicas.serving
-            only.metrics = {"waiting": 20.0}
-            only.work_on(0.0)
-            await until_target(r, 4)
-            detail = await detail_of(r)
-            assert detail.metrics[f"waiting[{only.process_id}]"] == 20.0
-
-    run(main())
+async def test_a_class_decides_by_what_replicas_record(r: PolicyRig) -> None:
+    policy = AutoscalingPolicy(policy_function=Averages, policy_kwargs={"per_replica": 5})
+    await r.deploy(with_policy(policy, look_back_period_s=1, metrics_interval_s=1))
+    await r.until_settled()
+    (only,) = r.replicas.serving
+    only.metrics = {"waiting": 20.0}
+    only.work_on(0.0)
+    await until_target(r, 4)
+    detail = await detail_of(r)
+    assert detail.metrics[f"waiting[{only.process_id}]"] == 20.0
 
 
-def test_names_of_what_replicas_record_are_bounded_and_go_when_they_are_not_recorded(
+async def test_names_of_what_replicas_record_are_bounded_and_go_when_they_are_not_recorded(
+    r: PolicyRig,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(three, look_back_period_s=1, metrics_interval_s=1))
-            await until_target(r, 3)
-            await r.until_settled()
-            one = r.replicas.serving[0]
-            one.metrics = {f"request {number}": 1.0 for number in range(MAX_NAMES + 20)}
-            one.work_on(0.0)
-            await asyncio.sleep(3.0)
-            assert sum("request" in name for name in (await detail_of(r)).metrics) == MAX_NAMES
-            one.metrics = {"waiting": 2.0}
-            one.work_on(0.0)
-            await asyncio.sleep(5.0)
-            one.work_on(1.0)
-            await asyncio.sleep(1.0)
-            recorded = [name for name in (await detail_of(r)).metrics if "[" in name]
-            assert recorded == [f"waiting[{one.process_id}]"]
-
-    run(main())
+    await r.deploy(with_policy(three, look_back_period_s=1, metrics_interval_s=1))
+    await until_target(r, 3)
+    await r.until_settled()
+    one = r.replicas.serving[0]
+    one.metrics = {f"request {number}": 1.0 for number in range(MAX_NAMES + 20)}
+    one.work_on(0.0)
+    await asyncio.sleep(3.0)
+    assert sum("request" in name for name in (await detail_of(r)).metrics) == MAX_NAMES
+    one.metrics = {"waiting": 2.0}
+    one.work_on(0.0)
+    await asyncio.sleep(5.0)
+    one.work_on(1.0)
+    await asyncio.sleep(1.0)
+    recorded = [name for name in (await detail_of(r)).metrics if "[" in name]
+    assert recorded == [f"waiting[{one.process_id}]"]
     assert caplog.text.count("record more than 100 metrics") == 1
 
 
@@ -251,35 +229,30 @@ def returns_no_dict(ctx: AutoscalingContext) -> Any:
         (returns_no_dict, "and a dict"),
     ],
 )
-def test_a_policy_that_fails_keeps_the_number_and_status_says_why(
-    policy: Any, message: str, caplog: pytest.LogCaptureFixture
+async def test_a_policy_that_fails_keeps_the_number_and_status_says_why(
+    r: PolicyRig, policy: Any, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        async with rig() as r:
-            load = Load(r)
-            await r.deploy(with_policy(policy, initial_replicas=3))
-            # It runs from the start, whatever the policy does.
-            await r.until_running()
-            load.set(100.0)
-            await asyncio.sleep(60.0)
-            assert await target_of(r) == 3
-            status = await r.status()
-            assert status is not None
-            assert message in status.deployments["Model"].message
-            assert status.status == "RUNNING"
-            (error,) = (await detail_of(r)).errors
-            assert message in error
-            # The process of a policy that raises lives on: it may do better next time.
-            assert len(r.policies) == 1
-            (family,) = (
-                each
-                for each in await r.controller.metrics.read()
-                if each.name == "serve_autoscaling_policy_errors"
-            )
-            assert family.rows["default", "Model"][0] > 10
-
-    with caplog.at_level(logging.WARNING, "remora.controller"):
-        run(main())
+    load = Load(r)
+    await r.deploy(with_policy(policy, initial_replicas=3))
+    # It runs from the start, whatever the policy does.
+    await r.until_running()
+    load.set(100.0)
+    await asyncio.sleep(60.0)
+    assert await target_of(r) == 3
+    status = await r.status()
+    assert status is not None
+    assert message in status.deployments["Model"].message
+    assert status.status == "RUNNING"
+    (error,) = (await detail_of(r)).errors
+    assert message in error
+    # The process of a policy that raises lives on: it may do better next time.
+    assert len(r.policies) == 1
+    (family,) = (
+        each
+        for each in await r.controller.metrics.read()
+        if each.name == "serve_autoscaling_policy_errors"
+    )
+    assert family.rows["default", "Model"][0] > 10
     assert len([each for each in caplog.records if message in each.getMessage()]) == 1
 
 
@@ -287,61 +260,46 @@ def says_another_thing_each_time(ctx: AutoscalingContext) -> Any:
     raise TimeoutError(f"timed out after {ctx.current_time} s")
 
 
-def test_a_policy_with_another_error_each_time_does_not_fill_the_log(
+async def test_a_policy_with_another_error_each_time_does_not_fill_the_log(
+    r: PolicyRig,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(says_another_thing_each_time, initial_replicas=3))
-            await asyncio.sleep(500.0)
-            (error,) = (await detail_of(r)).errors
-            assert "timed out after" in error
-
-    run(main())
+    await r.deploy(with_policy(says_another_thing_each_time, initial_replicas=3))
+    await asyncio.sleep(500.0)
+    (error,) = (await detail_of(r)).errors
+    assert "timed out after" in error
     assert len([each for each in caplog.records if "timed out after" in each.getMessage()]) == 5
 
 
-def test_an_environment_may_take_its_time_and_is_no_error_of_the_policy() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            r.engine.start_delay_s = lambda spec: (
-                200.0 if spec.process_id.startswith("policy:") else 0.1
-            )
-            deployed = asyncio.create_task(r.deploy(with_policy(three)))
-            await deployed
-            while not r.policies:
-                await asyncio.sleep(0.1)
-            (first,) = r.policies
-            r.controller._policies.note(ProcessPreparing(first, "building its environment"))
-            await asyncio.sleep(100.0)
-            assert r.policies == [first]
-            status = await r.status()
-            assert status is not None
-            assert "not asked yet: building its env" in status.deployments["Model"].message
-            await until_target(r, 3)
-            assert (await detail_of(r)).errors == ()
-
-    run(main())
+async def test_an_environment_may_take_its_time_and_is_no_error_of_the_policy(r: PolicyRig) -> None:
+    r.engine.start_delay_s = lambda spec: 200.0 if spec.process_id.startswith("policy:") else 0.1
+    deployed = asyncio.create_task(r.deploy(with_policy(three)))
+    await deployed
+    while not r.policies:
+        await asyncio.sleep(0.1)
+    (first,) = r.policies
+    r.controller._policies.note(ProcessPreparing(first, "building its environment"))
+    await asyncio.sleep(100.0)
+    assert r.policies == [first]
+    status = await r.status()
+    assert status is not None
+    assert "not asked yet: building its env" in status.deployments["Model"].message
+    await until_target(r, 3)
+    assert (await detail_of(r)).errors == ()
 
 
-def test_a_process_that_does_not_come_up_is_told_with_a_reason() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            r.engine.start_delay_s = lambda spec: (
-                200.0 if spec.process_id.startswith("policy:") else 0.1
-            )
-            await r.deploy(with_policy(three))
-            await asyncio.sleep(70.0)
-            (error,) = (await detail_of(r)).errors
-            assert error.endswith("cannot be asked: its process was not up within 60 s")
-            (family,) = (
-                each
-                for each in await r.controller.metrics.read()
-                if each.name == "serve_autoscaling_policy_errors"
-            )
-            assert family.rows["default", "Model"][0] == 0
-
-    run(main())
+async def test_a_process_that_does_not_come_up_is_told_with_a_reason(r: PolicyRig) -> None:
+    r.engine.start_delay_s = lambda spec: 200.0 if spec.process_id.startswith("policy:") else 0.1
+    await r.deploy(with_policy(three))
+    await asyncio.sleep(70.0)
+    (error,) = (await detail_of(r)).errors
+    assert error.endswith("cannot be asked: its process was not up within 60 s")
+    (family,) = (
+        each
+        for each in await r.controller.metrics.read()
+        if each.name == "serve_autoscaling_policy_errors"
+    )
+    assert family.rows["default", "Model"][0] == 0
 
 
 class Recovers:
@@ -355,18 +313,14 @@ class Recovers:
         return 4, {}
 
 
-def test_a_policy_that_recovers_is_followed_again() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(Recovers))
-            await until_target(r, 4)
-            await r.until_settled()
-            assert (await detail_of(r)).errors == ()
-            status = await r.status()
-            assert status is not None
-            assert status.deployments["Model"].message == ""
-
-    run(main())
+async def test_a_policy_that_recovers_is_followed_again(r: PolicyRig) -> None:
+    await r.deploy(with_policy(Recovers))
+    await until_target(r, 4)
+    await r.until_settled()
+    assert (await detail_of(r)).errors == ()
+    status = await r.status()
+    assert status is not None
+    assert status.deployments["Model"].message == ""
 
 
 async def hangs(ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -374,74 +328,64 @@ async def hangs(ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     raise AssertionError
 
 
-def test_a_policy_without_an_answer_loses_its_process_and_nothing_else_waits() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(hangs))
-            await r.until_running()
-            (first,) = r.policies
-            worst = 0.0
-            began = now()
-            while now() - began < 2 * ANSWER_LIMIT_S + 4.0:
-                before = now()
-                await r.deploy(with_policy(hangs))
-                worst = max(worst, now() - before)
-                await asyncio.sleep(0.5)
-            assert worst < 0.1
-            assert first not in r.policies
-            status = await r.status()
-            assert status is not None
-            assert (
-                f"did not answer within {ANSWER_LIMIT_S:g} s" in status.deployments["Model"].message
-            )
-            assert await target_of(r) == 1
-
-    run(main())
+async def test_a_policy_without_an_answer_loses_its_process_and_nothing_else_waits(
+    r: PolicyRig,
+) -> None:
+    await r.deploy(with_policy(hangs))
+    await r.until_running()
+    (first,) = r.policies
+    worst = 0.0
+    began = now()
+    while now() - began < 2 * ANSWER_LIMIT_S + 4.0:
+        before = now()
+        await r.deploy(with_policy(hangs))
+        worst = max(worst, now() - before)
+        await asyncio.sleep(0.5)
+    assert worst < 0.1
+    assert first not in r.policies
+    status = await r.status()
+    assert status is not None
+    assert f"did not answer within {ANSWER_LIMIT_S:g} s" in status.deployments["Model"].message
+    assert await target_of(r) == 1
 
 
-def test_a_policy_whose_process_dies_gets_another_one() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(three, upscale_delay_s=60))
-            await r.until_running()
-            await asyncio.sleep(5.0)
-            (first,) = r.policies
-            r.engine.crash(first)
-            await asyncio.sleep(5.0)
-            (second,) = r.policies
-            assert second != first
-            await until_target(r, 3)
-
-    run(main())
+async def test_a_policy_whose_process_dies_gets_another_one(r: PolicyRig) -> None:
+    await r.deploy(with_policy(three, upscale_delay_s=60))
+    await r.until_running()
+    await asyncio.sleep(5.0)
+    (first,) = r.policies
+    r.engine.crash(first)
+    await asyncio.sleep(5.0)
+    (second,) = r.policies
+    assert second != first
+    await until_target(r, 3)
 
 
-def test_processes_of_policies_end_with_their_deployment_and_their_controller() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(with_policy(three))
-            await until_target(r, 3)
-            await r.until_settled()
-            (first,) = r.policies
-            await r.stop()
-            await r.start()
-            await r.until_settled()
-            await asyncio.sleep(5.0)
-            assert await target_of(r) == 3
-            assert len(r.policies) == 1
-            assert r.policies != [first]
-            plain = AutoscalingConfig(max_replicas=3)
-            spec = ApplicationSpec(
-                name="default",
-                route_prefix="/",
-                ingress="Model",
-                deployments=(deployment(autoscaling_config=plain),),
-            )
-            await r.deploy(spec)
-            await asyncio.sleep(1.0)
-            assert r.policies == []
-            assert (await detail_of(r)).latest is not None
-
-    run(main())
+async def test_processes_of_policies_end_with_their_deployment_and_their_controller(
+    r: PolicyRig,
+) -> None:
+    await r.deploy(with_policy(three))
+    await until_target(r, 3)
+    await r.until_settled()
+    (first,) = r.policies
+    await r.stop()
+    await r.start()
+    await r.until_settled()
+    await asyncio.sleep(5.0)
+    assert await target_of(r) == 3
+    assert len(r.policies) == 1
+    assert r.policies != [first]
+    plain = AutoscalingConfig(max_replicas=3)
+    spec = ApplicationSpec(
+        name="default",
+        route_prefix="/",
+        ingress="Model",
+        deployments=(deployment(autoscaling_config=plain),),
+    )
+    await r.deploy(spec)
+    await asyncio.sleep(1.0)
+    assert r.policies == []
+    assert (await detail_of(r)).latest is not None
 
 
 # ------------------------------------------------------------------- the policy of an application
@@ -468,95 +412,75 @@ def an_application(policy: Any, *names: str) -> ApplicationSpec:
     )
 
 
-def test_a_policy_of_an_application_decides_for_all_and_may_leave_some_out() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(an_application(by_names, "A", "Four", "Kept"))
-            await r.until_running()
-            await asyncio.sleep(10.0)
-            status = await r.status()
-            assert status is not None
-            found = {n: d.target_num_replicas for n, d in status.deployments.items()}
-            assert found == {"A": 1, "Four": 4, "Kept": 2}
-            assert len(r.policies) == 1
-
-    run(main())
+async def test_a_policy_of_an_application_decides_for_all_and_may_leave_some_out(
+    r: PolicyRig,
+) -> None:
+    await r.deploy(an_application(by_names, "A", "Four", "Kept"))
+    await r.until_running()
+    await asyncio.sleep(10.0)
+    status = await r.status()
+    assert status is not None
+    found = {n: d.target_num_replicas for n, d in status.deployments.items()}
+    assert found == {"A": 1, "Four": 4, "Kept": 2}
+    assert len(r.policies) == 1
 
 
-def test_a_policy_that_names_a_stranger_is_told_whom_it_may_name() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(an_application(names_a_stranger, "Model"))
-            await r.until_running()
-            await asyncio.sleep(10.0)
-            (error,) = (await detail_of(r)).errors
-            assert "decided about" in error
-            assert "there are: default/Model" in error
-
-    run(main())
+async def test_a_policy_that_names_a_stranger_is_told_whom_it_may_name(r: PolicyRig) -> None:
+    await r.deploy(an_application(names_a_stranger, "Model"))
+    await r.until_running()
+    await asyncio.sleep(10.0)
+    (error,) = (await detail_of(r)).errors
+    assert "decided about" in error
+    assert "there are: default/Model" in error
 
 
-def test_from_zero_a_request_needs_no_policy() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            load = Load(r)
-            await r.deploy(with_policy(raises, min_replicas=0))
-            await r.until_running()
-            before = now()
-            load.set(1.0)
-            await until_target(r, 1)
-            assert now() - before < 0.1
-
-    run(main())
+async def test_from_zero_a_request_needs_no_policy(r: PolicyRig) -> None:
+    load = Load(r)
+    await r.deploy(with_policy(raises, min_replicas=0))
+    await r.until_running()
+    before = now()
+    load.set(1.0)
+    await until_target(r, 1)
+    assert now() - before < 0.1
 
 
-def test_a_policy_has_the_environment_of_its_deployment() -> None:
-    async def main() -> None:
-        async with rig() as r:
+async def test_a_policy_has_the_environment_of_its_deployment(r: PolicyRig) -> None:
 
-            async def environment(env: RuntimeEnv, **env_vars: str) -> ProcessSpec:
-                spec = model(three)
-                config = msgspec.structs.replace(spec.config, env_vars=env_vars, runtime_env=env)
-                await r.deploy(app("default", msgspec.structs.replace(spec, config=config)))
-                await r.until_settled()
-                await asyncio.sleep(2 * ASK_EVERY_S)
-                (policy,) = r.policies
-                return r.engine.processes[policy].spec
+    async def environment(env: RuntimeEnv, **env_vars: str) -> ProcessSpec:
+        spec = model(three)
+        config = msgspec.structs.replace(spec.config, env_vars=env_vars, runtime_env=env)
+        await r.deploy(app("default", msgspec.structs.replace(spec, config=config)))
+        await r.until_settled()
+        await asyncio.sleep(2 * ASK_EVERY_S)
+        (policy,) = r.policies
+        return r.engine.processes[policy].spec
 
-            packages = RuntimeEnv(packages=("a",))
-            first = await environment(packages, WHERE="here")
-            assert (first.env, first.runtime_env) == ({"WHERE": "here"}, packages)
-            again = await environment(packages, WHERE="here")
-            assert again.process_id == first.process_id
-            other = await environment(packages, WHERE="there")
-            assert other.process_id != first.process_id
-            assert other.env == {"WHERE": "there"}
-
-    run(main())
+    packages = RuntimeEnv(packages=("a",))
+    first = await environment(packages, WHERE="here")
+    assert (first.env, first.runtime_env) == ({"WHERE": "here"}, packages)
+    again = await environment(packages, WHERE="here")
+    assert again.process_id == first.process_id
+    other = await environment(packages, WHERE="there")
+    assert other.process_id != first.process_id
+    assert other.env == {"WHERE": "there"}
 
 
-def test_the_policy_of_an_application_has_what_its_config_says_for_all() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            folder = RuntimeEnv(working_dir="/code", digests=("1",), excluded=((),))
-            r.replicas.describe = lambda _: BuildResult(
-                application=an_application(by_names, "Four")
-            )
-            declared = DeclaredApplication(
-                name="default",
-                route_prefix="/",
-                given=b"{}",
-                env={"WHERE": "here"},
-                runtime_env=folder,
-            )
-            request = ConfigRequest(applications=(declared,), source="test")
-            await r.call("submit", pack(request))
-            await r.until_settled()
-            (only,) = r.policies
-            spec = r.engine.processes[only].spec
-            assert (spec.env, spec.runtime_env) == ({"WHERE": "here"}, folder)
-
-    run(main())
+async def test_the_policy_of_an_application_has_what_its_config_says_for_all(r: PolicyRig) -> None:
+    folder = RuntimeEnv(working_dir="/code", digests=("1",), excluded=((),))
+    r.replicas.describe = lambda _: BuildResult(application=an_application(by_names, "Four"))
+    declared = DeclaredApplication(
+        name="default",
+        route_prefix="/",
+        given=b"{}",
+        env={"WHERE": "here"},
+        runtime_env=folder,
+    )
+    request = ConfigRequest(applications=(declared,), source="test")
+    await r.call("submit", pack(request))
+    await r.until_settled()
+    (only,) = r.policies
+    spec = r.engine.processes[only].spec
+    assert (spec.env, spec.runtime_env) == ({"WHERE": "here"}, folder)
 
 
 async def test_it_imports_from_its_own_folders_first(tmp_path: Path) -> None:

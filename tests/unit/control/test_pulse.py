@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.unit.control.rig import app, deployment, rig
+from tests.unit.control.rig import Rig, app, deployment
 
 from remora.control.callees import MAX_CALLEES, MAX_CALLERS, CalleeRegistry
 from remora.control.pulse import KEPT, Pulse, spread
-from remora.testing.virtual_time import run
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import Callees
 from remora.wire.health import ControllerHealth
+
+pytestmark = pytest.mark.virtual_time
 
 
 def test_values_are_summed_up() -> None:
@@ -62,41 +63,33 @@ def test_only_the_latest_ticks_are_kept() -> None:
     assert health.loops_per_second == pytest.approx(1.0)
 
 
-def test_the_controller_tells_how_it_is_and_who_has_ended() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(app("default", deployment(num_replicas=2)))
-            await r.until_running()
-            body = await r.admin.handlers["health"](b"")  # type: ignore[misc]
-            health = unpack(body, ControllerHealth)
-            assert health.num_control_loops > 1
-            assert health.loop_duration_s is not None
-            await r.deploy(app("default", deployment(num_replicas=1)))
-            status = await r.until(lambda _: len(r.controller.state.stopped) == 1)
-            assert status is not None
-            found = status.deployments["Model"]
-            (dead,) = found.recent_dead_replicas
-            assert dead.replica_id not in {each.replica_id for each in found.replicas}
-            assert dead.reason.startswith("told to leave")
-            assert status.ingress == "Model"
-
-    run(main())
+async def test_the_controller_tells_how_it_is_and_who_has_ended(r: Rig) -> None:
+    await r.deploy(app("default", deployment(num_replicas=2)))
+    await r.until_running()
+    body = await r.admin.handlers["health"](b"")  # type: ignore[misc]
+    health = unpack(body, ControllerHealth)
+    assert health.num_control_loops > 1
+    assert health.loop_duration_s is not None
+    await r.deploy(app("default", deployment(num_replicas=1)))
+    status = await r.until(lambda _: len(r.controller.state.stopped) == 1)
+    assert status is not None
+    found = status.deployments["Model"]
+    (dead,) = found.recent_dead_replicas
+    assert dead.replica_id not in {each.replica_id for each in found.replicas}
+    assert dead.reason.startswith("told to leave")
+    assert status.ingress == "Model"
 
 
-def test_what_replicas_call_is_added_to_what_was_bound() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(app("default", deployment()))
-            await r.until_running()
-            other = DeploymentID("Other", "elsewhere")
-            for caller in ("default/Model#1", "gone/Model#2"):
-                said = Callees(caller, (other, DeploymentID("Model", "default")))
-                await r.call("callees", pack(said))
-            status = await r.status()
-            assert status is not None
-            assert status.deployments["Model"].calls == (other, DeploymentID("Model", "default"))
-
-    run(main())
+async def test_what_replicas_call_is_added_to_what_was_bound(r: Rig) -> None:
+    await r.deploy(app("default", deployment()))
+    await r.until_running()
+    other = DeploymentID("Other", "elsewhere")
+    for caller in ("default/Model#1", "gone/Model#2"):
+        said = Callees(caller, (other, DeploymentID("Model", "default")))
+        await r.call("callees", pack(said))
+    status = await r.status()
+    assert status is not None
+    assert status.deployments["Model"].calls == (other, DeploymentID("Model", "default"))
 
 
 def test_what_is_said_of_callees_is_bounded() -> None:

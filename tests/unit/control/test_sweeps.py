@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.control.checkpoint import Section
@@ -15,9 +16,10 @@ from remora.core.state import ControllerState
 from remora.core.submission import Submission
 from remora.options.resources import RuntimeEnv
 from remora.testing import FakeEngine
-from remora.testing.virtual_time import run
 from remora.wire.codec import pack
 from remora.wire.control import BuildResult, ConfigRequest, DeclaredApplication
+
+pytestmark = pytest.mark.virtual_time
 
 
 class SweptEngine(FakeEngine):
@@ -64,52 +66,43 @@ async def submit(r: Rig, name: str) -> None:
     await r.until_settled("a")
 
 
-def test_is_told_soon_after_the_start_and_then_every_few_minutes() -> None:
-    async def main() -> None:
-        engine = SweptEngine()
-        async with rig(engine):
-            await asyncio.sleep(FIRST_S - 5)
-            assert engine.told == []
-            await asyncio.sleep(10)
-            assert engine.told == [set()]
-            await asyncio.sleep(EVERY_S * 2)
-            assert len(engine.told) == 3
-
-    run(main())
+async def test_is_told_soon_after_the_start_and_then_every_few_minutes() -> None:
+    engine = SweptEngine()
+    async with rig(engine):
+        await asyncio.sleep(FIRST_S - 5)
+        assert engine.told == []
+        await asyncio.sleep(10)
+        assert engine.told == [set()]
+        await asyncio.sleep(EVERY_S * 2)
+        assert len(engine.told) == 3
 
 
-def test_what_runs_and_what_a_rollback_goes_to_is_needed() -> None:
-    async def main() -> None:
-        async with rig(SweptEngine()) as r:
-            r.replicas.describe = describe
-            await submit(r, "1")
-            assert await next_sweep(r) == {"1", "replica-1"}
-            await submit(r, "2")
-            assert await next_sweep(r) == {"1", "2", "replica-2"}
-            await r.deploy(app("b", deployment(runtime_env=env("b")), route_prefix=None))
-            await r.until_settled("b")
-            await r.delete("a", "b")
-            await r.until(lambda now: now is None, "b")
-            # None of it runs, and all of it may come back.
-            assert await next_sweep(r) == {"1", "2", "b"}
-            await r.stop()
-            await r.start()
-            assert await next_sweep(r) == {"1", "2", "b"}
-
-    run(main())
+async def test_what_runs_and_what_a_rollback_goes_to_is_needed() -> None:
+    async with rig(SweptEngine()) as r:
+        r.replicas.describe = describe
+        await submit(r, "1")
+        assert await next_sweep(r) == {"1", "replica-1"}
+        await submit(r, "2")
+        assert await next_sweep(r) == {"1", "2", "replica-2"}
+        await r.deploy(app("b", deployment(runtime_env=env("b")), route_prefix=None))
+        await r.until_settled("b")
+        await r.delete("a", "b")
+        await r.until(lambda now: now is None, "b")
+        # None of it runs, and all of it may come back.
+        assert await next_sweep(r) == {"1", "2", "b"}
+        await r.stop()
+        await r.start()
+        assert await next_sweep(r) == {"1", "2", "b"}
 
 
-def test_releases_of_long_ago_keep_no_environment() -> None:
-    async def main() -> None:
-        async with rig(SweptEngine()) as r:
-            r.replicas.describe = describe
-            for number in range(KEPT_WITH_ENVIRONMENTS + 2):
-                await submit(r, str(number))
-            needed = await next_sweep(r)
-            assert {"0", "1"} & needed == set()
-            assert "2" in needed
-
-    run(main())
+async def test_releases_of_long_ago_keep_no_environment() -> None:
+    async with rig(SweptEngine()) as r:
+        r.replicas.describe = describe
+        for number in range(KEPT_WITH_ENVIRONMENTS + 2):
+            await submit(r, str(number))
+        needed = await next_sweep(r)
+        assert {"0", "1"} & needed == set()
+        assert "2" in needed
 
 
 def test_what_is_being_imported_is_needed() -> None:
@@ -118,20 +111,17 @@ def test_what_is_being_imported_is_needed() -> None:
     assert state.environments() == {env("new")}
 
 
-def test_a_roll_out_needs_what_it_may_fall_back_to() -> None:
-    async def main() -> None:
-        async with rig(SweptEngine()) as r:
-            spec = deployment(version="1", runtime_env=env("old"))
-            await r.deploy(app("a", spec, route_prefix=None))
-            await r.until_settled("a")
-            r.engine.fail_start = lambda spec: "no" if spec.runtime_env == env("new") else ""
-            spec = deployment(version="2", runtime_env=env("new"))
-            await r.deploy(app("a", spec, route_prefix=None))
-            state = r.controller.state
-            assert state.applications["a"].deployments["Model"].previous is not None
-            assert state.environments() == {env("old"), env("new")}
-
-    run(main())
+async def test_a_roll_out_needs_what_it_may_fall_back_to() -> None:
+    async with rig(SweptEngine()) as r:
+        spec = deployment(version="1", runtime_env=env("old"))
+        await r.deploy(app("a", spec, route_prefix=None))
+        await r.until_settled("a")
+        r.engine.fail_start = lambda spec: "no" if spec.runtime_env == env("new") else ""
+        spec = deployment(version="2", runtime_env=env("new"))
+        await r.deploy(app("a", spec, route_prefix=None))
+        state = r.controller.state
+        assert state.applications["a"].deployments["Model"].previous is not None
+        assert state.environments() == {env("old"), env("new")}
 
 
 def in_folder_of(engine: SweptEngine) -> SweptEngine:
@@ -142,39 +132,33 @@ def in_folder_of(engine: SweptEngine) -> SweptEngine:
     return made
 
 
-def test_a_programs_instance_keeps_what_the_other_one_of_its_folder_needs() -> None:
-    async def main() -> None:
-        engine = SweptEngine()
-        async with rig(engine) as r:
-            r.replicas.describe = describe
-            await submit(r, "1")
-            await submit(r, "2")
-        engine = in_folder_of(engine)
-        async with rig(engine, bound=True) as r:
-            own = deployment(runtime_env=env("own"))
-            await r.deploy(app("b", own, route_prefix=None))
-            assert await next_sweep(r) >= {"1", "2", "replica-2", "own"}
-        # What a program had nobody brings back.
-        async with rig(in_folder_of(engine)) as r:
-            assert await next_sweep(r) >= {"1", "2", "replica-2"}
-            assert "own" not in await next_sweep(r)
-
-    run(main())
+async def test_a_programs_instance_keeps_what_the_other_one_of_its_folder_needs() -> None:
+    engine = SweptEngine()
+    async with rig(engine) as r:
+        r.replicas.describe = describe
+        await submit(r, "1")
+        await submit(r, "2")
+    engine = in_folder_of(engine)
+    async with rig(engine, bound=True) as r:
+        own = deployment(runtime_env=env("own"))
+        await r.deploy(app("b", own, route_prefix=None))
+        assert await next_sweep(r) >= {"1", "2", "replica-2", "own"}
+    # What a program had nobody brings back.
+    async with rig(in_folder_of(engine)) as r:
+        assert await next_sweep(r) >= {"1", "2", "replica-2"}
+        assert "own" not in await next_sweep(r)
 
 
-def test_nothing_is_swept_while_it_is_not_known_what_is_needed() -> None:
-    async def main() -> None:
-        engine = SweptEngine()
-        engine.store[JOURNAL] = b"of an instance that ended while it saved"
-        releases = ReleaseStore(Section(engine))
-        sweeps = Sweeps(engine, releases, bound=True)
-        for now in (0, FIRST_S, FIRST_S + EVERY_S):
-            await sweeps.look(ControllerState(), now)
-        assert engine.told == []
-        del engine.store[JOURNAL]
-        await sweeps.look(ControllerState(is_rebuilding=True), 3 * EVERY_S)
-        assert engine.told == []
-        await sweeps.look(ControllerState(), 3 * EVERY_S)
-        assert engine.told == [set()]
-
-    run(main())
+async def test_nothing_is_swept_while_it_is_not_known_what_is_needed() -> None:
+    engine = SweptEngine()
+    engine.store[JOURNAL] = b"of an instance that ended while it saved"
+    releases = ReleaseStore(Section(engine))
+    sweeps = Sweeps(engine, releases, bound=True)
+    for now in (0, FIRST_S, FIRST_S + EVERY_S):
+        await sweeps.look(ControllerState(), now)
+    assert engine.told == []
+    del engine.store[JOURNAL]
+    await sweeps.look(ControllerState(is_rebuilding=True), 3 * EVERY_S)
+    assert engine.told == []
+    await sweeps.look(ControllerState(), 3 * EVERY_S)
+    assert engine.told == [set()]

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.control.rig import app, deployment, rig
+from tests.unit.control.rig import Rig, app, deployment
 
 from remora.config import (
     AutoscalingConfig,
@@ -22,7 +22,8 @@ from remora.config import (
 )
 from remora.core.update_class import UPDATE_CLASS, UpdateClass, heaviest
 from remora.options.logging import LoggingConfig
-from remora.testing.virtual_time import run
+
+pytestmark = pytest.mark.virtual_time
 
 #: Another value than the default, for each option.
 CHANGED: dict[str, Any] = {
@@ -66,30 +67,26 @@ CHANGED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("option", sorted(UPDATE_CLASS))
-def test_an_option_costs_what_its_class_says(option: str) -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(app("default", deployment(num_replicas=2)))
-            await r.until_settled()
-            before = {replica.pid: len(replica.calls) for replica in r.replicas.serving}
-            options = {"num_replicas": 2, option: CHANGED[option]}
-            # An actor that the new version waits for.
-            await r.deploy(app("default", deployment(**options), deployment("Actor")))
-            await r.until_settled()
-            await asyncio.sleep(1.0)
-            kept = {replica.pid: replica for replica in r.replicas.serving if replica.pid in before}
-            calls = [call for pid in kept for call in kept[pid].calls[before[pid] :]]
-            match UPDATE_CLASS[option]:
-                case UpdateClass.LIGHTWEIGHT:
-                    assert (len(kept), calls) == (2, [])
-                case UpdateClass.RECONFIGURE:
-                    assert (len(kept), calls) == (2, ["reconfigure"] * 2)
-                case UpdateClass.RESTART:
-                    assert not kept
-            target = r.controller.state.applications["default"].deployments["Model"].target
-            assert getattr(target.config, option) == CHANGED[option]
-
-    run(main())
+async def test_an_option_costs_what_its_class_says(r: Rig, option: str) -> None:
+    await r.deploy(app("default", deployment(num_replicas=2)))
+    await r.until_settled()
+    before = {replica.pid: len(replica.calls) for replica in r.replicas.serving}
+    options = {"num_replicas": 2, option: CHANGED[option]}
+    # An actor that the new version waits for.
+    await r.deploy(app("default", deployment(**options), deployment("Actor")))
+    await r.until_settled()
+    await asyncio.sleep(1.0)
+    kept = {replica.pid: replica for replica in r.replicas.serving if replica.pid in before}
+    calls = [call for pid in kept for call in kept[pid].calls[before[pid] :]]
+    match UPDATE_CLASS[option]:
+        case UpdateClass.LIGHTWEIGHT:
+            assert (len(kept), calls) == (2, [])
+        case UpdateClass.RECONFIGURE:
+            assert (len(kept), calls) == (2, ["reconfigure"] * 2)
+        case UpdateClass.RESTART:
+            assert not kept
+    target = r.controller.state.applications["default"].deployments["Model"].target
+    assert getattr(target.config, option) == CHANGED[option]
 
 
 def test_every_option_has_a_class() -> None:
@@ -105,33 +102,25 @@ def test_the_heaviest_of_several_changes_counts() -> None:
     assert heaviest(mixed, DeploymentConfig(env_vars={"A": "1"})) is UpdateClass.RESTART
 
 
-def test_code_and_ingress_restart_and_a_route_prefix_does_not() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(app("default", deployment(num_replicas=2)))
-            await r.until_settled()
-            pids = {replica.pid for replica in r.replicas.serving}
-            await r.deploy(app("default", deployment(num_replicas=2), route_prefix="/moved"))
-            await r.until_settled()
-            assert {replica.pid for replica in r.replicas.serving} == pids
-            assert r.snapshot.apps["default"].route_prefix == "/moved"
-            await r.deploy(app("default", deployment(version="2", num_replicas=2)))
-            await r.until_settled()
-            assert not {replica.pid for replica in r.replicas.serving} & pids
-
-    run(main())
+async def test_code_and_ingress_restart_and_a_route_prefix_does_not(r: Rig) -> None:
+    await r.deploy(app("default", deployment(num_replicas=2)))
+    await r.until_settled()
+    pids = {replica.pid for replica in r.replicas.serving}
+    await r.deploy(app("default", deployment(num_replicas=2), route_prefix="/moved"))
+    await r.until_settled()
+    assert {replica.pid for replica in r.replicas.serving} == pids
+    assert r.snapshot.apps["default"].route_prefix == "/moved"
+    await r.deploy(app("default", deployment(version="2", num_replicas=2)))
+    await r.until_settled()
+    assert not {replica.pid for replica in r.replicas.serving} & pids
 
 
-def test_a_deploy_of_one_application_leaves_the_others_alone() -> None:
-    async def main() -> None:
-        async with rig() as r:
-            await r.deploy(app("one", route_prefix="/one"), app("two", route_prefix="/two"))
-            await r.until_settled("one")
-            await r.until_settled("two")
-            before = {each for each in r.engine.processes if each.startswith("two/")}
-            assert len(before) == 1
-            await r.deploy(app("one", deployment(version="2"), route_prefix="/one"))
-            await r.until_settled("one")
-            assert {each for each in r.engine.processes if each.startswith("two/")} == before
-
-    run(main())
+async def test_a_deploy_of_one_application_leaves_the_others_alone(r: Rig) -> None:
+    await r.deploy(app("one", route_prefix="/one"), app("two", route_prefix="/two"))
+    await r.until_settled("one")
+    await r.until_settled("two")
+    before = {each for each in r.engine.processes if each.startswith("two/")}
+    assert len(before) == 1
+    await r.deploy(app("one", deployment(version="2"), route_prefix="/one"))
+    await r.until_settled("one")
+    assert {each for each in r.engine.processes if each.startswith("two/")} == before
