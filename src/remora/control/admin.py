@@ -1,6 +1,6 @@
 """The controller's methods, as its clients call them (`wire/control.py` lists them).
 
-Rules: unpacks, asks the controller, packs. Code stays opaque bytes.
+Rules: asks the controller; decides nothing. Code stays opaque bytes.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from contextlib import aclosing
-
-import msgspec
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from remora.control.builders import stored
 from remora.control.controller import Controller
+from remora.control.handlers import asked, followed, read, told
 from remora.control.planning import Measure, planned
 from remora.control.scaling_admin import scaling_handlers, with_policy_errors
 from remora.core import events as ev
@@ -28,7 +26,7 @@ from remora.engine.base import SystemProcess
 from remora.errors import EngineError, ReleaseError
 from remora.transport.control import ControlHandler
 from remora.types import NodeID, ReplicaID, Seconds
-from remora.wire.codec import pack, unpack
+from remora.wire.codec import pack
 from remora.wire.control import (
     Accepted,
     Ack,
@@ -47,7 +45,9 @@ from remora.wire.control import (
     StoryRequest,
     Subscription,
 )
+from remora.wire.health import ControllerHealth
 from remora.wire.metrics import MetricsAnswer, MetricsReport, MetricsRequest
+from remora.wire.plan import Plan
 from remora.wire.releases import Releases, RollbackRequest
 
 #: Of the controller's time, at most so much goes to each one who watches.
@@ -91,29 +91,31 @@ class Admin:
     @property
     def handlers(self) -> Mapping[str, ControlHandler]:
         """The methods by name."""
+        controller = self._controller
+        ready = controller.ready
         return {
-            "deploy": self._deploy,
-            "submit": self._submit,
-            "configs": self._configs,
-            "plan": self._plan,
-            "releases": self._releases,
-            "rollback": self._rollback,
-            "delete": self._delete,
+            "deploy": asked(DeployRequest, self._deploy, ready),
+            "submit": asked(ConfigRequest, self._submit, ready),
+            "configs": read(self._configs, ready),
+            "plan": asked(ConfigRequest, self._plan, ready),
+            "releases": read(self._releases, ready),
+            "rollback": asked(RollbackRequest, self._rollback, ready),
+            "delete": asked(DeleteRequest, self._delete),
             "shutdown": self._shutdown,
-            "story": self._story,
-            "status": self._status,
+            "story": asked(StoryRequest, self._story),
+            "status": read(self.status, ready),
             "watch": self._watch,
-            "subscribe": self._subscribe,
-            "ack": self._ack,
-            "callees": self._callees,
-            "health": self._health,
+            "subscribe": followed(Subscription, controller.publisher.subscribe),
+            "ack": told(Ack, controller.publisher.ack),
+            "callees": told(Callees, controller.callees.note),
+            "health": read(self._health, ready),
             "snapshot_version": self._snapshot_version,
-            "queue": self._queue,
-            "claim": self._claim,
-            "metrics": self._metrics,
-            "follow_metrics": self._follow_metrics,
-            "answer_metrics": self._answer_metrics,
-            **scaling_handlers(self._controller),
+            "queue": followed(QueueClaim, controller.leases.follow),
+            "claim": told(QueueClaim, controller.leases.claim),
+            "metrics": asked(MetricsRequest, self._metrics),
+            "follow_metrics": followed(Subscription, controller.metrics.follow),
+            "answer_metrics": told(MetricsAnswer, controller.metrics.on_answer),
+            **scaling_handlers(controller),
         }
 
     async def status(self) -> InstanceStatus:
@@ -150,9 +152,7 @@ class Admin:
         self._report_s = time.thread_time() - began
         return with_policy_errors(controller.callees.added(found), controller.autoscaler)
 
-    async def _deploy(self, body: bytes) -> bytes:
-        request = unpack(body, DeployRequest)
-        await self._controller.ready.wait()
+    async def _deploy(self, request: DeployRequest) -> Accepted:
         keys: list[str] = []
         try:
             code = self._controller.code
@@ -163,35 +163,30 @@ class Admin:
             )
         finally:
             self._controller.code.unpin(keys)
-        return pack(Accepted(number))
+        return Accepted(number)
 
-    async def _submit(self, body: bytes) -> bytes:
-        request = unpack(body, ConfigRequest)
-        await self._controller.ready.wait()
-        return pack(Accepted(await self._controller.request(_submitted(request))))
+    async def _submit(self, request: ConfigRequest) -> Accepted:
+        return Accepted(await self._controller.request(_submitted(request)))
 
-    async def _releases(self, _body: bytes) -> bytes:
-        await self._controller.ready.wait()
+    async def _releases(self) -> Releases:
         failed = {
             name: app.release
             for name, app in sorted(self._controller.state.applications.items())
             if app.failure and not app.deleting
         }
         outcomes = self._controller.state.outcomes
-        return pack(Releases(releases.told(await self._records(), failed, outcomes)))
+        return Releases(releases.told(await self._records(), failed, outcomes))
 
     async def _records(self) -> list[releases.Record]:
         """What is kept and counts; one that was written last and refused after does not."""
         latest = self._controller.state.release
         return [each for each in await self._controller.releases.read() if each.number <= latest]
 
-    async def _rollback(self, body: bytes) -> bytes:
-        await self._controller.ready.wait()
-        request = unpack(body, RollbackRequest)
+    async def _rollback(self, request: RollbackRequest) -> Accepted:
         records, state = await self._records(), self._controller.state
         # Whoever lost the answer asks again, also another controller than the one that saved it.
         if (made := releases.made_for(records, request.request_id)) is not None:
-            return pack(Accepted(made))
+            return Accepted(made)
         if request.number:
             record = releases.to_go_back_to(records, request.number)
         else:
@@ -207,35 +202,25 @@ class Admin:
                     f"The code of release {record.number}, which a program deployed, is not kept "
                     "any more: run the program again."
                 )
-            accepted = Accepted(
+            return Accepted(
                 await self._controller.request(releases.again(record, request.request_id))
             )
         finally:
             code.unpin(keys)
-        return pack(accepted)
 
-    async def _plan(self, body: bytes) -> bytes:
-        await self._controller.ready.wait()
-        submitted = _submitted(unpack(body, ConfigRequest))
-        return pack(await planned(self._controller, submitted, self._measure))
+    async def _plan(self, request: ConfigRequest) -> Plan:
+        return await planned(self._controller, _submitted(request), self._measure)
 
-    async def _configs(self, _body: bytes) -> bytes:
-        await self._controller.ready.wait()
+    async def _configs(self) -> Configs:
         found = sorted(_declared(self._controller.state).items())
-        return pack(Configs({name: each.given for name, each in found}))
+        return Configs({name: each.given for name, each in found})
 
-    async def _delete(self, body: bytes) -> bytes:
-        request = unpack(body, DeleteRequest)
+    async def _delete(self, request: DeleteRequest) -> None:
         await self._controller.request(ev.DeleteRequested(names=request.names))
-        return b""
 
     async def _shutdown(self, _body: bytes) -> bytes:
         await self._controller.request(ev.ShutdownRequested())
         return b""
-
-    async def _status(self, _body: bytes) -> bytes:
-        await self._controller.ready.wait()
-        return pack(await self.status())
 
     async def _watch(self, _body: bytes) -> AsyncIterator[bytes]:
         controller = self._controller
@@ -257,8 +242,8 @@ class Admin:
         finally:
             controller.unwatch(changed)
 
-    async def _story(self, body: bytes) -> bytes:
-        wanted = ReplicaID(unpack(body, StoryRequest).replica_id)
+    async def _story(self, request: StoryRequest) -> Story:
+        wanted = ReplicaID(request.replica_id)
         controller = self._controller
         replica = story_of(controller.state, wanted)
         lines = [] if replica is None else [f"{wanted} is {replica.state}", story(replica)]
@@ -273,43 +258,16 @@ class Admin:
                 f"Nothing is known of replica {wanted}. `remora status --json` names those that "
                 "live; of those that are gone the last few are remembered."
             )
-        return pack(Story("\n".join(lines)))
+        return Story("\n".join(lines))
 
     async def _snapshot_version(self, body: bytes) -> bytes:
         return pack(SnapshotVersion(self._controller.publisher.version))
 
-    def _subscribe(self, body: bytes) -> AsyncIterator[bytes]:
-        return _packed(self._controller.publisher.subscribe(unpack(body, Subscription)))
+    async def _health(self) -> ControllerHealth:
+        return self._controller.health(self._measure(os.getpid()))
 
-    async def _ack(self, body: bytes) -> bytes:
-        self._controller.publisher.ack(unpack(body, Ack))
-        return b""
-
-    async def _callees(self, body: bytes) -> bytes:
-        self._controller.callees.note(unpack(body, Callees))
-        return b""
-
-    async def _health(self, _body: bytes) -> bytes:
-        await self._controller.ready.wait()
-        return pack(self._controller.health(self._measure(os.getpid())))
-
-    def _queue(self, body: bytes) -> AsyncIterator[bytes]:
-        return _packed(self._controller.leases.follow(unpack(body, QueueClaim)))
-
-    async def _claim(self, body: bytes) -> bytes:
-        self._controller.leases.claim(unpack(body, QueueClaim))
-        return b""
-
-    async def _metrics(self, body: bytes) -> bytes:
-        but = unpack(body, MetricsRequest).subscriber
-        return pack(MetricsReport(tuple(await self._controller.metrics.read(but))))
-
-    def _follow_metrics(self, body: bytes) -> AsyncIterator[bytes]:
-        return _packed(self._controller.metrics.follow(unpack(body, Subscription)))
-
-    async def _answer_metrics(self, body: bytes) -> bytes:
-        self._controller.metrics.on_answer(unpack(body, MetricsAnswer))
-        return b""
+    async def _metrics(self, request: MetricsRequest) -> MetricsReport:
+        return MetricsReport(tuple(await self._controller.metrics.read(request.subscriber)))
 
 
 def _declared(state: ControllerState) -> dict[str, DeclaredApplication]:
@@ -342,13 +300,6 @@ def _view(process: SystemProcess, draining: Collection[NodeID]) -> ProcessView:
         restarts=process.restarts,
         node_id=process.node_id,
     )
-
-
-async def _packed(messages: AsyncGenerator[msgspec.Struct, None]) -> AsyncIterator[bytes]:
-    """Pack what a stream gives, and close it with this one."""
-    async with aclosing(messages):
-        async for message in messages:
-            yield pack(message)
 
 
 def _submitted(request: ConfigRequest) -> ev.ConfigSubmitted:

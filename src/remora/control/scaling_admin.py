@@ -1,18 +1,18 @@
 """The controller's methods about numbers of replicas (`wire/scaling.py` lists them).
 
-Rules: unpacks, asks, packs.
+Rules: asks the controller; decides nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 
 import msgspec
 
 from remora.control.autoscaler import Autoscaler
 from remora.control.controller import Controller
+from remora.control.handlers import asked, followed, told
 from remora.control.scaled import KEPT_DECISIONS
 from remora.core import events as ev
 from remora.core.autoscale.record import ScalingRecord
@@ -24,7 +24,6 @@ from remora.core.state import Application, Deployment
 from remora.errors import UnknownTargetError
 from remora.transport.control import ControlHandler
 from remora.types import DeploymentID
-from remora.wire.codec import pack, unpack
 from remora.wire.control import ApplicationStatus, Subscription
 from remora.wire.scaling import (
     CapacityRequest,
@@ -39,9 +38,7 @@ from remora.wire.scaling import (
 def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
     """Make the methods of one controller, by name."""
 
-    async def scale(body: bytes) -> bytes:
-        request = unpack(body, ScaleRequest)
-        await controller.ready.wait()
+    async def scale(request: ScaleRequest) -> None:
         await controller.request(
             ev.ScaleRequested(
                 app_name=request.app_name,
@@ -49,52 +46,24 @@ def scaling_handlers(controller: Controller) -> Mapping[str, ControlHandler]:
                 num_replicas=request.num_replicas,
             )
         )
-        return b""
 
-    async def capacity(body: bytes) -> bytes:
-        request = unpack(body, CapacityRequest)
-        await controller.ready.wait()
+    async def capacity(request: CapacityRequest) -> None:
         await controller.request(ev.CapacityRequested(percent=request.percent))
-        return b""
 
-    async def scaling(body: bytes) -> bytes:
-        await controller.ready.wait()
-        request = unpack(body, ScalingRequest)
+    async def scaling(request: ScalingRequest) -> ScalingDetails:
         found = details(controller, request)
-        if not request.past:
-            return pack(ScalingDetails(tuple(found)))
-        past = await _past_decisions(controller)
-        return pack(
-            ScalingDetails(
-                tuple(
-                    msgspec.structs.replace(
-                        each,
-                        decisions=_merged(
-                            past.get(DeploymentID(each.deployment, each.app_name), ()),
-                            each.decisions,
-                        ),
-                    )
-                    for each in found
-                )
-            )
-        )
+        if request.past:
+            past = await _past_decisions(controller)
+            found = [_with_past(each, past) for each in found]
+        return ScalingDetails(tuple(found))
 
-    async def report(body: bytes) -> bytes:
-        controller.autoscaler.report(unpack(body, DemandReport))
-        return b""
-
-    async def demand(body: bytes) -> AsyncIterator[bytes]:
-        subscription = unpack(body, Subscription)
-        async with aclosing(controller.autoscaler.demand(subscription)) as messages:
-            async for message in messages:
-                yield pack(message)
-
+    ready, autoscaler = controller.ready, controller.autoscaler
     return {
-        "scale": scale,
-        "capacity": capacity,
-        "scaling": scaling,
-        "report": report,
-        "demand": demand,
+        "scale": asked(ScaleRequest, scale, ready),
+        "capacity": asked(CapacityRequest, capacity, ready),
+        "scaling": asked(ScalingRequest, scaling, ready),
+        "report": told(DemandReport, autoscaler.report),
+        "demand": followed(Subscription, autoscaler.demand),
     }
 
 
@@ -110,12 +79,14 @@ async def _past_decisions(
     return {where: tuple(records) for where, records in past.items()}
 
 
-def _merged(
-    past: tuple[ScalingRecord, ...], known: tuple[ScalingRecord, ...]
-) -> tuple[ScalingRecord, ...]:
+def _with_past(
+    detail: ScalingDetail, past: Mapping[DeploymentID, tuple[ScalingRecord, ...]]
+) -> ScalingDetail:
     """Put together what the log has and what is in memory: each may have what the other lost. Pure."""
-    both = [*past, *(record for record in known if record not in past)]
-    return tuple(sorted(both, key=lambda record: record.at_unix_s)[-KEPT_DECISIONS:])
+    logged = past.get(DeploymentID(detail.deployment, detail.app_name), ())
+    both = [*logged, *(each for each in detail.decisions if each not in logged)]
+    decisions = tuple(sorted(both, key=lambda record: record.at_unix_s)[-KEPT_DECISIONS:])
+    return msgspec.structs.replace(detail, decisions=decisions)
 
 
 def details(controller: Controller, request: ScalingRequest) -> list[ScalingDetail]:
