@@ -23,13 +23,7 @@ from remora.control.controller import Controller
 from remora.testing import FakeEngine, FakeReplicas
 from remora.testing.virtual_time import run
 from remora.wire.codec import pack, unpack
-from remora.wire.control import (
-    Ack,
-    ApplicationSpec,
-    DeploymentSpec,
-    DeployRequest,
-    Subscription,
-)
+from remora.wire.control import Ack, ApplicationSpec, DeploymentSpec, DeployRequest, Subscription
 
 #: Deployments in each application.
 PER_APP = 10

@@ -22,12 +22,7 @@ from remora.calls.lookup import (
     get_app_handle,
     get_deployment_handle,
 )
-from remora.config import (
-    AdminOptions,
-    HTTPOptions,
-    ProxyLocation,
-    gRPCOptions,
-)
+from remora.config import AdminOptions, HTTPOptions, ProxyLocation, gRPCOptions
 from remora.context import ReplicaContext, get_replica_context
 from remora.current import (
     begin,

@@ -22,13 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from tests import engines
-from tests.e2e.apps import (
-    BadManners,
-    BadMannersInThread,
-    Echo,
-    Endless,
-    Upload,
-)
+from tests.e2e.apps import BadManners, BadMannersInThread, Echo, Endless, Upload
 from tests.e2e.conftest import StartCommand, StartInstance
 from tests.e2e.instances import Instance
 from tests.e2e.load import Load, ask, client, get, load

@@ -18,13 +18,7 @@ import pytest
 
 from remora.config import HTTPOptions
 from remora.engine import linux
-from remora.engine.base import (
-    EngineEvent,
-    NodeJoined,
-    ProcessExited,
-    ProcessSpec,
-    ProcessStarted,
-)
+from remora.engine.base import EngineEvent, NodeJoined, ProcessExited, ProcessSpec, ProcessStarted
 from remora.engine.claim import find_owner
 from remora.engine.launch import EntryPoints, Launch, LaunchSetup, end, launch
 from remora.engine.local.client import LocalEngine

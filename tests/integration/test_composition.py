@@ -13,12 +13,7 @@ import pytest
 from tests.integration.handles import handle_to, served
 from tests.integration.rig import Rig, until
 
-from remora.errors import (
-    ProtocolError,
-    RayServeException,
-    ReplicaDiedError,
-    RequestTimeoutError,
-)
+from remora.errors import ProtocolError, RayServeException, ReplicaDiedError, RequestTimeoutError
 from remora.request_context import RequestContext, current
 from remora.transport.packing import pack_value
 from remora.wire import values

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from remora.observe.batches import BatchCounters
 from remora.observe.counters import RequestCounters
-from remora.observe.replica_counts import (
-    LoadCounts,
-    ReplicaCounts,
-    batch_families,
-    model_families,
-)
+from remora.observe.replica_counts import LoadCounts, ReplicaCounts, batch_families, model_families
 from remora.observe.routing_counts import RoutingCounts, RoutingRow, routing_families
 from remora.observe.status_metrics import status_families
 from remora.types import DeploymentID

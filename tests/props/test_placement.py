@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 from tests.props import strategies as own
 
 from remora.core.labels import matches
-from remora.core.placement import (
-    Capacity,
-    Demand,
-    Placement,
-    assign,
-    assign_gang,
-    never_fits,
-    take,
-)
+from remora.core.placement import Capacity, Demand, Placement, assign, assign_gang, never_fits, take
 from remora.types import NodeID, ReplicaID
 
 

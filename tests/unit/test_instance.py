@@ -15,11 +15,7 @@ from remora.engine.launch import Owner
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.instance import Instance
-from remora.wire.control import (
-    ApplicationSpec,
-    ApplicationStatus,
-    InstanceStatus,
-)
+from remora.wire.control import ApplicationSpec, ApplicationStatus, InstanceStatus
 
 T = TypeVar("T")
 

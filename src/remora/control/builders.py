@@ -26,12 +26,7 @@ from remora.engine import base
 from remora.errors import ConnectionLostError, EngineError, RemoraError
 from remora.home import Home
 from remora.types import Seconds, is_replica
-from remora.wire.control import (
-    ApplicationSpec,
-    BuildRequest,
-    BuildResult,
-    DeclaredApplication,
-)
+from remora.wire.control import ApplicationSpec, BuildRequest, BuildResult, DeclaredApplication
 
 _log = logging.getLogger("remora.controller")
 

@@ -21,11 +21,7 @@ from remora.core.outcomes import settled
 from remora.core.replica_state import STAYING, Cause, ReplicaState
 from remora.core.scale import set_scale, take_capacity
 from remora.core.setbacks import count_failure, note_crash, note_failure, note_loss
-from remora.core.state import (
-    Activity,
-    Deployment,
-    NodeView,
-)
+from remora.core.state import Activity, Deployment, NodeView
 from remora.types import DeploymentID, ReplicaID, Seconds
 
 #: A restarted controller waits this long for the replicas that it knows before it tells

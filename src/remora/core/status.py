@@ -17,12 +17,7 @@ from remora.core.replica_state import Replica, ReplicaState
 from remora.core.scale import attempts_for, count_of
 from remora.core.state import Application, ControllerState, Deployment, Pacing, Target
 from remora.types import DeploymentID, Seconds
-from remora.wire.control import (
-    ApplicationStatus,
-    DeadReplica,
-    DeploymentStatus,
-    ReplicaStatus,
-)
+from remora.wire.control import ApplicationStatus, DeadReplica, DeploymentStatus, ReplicaStatus
 
 #: Worst first (MO-02).
 _RANKING = (

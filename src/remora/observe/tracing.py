@@ -140,12 +140,7 @@ class Tracing:
 def parent_context(traceparent: str) -> Context:
     """The context of OpenTelemetry in which a remote parent is current, or none is."""
     from opentelemetry.context import Context
-    from opentelemetry.trace import (
-        NonRecordingSpan,
-        SpanContext,
-        TraceFlags,
-        set_span_in_context,
-    )
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None or (found[4] and traceparent.startswith("00")):

@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.http_load import (
-    HttpRequest,
-    WrkResult,
-    parse_wrk,
-    response_is_complete,
-    wrk_script,
-)
+from benchmarks.http_load import HttpRequest, WrkResult, parse_wrk, response_is_complete, wrk_script
 
 CLEAN = """Running 3s test @ http://127.0.0.1:34017/
   1 threads and 32 connections

@@ -7,13 +7,7 @@ import asyncio
 import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
-from remora.control.builders import (
-    AT_A_TIME,
-    PLAN_LIMIT_S,
-    PLANNED_AT_A_TIME,
-    PREFIX,
-    BuildError,
-)
+from remora.control.builders import AT_A_TIME, PLAN_LIMIT_S, PLANNED_AT_A_TIME, PREFIX, BuildError
 from remora.wire.codec import pack, unpack
 from remora.wire.control import BuildResult, ConfigRequest, DeclaredApplication
 from remora.wire.plan import Plan

@@ -7,12 +7,7 @@ import pytest
 from remora.observe import replica_counts as module
 from remora.observe.batches import BatchCounters
 from remora.observe.metrics import render
-from remora.observe.replica_counts import (
-    LoadCounts,
-    ReplicaCounts,
-    batch_families,
-    model_families,
-)
+from remora.observe.replica_counts import LoadCounts, ReplicaCounts, batch_families, model_families
 
 REPLICA = ("shop", "Model", "shop/Model#1")
 LABELS = 'application="shop",deployment="Model",replica="shop/Model#1"'

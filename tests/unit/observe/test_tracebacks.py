@@ -13,12 +13,7 @@ from types import TracebackType
 
 import pytest
 
-from remora.observe.tracebacks import (
-    INNERMOST_FRAMES,
-    has_user_frames,
-    user_stack,
-    user_traceback,
-)
+from remora.observe.tracebacks import INNERMOST_FRAMES, has_user_frames, user_stack, user_traceback
 
 
 def test_shows_only_the_frames_of_the_users_code(

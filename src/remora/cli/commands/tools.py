@@ -11,11 +11,7 @@ from typing import Any
 
 import click
 
-from remora.cli.flags import (
-    app_dir_flag,
-    arguments,
-    name_flag,
-)
+from remora.cli.flags import app_dir_flag, arguments, name_flag
 
 
 @click.command()

@@ -24,14 +24,7 @@ from typing import Any
 
 from remora.engine import linux
 from remora.engine.contents import digest_of, files_of
-from remora.engine.local.pieces import (
-    complete_file,
-    is_complete,
-    lock,
-    python_of,
-    size_of,
-    venv_of,
-)
+from remora.engine.local.pieces import complete_file, is_complete, lock, python_of, size_of, venv_of
 from remora.engine.local.removal import delete, move_aside
 from remora.errors import ConfigError, EngineError
 

@@ -32,23 +32,12 @@ from typing import Any
 from remora.engine import linux, socket_folder
 from remora.engine.boot import InstanceOptions, answer, close_strangers
 from remora.engine.claim import Claim
-from remora.engine.doors import (
-    address_of,
-    http_url,
-)
+from remora.engine.doors import address_of, http_url
 from remora.engine.local.command_server import CommandServer, exited_event, started_event
 from remora.engine.local.echo import Echo
 from remora.engine.local.loop import Loop
 from remora.engine.local.opening import open_instance
-from remora.engine.local.processes import (
-    Fork,
-    Gone,
-    Kill,
-    Order,
-    ProcessTable,
-    Terminate,
-    Up,
-)
+from remora.engine.local.processes import Fork, Gone, Kill, Order, ProcessTable, Terminate, Up
 from remora.engine.local.protocol import Message
 from remora.engine.local.shutdown_order import ShutdownOrder
 from remora.engine.local.system_processes import PermanentProcesses, admin_request, system_requests
