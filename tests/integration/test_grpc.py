@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from tests.integration.rig import GrpcDoor, Rig, until
+from tests.integration.rig import GrpcDoor, Node, Rig, until
 from tests.kitchen import pb2, pb2_grpc
 
 import remora as serve
@@ -131,6 +131,22 @@ async def stub(door: GrpcDoor, **options: Any) -> AsyncIterator[Any]:
         yield pb2_grpc().KitchenStub(channel)
 
 
+@pytest.fixture
+async def node(rig: Rig) -> Node:
+    return await rig.node(Kitchen)
+
+
+@pytest.fixture
+async def door(rig: Rig, node: Node) -> GrpcDoor:
+    return await rig.grpc_door(node)
+
+
+@pytest.fixture
+async def kitchen(door: GrpcDoor) -> AsyncIterator[Any]:
+    async with stub(door) as made:
+        yield made
+
+
 def order(dish: str = "soup", count: int = 0, note: bytes = b"") -> Any:
     return pb2().Order(dish=dish, count=count, note=note)
 
@@ -144,60 +160,47 @@ async def failure(call: Any) -> aio.AioRpcError:
 # -- the four kinds ---------------------------------------------------------------------------
 
 
-async def test_one_message_there_and_one_back(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-    async with stub(door) as kitchen:
-        assert (await kitchen.Cook(order(count=1))).count == 2
-        assert await kitchen.Cook(pb2().Order()) == pb2().Plate(count=1)
+async def test_one_message_there_and_one_back(kitchen: Any) -> None:
+    assert (await kitchen.Cook(order(count=1))).count == 2
+    assert await kitchen.Cook(pb2().Order()) == pb2().Plate(count=1)
 
 
-async def test_one_message_there_and_a_stream_back(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-    async with stub(door) as kitchen:
-        assert [plate.count async for plate in kitchen.Serve(order(count=500))] == list(range(500))
-        assert [plate async for plate in kitchen.Serve(order(count=0))] == []
+async def test_one_message_there_and_a_stream_back(kitchen: Any) -> None:
+    assert [plate.count async for plate in kitchen.Serve(order(count=500))] == list(range(500))
+    assert [plate async for plate in kitchen.Serve(order(count=0))] == []
 
 
-async def test_a_stream_there_and_one_message_back(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
-
+async def test_a_stream_there_and_one_message_back(node: Node, kitchen: Any) -> None:
     async def orders() -> AsyncIterator[Any]:
         for number in range(300):
             yield order(dish="", count=number)
 
-    async with stub(door) as kitchen:
-        assert (await kitchen.Sum(orders())).total == sum(range(300))
-        assert node.target.seen[-1] == (True, False)
-        assert (await kitchen.Sum(iter(()))).total == 0
+    assert (await kitchen.Sum(orders())).total == sum(range(300))
+    assert node.target.seen[-1] == (True, False)
+    assert (await kitchen.Sum(iter(()))).total == 0
 
 
-async def test_a_stream_there_and_a_stream_back_turn_by_turn(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-    async with stub(door) as kitchen:
-        chat = kitchen.Chat()
-        for number in range(5):
-            await chat.write(order("ping", number))
-            assert (await chat.read()).count == number * 2
-        await chat.done_writing()
-        assert await chat.read() is aio.EOF
+async def test_a_stream_there_and_a_stream_back_turn_by_turn(kitchen: Any) -> None:
+    chat = kitchen.Chat()
+    for number in range(5):
+        await chat.write(order("ping", number))
+        assert (await chat.read()).count == number * 2
+    await chat.done_writing()
+    assert await chat.read() is aio.EOF
 
 
-async def test_empty_messages_in_a_stream_are_messages(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-    async with stub(door) as kitchen:
-        plates = [plate async for plate in kitchen.Chat(iter([pb2().Order()] * 3))]
-        assert plates == [pb2().Plate()] * 3
+async def test_empty_messages_in_a_stream_are_messages(kitchen: Any) -> None:
+    plates = [plate async for plate in kitchen.Chat(iter([pb2().Order()] * 3))]
+    assert plates == [pb2().Plate()] * 3
 
 
-async def test_a_handler_that_has_enough_of_a_stream_answers_at_once(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
-    async with stub(door) as kitchen:
-        call = kitchen.Sum()
-        await call.write(order("enough", 7))
-        assert (await call).total == 7
-        assert node.target.seen == [7, (False, True)]
+async def test_a_handler_that_has_enough_of_a_stream_answers_at_once(
+    node: Node, kitchen: Any
+) -> None:
+    call = kitchen.Sum()
+    await call.write(order("enough", 7))
+    assert (await call).total == 7
+    assert node.target.seen == [7, (False, True)]
 
 
 async def test_plain_functions_and_generators_serve_too(rig: Rig) -> None:
@@ -210,9 +213,7 @@ async def test_plain_functions_and_generators_serve_too(rig: Rig) -> None:
         assert "Sum must be an `async def`" in (error.details() or "")
 
 
-async def test_sync_clients_are_served(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-
+async def test_sync_clients_are_served(door: GrpcDoor) -> None:
     def ask() -> list[int]:
         with grpc.insecure_channel(door.address) as channel:
             kitchen = pb2_grpc().KitchenStub(channel)
@@ -229,19 +230,16 @@ async def test_sync_clients_are_served(rig: Rig) -> None:
 # -- flow control -----------------------------------------------------------------------------
 
 
-async def test_a_slow_reader_slows_the_generator(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
-    async with stub(door) as kitchen:
-        call = kitchen.Serve(order(count=300, note=b"x" * 64_000))
-        await call.read()
-        before = -1
-        while before != (now := len(node.target.seen)):
-            before = now
-            await asyncio.sleep(0.05)
-        # Windows of gRPC and ours, and what sockets hold; all of it would be 19 MB.
-        assert now < 200
-        assert [(await call.read()).count for _ in range(299)] == list(range(1, 300))
+async def test_a_slow_reader_slows_the_generator(node: Node, kitchen: Any) -> None:
+    call = kitchen.Serve(order(count=300, note=b"x" * 64_000))
+    await call.read()
+    before = -1
+    while before != (now := len(node.target.seen)):
+        before = now
+        await asyncio.sleep(0.05)
+    # Windows of gRPC and ours, and what sockets hold; all of it would be 19 MB.
+    assert now < 200
+    assert [(await call.read()).count for _ in range(299)] == list(range(1, 300))
 
 
 async def test_a_handler_that_reads_slowly_slows_the_client(rig: Rig) -> None:
@@ -289,9 +287,9 @@ class Stalls:
 # -- metadata and context ---------------------------------------------------------------------
 
 
-async def test_the_context_knows_the_request_and_shapes_the_answer(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
+async def test_the_context_knows_the_request_and_shapes_the_answer(
+    node: Node, door: GrpcDoor
+) -> None:
     metadata = (
         ("request_id", "id-1"),
         ("multiplexed_model_id", "m1"),
@@ -320,22 +318,18 @@ async def test_the_context_knows_the_request_and_shapes_the_answer(rig: Rig) -> 
     assert context.peer_identities() is None
 
 
-async def test_metadata_name_the_model(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-    async with stub(door) as kitchen:
-        metadata = (("multiplexed_model_id", "m1"),)
-        assert (await kitchen.Cook(order("model"), metadata=metadata)).dish == "m1"
+async def test_metadata_name_the_model(kitchen: Any) -> None:
+    metadata = (("multiplexed_model_id", "m1"),)
+    assert (await kitchen.Cook(order("model"), metadata=metadata)).dish == "m1"
 
 
-async def test_a_request_without_an_id_gets_one(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
-    async with stub(door) as kitchen:
-        ids = set()
-        for _ in range(2):
-            call = kitchen.Cook(order())
-            await call
-            ids.add(dict(await call.trailing_metadata())["request_id"])
-        assert len(ids) == 2
+async def test_a_request_without_an_id_gets_one(kitchen: Any) -> None:
+    ids = set()
+    for _ in range(2):
+        call = kitchen.Cook(order())
+        await call
+        ids.add(dict(await call.trailing_metadata())["request_id"])
+    assert len(ids) == 2
 
 
 async def _bytes_of(door: GrpcDoor, ask: Callable[[Any], Awaitable[Any]]) -> int:
@@ -407,9 +401,8 @@ class Zips:
     ],
 )
 async def test_the_status_says_what_the_handler_meant(
-    rig: Rig, dish: str, code: grpc.StatusCode, details: str
+    door: GrpcDoor, dish: str, code: grpc.StatusCode, details: str
 ) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
     async with stub(door) as kitchen:
         error = await failure(kitchen.Cook(order(dish)))
     assert error.code() is code
@@ -420,9 +413,8 @@ async def test_the_status_says_what_the_handler_meant(
 
 
 async def test_what_a_handler_raises_is_internal_cut_and_logged(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    door: GrpcDoor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
     async with stub(door) as kitchen:
         with caplog.at_level(logging.ERROR, "remora.replica"):
             error = await failure(kitchen.Cook(order("raises")))
@@ -434,8 +426,7 @@ async def test_what_a_handler_raises_is_internal_cut_and_logged(
     assert "Traceback" in caplog.text
 
 
-async def test_a_stream_that_fails_ends_with_its_status_after_what_was_sent(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
+async def test_a_stream_that_fails_ends_with_its_status_after_what_was_sent(door: GrpcDoor) -> None:
     async with stub(door) as kitchen:
         call = kitchen.Serve(order("burns", 3))
         counts = [(await call.read()).count for _ in range(3)]
@@ -448,9 +439,8 @@ async def test_a_stream_that_fails_ends_with_its_status_after_what_was_sent(rig:
 
 
 async def test_a_method_that_the_deployment_lacks_is_internal_and_names_those_there_are(
-    rig: Rig,
+    door: GrpcDoor,
 ) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
     async with stub(door) as kitchen:
         error = await failure(kitchen.Missing(order()))
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -458,8 +448,7 @@ async def test_a_method_that_the_deployment_lacks_is_internal_and_names_those_th
     assert "Cook" in (error.details() or "")
 
 
-async def test_an_unknown_service_is_unimplemented(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
+async def test_an_unknown_service_is_unimplemented(door: GrpcDoor) -> None:
     async with aio.insecure_channel(door.address) as channel:
         error = await failure(channel.unary_unary("/no.Such/Method")(b""))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -473,9 +462,7 @@ async def test_a_kind_that_does_not_fit_the_handler_says_so(rig: Rig) -> None:
     assert "App.Chat must be a generator" in (error.details() or "")
 
 
-async def test_the_clients_deadline_stops_the_handler(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
+async def test_the_clients_deadline_stops_the_handler(node: Node, door: GrpcDoor) -> None:
     async with stub(door) as kitchen:
         error = await failure(kitchen.Cook(order("waits"), timeout=0.2))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -494,9 +481,7 @@ async def test_the_limit_of_the_instance_stops_the_handler(rig: Rig) -> None:
         await until(lambda: node.target.seen == ["begun", "cancelled"])
 
 
-async def test_a_client_that_cancels_stops_the_handler(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
+async def test_a_client_that_cancels_stops_the_handler(node: Node, door: GrpcDoor) -> None:
     async with stub(door) as kitchen:
         call = kitchen.Cook(order("waits"))
         await until(lambda: node.target.seen == ["begun"])
@@ -506,9 +491,9 @@ async def test_a_client_that_cancels_stops_the_handler(rig: Rig) -> None:
     assert "CANCELLED" in (await door.log())
 
 
-async def test_a_client_that_leaves_a_stream_closes_the_generator(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
+async def test_a_client_that_leaves_a_stream_closes_the_generator(
+    node: Node, door: GrpcDoor
+) -> None:
     async with stub(door) as kitchen:
         call = kitchen.Serve(order(count=100_000, note=b"x" * 1000))
         await call.read()
@@ -517,39 +502,34 @@ async def test_a_client_that_leaves_a_stream_closes_the_generator(rig: Rig) -> N
     await until(lambda: node.replica.ongoing == 0)
 
 
-async def test_a_drain_waits_for_streams_in_both_directions(rig: Rig) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
-    async with stub(door) as kitchen:
-        summing = kitchen.Sum()
-        await summing.write(order("", 1))
-        served = aiter(kitchen.Serve(order(count=1000, note=b"x" * 1000)))
-        await anext(served)
-        await until(lambda: node.replica.ongoing == 2)
-        draining = asyncio.create_task(node.replica.drain())
-        await until(lambda: node.replica.turns_away)
-        await summing.write(order("", 2))
-        await summing.done_writing()
-        await summing
-        assert not draining.done()
-        assert len([dish async for dish in served]) == 999
-        await asyncio.wait_for(draining, 5)
+async def test_a_drain_waits_for_streams_in_both_directions(node: Node, kitchen: Any) -> None:
+    summing = kitchen.Sum()
+    await summing.write(order("", 1))
+    served = aiter(kitchen.Serve(order(count=1000, note=b"x" * 1000)))
+    await anext(served)
+    await until(lambda: node.replica.ongoing == 2)
+    draining = asyncio.create_task(node.replica.drain())
+    await until(lambda: node.replica.turns_away)
+    await summing.write(order("", 2))
+    await summing.done_writing()
+    await summing
+    assert not draining.done()
+    assert len([dish async for dish in served]) == 999
+    await asyncio.wait_for(draining, 5)
 
 
 async def test_a_client_that_cancels_its_stream_is_not_taken_for_one_that_ended_it(
-    rig: Rig,
+    node: Node,
+    kitchen: Any,
 ) -> None:
-    node = await rig.node(Kitchen)
-    door = await rig.grpc_door(node)
-    async with stub(door) as kitchen:
-        for _ in range(50):
-            call = kitchen.Sum()
-            await call.write(order("", 1))
-            await until(lambda: node.target.seen[-1:] == [1])
-            call.cancel()
-            await until(lambda: node.replica.ongoing == 0)
-            assert node.target.seen.pop() == 1, "the handler saw an end that there was not"
-            node.target.seen.clear()
+    for _ in range(50):
+        call = kitchen.Sum()
+        await call.write(order("", 1))
+        await until(lambda: node.target.seen[-1:] == [1])
+        call.cancel()
+        await until(lambda: node.replica.ongoing == 0)
+        assert node.target.seen.pop() == 1, "the handler saw an end that there was not"
+        node.target.seen.clear()
 
 
 async def test_a_full_queue_is_resource_exhausted(rig: Rig) -> None:
@@ -616,8 +596,7 @@ async def test_a_message_over_the_limit_is_resource_exhausted_either_way(rig: Ri
     await until(lambda: node.replica.ongoing == 0)
 
 
-async def test_messages_of_megabytes_pass(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
+async def test_messages_of_megabytes_pass(door: GrpcDoor) -> None:
     async with stub(door, max_receive_message_length=-1) as kitchen:
         note = bytes(8_000_000)
         assert (await kitchen.Cook(order(note=note))).note == note
@@ -688,8 +667,7 @@ async def test_however_requests_end_each_ends_once_and_leaves_nothing(rig: Rig) 
 # -- which application ------------------------------------------------------------------------
 
 
-async def test_the_only_application_needs_no_name(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
+async def test_the_only_application_needs_no_name(door: GrpcDoor) -> None:
     async with stub(door) as kitchen:
         await kitchen.Cook(order())
         await kitchen.Cook(order(), metadata=(("application", "default"),))
@@ -720,8 +698,7 @@ async def test_without_applications_nothing_is_found(rig: Rig) -> None:
 # -- what operators see -----------------------------------------------------------------------
 
 
-async def test_requests_are_logged_and_counted(rig: Rig) -> None:
-    door = await rig.grpc_door(await rig.node(Kitchen))
+async def test_requests_are_logged_and_counted(door: GrpcDoor) -> None:
     async with stub(door) as kitchen:
         await kitchen.Cook(order(), metadata=(("request_id", "r-1"),))
         await failure(kitchen.Cook(order("status_error"), metadata=(("request_id", "r-2"),)))

@@ -445,7 +445,6 @@ async def test_from_zero_a_request_needs_no_policy(r: PolicyRig) -> None:
 
 
 async def test_a_policy_has_the_environment_of_its_deployment(r: PolicyRig) -> None:
-
     async def environment(env: RuntimeEnv, **env_vars: str) -> ProcessSpec:
         spec = model(three)
         config = msgspec.structs.replace(spec.config, env_vars=env_vars, runtime_env=env)
