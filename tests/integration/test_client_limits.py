@@ -70,9 +70,13 @@ class App:
 
 
 @pytest.fixture
-async def app(rig: Rig) -> tuple[Node, Door]:
-    node = await rig.node(App)
-    return node, await rig.door(node)
+async def node(rig: Rig) -> Node:
+    return await rig.node(App)
+
+
+@pytest.fixture
+async def door(rig: Rig, node: Node) -> Door:
+    return await rig.door(node)
 
 
 def only_connection(door: Door) -> ClientConnection:
@@ -100,8 +104,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 # -- order -------------------------------------------------------------------------------------
 
 
-async def test_many_quick_answers_behind_a_slow_one_cost_no_stack(app: tuple[Node, Door]) -> None:
-    node, door = app
+async def test_many_quick_answers_behind_a_slow_one_cost_no_stack(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     writer.write(request("/hold") + request("/-/livez") * 900)
     await until(lambda: node.target.begun == 1)
@@ -113,17 +116,15 @@ async def test_many_quick_answers_behind_a_slow_one_cost_no_stack(app: tuple[Nod
 
 
 async def test_what_is_whole_is_answered_before_what_is_broken_ends_the_connection(
-    app: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    _, door = app
     answers = await door.raw(request("/text") * 3 + b"nonsense\r\n\r\n")
     assert answers.count(b"HTTP/1.1 200") == 3
 
 
 async def test_an_answer_that_fails_costs_its_own_client_alone(
-    app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node, door = app
     other = asyncio.create_task(ask(door, "/hold"))
     await until(lambda: node.target.begun == 1)
 
@@ -164,8 +165,7 @@ async def test_trailers_are_no_headers(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("what", ["many trailers", "one trailer", "an extension"])
-async def test_what_stands_beside_a_body_is_bounded(app: tuple[Node, Door], what: str) -> None:
-    node, door = app
+async def test_what_stands_beside_a_body_is_bounded(node: Node, door: Door, what: str) -> None:
     reader, writer = await door.connect()
     writer.write(request("/length", "POST", transfer_encoding="chunked") + b"2\r\nhi\r\n")
     writer.write({"many trailers": b"0\r\n", "one trailer": b"0\r\nx: "}.get(what, b"1;"))
@@ -182,8 +182,7 @@ async def test_what_stands_beside_a_body_is_bounded(app: tuple[Node, Door], what
 # -- clients that do not read ------------------------------------------------------------------
 
 
-async def test_nothing_is_begun_for_a_client_that_does_not_read(app: tuple[Node, Door]) -> None:
-    node, door = app
+async def test_nothing_is_begun_for_a_client_that_does_not_read(node: Node, door: Door) -> None:
     with deaf_client(door) as client:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(client, request("/big") * 40)
@@ -239,10 +238,9 @@ async def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(
 
 @pytest.mark.parametrize("what", ["upload", "sent ahead"])
 async def test_a_client_that_leaves_is_noticed_while_nothing_of_it_is_read(
-    app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, what: str
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(Presence, "watch_every_s", 0.02)
-    node, door = app
     _, writer = await door.connect()
     size = 8 * MEGABYTE
     if what == "upload":
@@ -347,9 +345,9 @@ async def test_no_leave_to_send_is_given_to_who_is_refused(rig: Rig) -> None:
 
 @pytest.mark.parametrize("path", ["/-/none", "/text"])
 async def test_who_is_answered_without_its_body_does_not_go_on_behind_it(
-    app: tuple[Node, Door], path: str
+    door: Door, path: str
 ) -> None:
-    reader, writer = await app[1].connect()
+    reader, writer = await door.connect()
     writer.write(request(path, "POST", content_length="40", expect="100-continue"))
     answer = await read_answer(reader)
     assert (answer.status, answer.headers["connection"]) == (
@@ -403,9 +401,8 @@ async def test_a_body_that_does_not_come_ends_also_while_the_server_stops(
 
 
 async def test_a_server_that_stops_answers_one_more_request_of_an_idle_client(
-    app: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    _, door = app
     reader, writer = await door.connect()
     writer.write(request("/text"))
     assert (await read_answer(reader)).headers.get("connection") is None
@@ -423,8 +420,7 @@ async def test_a_server_that_stops_answers_one_more_request_of_an_idle_client(
     writer.close()
 
 
-async def test_a_server_that_stops_answers_all_that_was_sent_ahead(app: tuple[Node, Door]) -> None:
-    node, door = app
+async def test_a_server_that_stops_answers_all_that_was_sent_ahead(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     writer.write(request("/hold") + request("/text"))
     await until(lambda: node.target.begun == 1)
@@ -452,8 +448,7 @@ async def test_an_idle_connection_ends_without_a_reset(rig: Rig) -> None:
 # -- who is who --------------------------------------------------------------------------------
 
 
-async def test_our_own_paths_are_matched_as_they_were_written(app: tuple[Node, Door]) -> None:
-    _, door = app
+async def test_our_own_paths_are_matched_as_they_were_written(door: Door) -> None:
     assert (await ask(door, "/-/livez")).body == b"success"
     # What a guard in front of us takes for the application's is the application's.
     for path in ("/%2D/livez", "/%2d/metrics"):
@@ -462,8 +457,7 @@ async def test_our_own_paths_are_matched_as_they_were_written(app: tuple[Node, D
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked"])
-async def test_codings_that_are_not_undone_are_refused(app: tuple[Node, Door], coding: str) -> None:
-    node, door = app
+async def test_codings_that_are_not_undone_are_refused(node: Node, door: Door, coding: str) -> None:
     answer = await ask(door, "/length", "POST", transfer_encoding=coding)
     assert (answer.status, answer.headers["connection"]) == (501, "close")
     assert node.target.begun == 0

@@ -89,22 +89,26 @@ class App:
 
 
 @pytest.fixture
-async def app(rig: Rig) -> tuple[Node, Door]:
-    node = await rig.node(App)
-    return node, await rig.door(node)
+async def node(rig: Rig) -> Node:
+    return await rig.node(App)
+
+
+@pytest.fixture
+async def door(rig: Rig, node: Node) -> Door:
+    return await rig.door(node)
 
 
 # -- what the application sets -----------------------------------------------------------------
 
 
-async def test_headers_that_the_app_sets_do_not_come_twice(app: tuple[Node, Door]) -> None:
-    answer = await ask(app[1], "/own_headers", x_request_id="the client's")
+async def test_headers_that_the_app_sets_do_not_come_twice(door: Door) -> None:
+    answer = await ask(door, "/own_headers", x_request_id="the client's")
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["date"] == "Fri, 02 Jan 1970 00:00:00 GMT"
 
 
-async def test_a_streamed_204_says_no_length(app: tuple[Node, Door]) -> None:
-    reader, writer = await app[1].connect()
+async def test_a_streamed_204_says_no_length(door: Door) -> None:
+    reader, writer = await door.connect()
     writer.write(request("/no_content") + request("/text"))
     answer = await read_answer(reader)
     assert (answer.status, "content-length" in answer.headers) == (204, False)
@@ -112,17 +116,17 @@ async def test_a_streamed_204_says_no_length(app: tuple[Node, Door]) -> None:
     writer.close()
 
 
-async def test_an_informational_status_is_no_answer(app: tuple[Node, Door]) -> None:
-    assert (await ask(app[1], "/hints")).status == 500
+async def test_an_informational_status_is_no_answer(door: Door) -> None:
+    assert (await ask(door, "/hints")).status == 500
 
 
 # -- who leaves --------------------------------------------------------------------------------
 
 
 async def test_work_that_goes_on_is_not_stopped_by_a_client_that_did_not_read(
-    app: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = app
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.setblocking(False)
@@ -260,8 +264,7 @@ async def test_a_handler_that_takes_no_body_for_a_while_is_waited_for(
 # -- odd requests ------------------------------------------------------------------------------
 
 
-async def test_an_upgrade_ends_the_connection_after_its_own_answer(app: tuple[Node, Door]) -> None:
-    node, door = app
+async def test_an_upgrade_ends_the_connection_after_its_own_answer(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     upgrade = request("/text", connection="upgrade", upgrade="h2c")
     writer.write(request("/hold") + upgrade + b"PRI * HTTP/2.0\r\n\r\n")
@@ -280,21 +283,21 @@ async def test_an_upgrade_ends_the_connection_after_its_own_answer(app: tuple[No
     [(b"CONNECT x:1", b"501"), (b"GET http://[", b"400"), (b"GET //:x:y", b"500")],
 )
 async def test_targets_that_are_no_urls_are_refused_or_not_found(
-    app: tuple[Node, Door], target: bytes, status: bytes
+    door: Door, target: bytes, status: bytes
 ) -> None:
-    answer = await app[1].raw(target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    answer = await door.raw(target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     assert answer.split(b" ")[1] == status
-    assert (await ask(app[1], "/text")).status == 200
+    assert (await ask(door, "/text")).status == 200
 
 
 @pytest.mark.parametrize("place", ("front.open", "router.submit"))
 async def test_an_error_of_our_own_is_a_500_and_logged(
-    app: tuple[Node, Door],
+    node: Node,
+    door: Door,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     place: str,
 ) -> None:
-    node, door = app
 
     def broken(_: Any) -> Any:
         raise RuntimeError("no way in")
@@ -333,9 +336,8 @@ async def test_the_server_ends_by_a_signal_and_its_process_goes_on(rig: Rig) -> 
 
 @pytest.mark.parametrize("how", ["answered", "left"])
 async def test_a_connection_that_is_gone_needs_no_collector(
-    app: tuple[Node, Door], how: str
+    node: Node, door: Door, how: str
 ) -> None:
-    node, door = app
     _, writer = await door.connect()
     writer.write(request("/text" if how == "answered" else "/hold"))
     await until(lambda: door.state.total_requests == 1 or node.target.running == 1)
@@ -396,10 +398,10 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def test_who_sends_no_more_gets_an_answer_that_is_there_at_once(
-    app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+    door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("remora.proxy.half_close.HALF_CLOSE_S", 5)
-    reader, writer = await app[1].connect()
+    reader, writer = await door.connect()
     writer.write(request("/text"))
     writer.write_eof()
     answer = await read_answer(reader)
@@ -410,10 +412,9 @@ async def test_who_sends_no_more_gets_an_answer_that_is_there_at_once(
 
 @pytest.mark.parametrize("number", [1, 3])
 async def test_who_sends_no_more_and_reads_on_is_answered_however_long_it_takes(
-    app: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, number: int
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(Presence, "watch_every_s", 0.02)
-    node, door = app
     reader, writer = await door.connect()
     writer.write(request("/hold") * number)
     writer.write_eof()
@@ -432,8 +433,7 @@ async def test_who_sends_no_more_and_reads_on_is_answered_however_long_it_takes(
     await until(lambda: not door.state.connections)
 
 
-async def test_who_has_left_is_noticed_at_once(app: tuple[Node, Door]) -> None:
-    node, door = app
+async def test_who_has_left_is_noticed_at_once(node: Node, door: Door) -> None:
     _, writer = await door.connect()
     writer.write(request("/hold"))
     await until(lambda: node.target.running == 1)
@@ -445,8 +445,7 @@ async def test_who_has_left_is_noticed_at_once(app: tuple[Node, Door]) -> None:
     await until(lambda: not door.state.connections)
 
 
-async def test_a_client_of_http_1_0_that_sends_no_more_has_left(app: tuple[Node, Door]) -> None:
-    node, door = app
+async def test_a_client_of_http_1_0_that_sends_no_more_has_left(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     writer.write(request("/hold").replace(b"HTTP/1.1", b"HTTP/1.0"))
     await until(lambda: node.target.running == 1)

@@ -246,10 +246,14 @@ class Shop(Base):
 
 
 @pytest.fixture
-async def shop(rig: Rig) -> tuple[Node, Door]:
+async def node(rig: Rig) -> Node:
     EVENTS.clear()
-    node = await rig.node(Shop, max_ongoing=3)
-    return node, await at(rig, node)
+    return await rig.node(Shop, max_ongoing=3)
+
+
+@pytest.fixture
+async def door(rig: Rig, node: Node) -> Door:
+    return await at(rig, node)
 
 
 async def at(rig: Rig, node: Node, prefix: str = PREFIX, root_path: str = "") -> Door:
@@ -268,13 +272,13 @@ def routes(door: Door) -> dict[str, int]:
     return {route: status for _, _, status, route, _, _ in door.counters.rows()}
 
 
-async def test_methods_of_the_class_see_their_instance(shop: tuple[Node, Door]) -> None:
-    answer = await get(shop[1], "/items/7?q=x")
+async def test_methods_of_the_class_see_their_instance(door: Door) -> None:
+    answer = await get(door, "/items/7?q=x")
     assert (answer.status, json.loads(answer.body)) == (203, {"name": "shop 7 x", "price": 2.0})
 
 
-async def test_inherited_routes_see_the_instance_of_the_subclass(shop: tuple[Node, Door]) -> None:
-    assert (await get(shop[1], "/inherited")).body == b'"shop"'
+async def test_inherited_routes_see_the_instance_of_the_subclass(door: Door) -> None:
+    assert (await get(door, "/inherited")).body == b'"shop"'
 
 
 class SubShop(Shop):
@@ -290,32 +294,32 @@ async def test_a_subclass_of_an_ingress_class_has_a_constructor_of_its_own(rig: 
 
 
 async def test_module_level_and_included_routes_work_beside_methods(
-    shop: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    assert (await get(shop[1], "/module-level")).body == b'{"middleware":"hello"}'
-    assert (await get(shop[1], "/routed/tea?x_token=me")).body == b'["tea","me"]'
-    refused = await get(shop[1], "/routed/tea?x_token=bad")
+    assert (await get(door, "/module-level")).body == b'{"middleware":"hello"}'
+    assert (await get(door, "/routed/tea?x_token=me")).body == b'["tea","me"]'
+    refused = await get(door, "/routed/tea?x_token=bad")
     assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
 
 
-async def test_mounted_applications_and_files_are_served(shop: tuple[Node, Door]) -> None:
-    assert (await get(shop[1], "/admin/who/me")).body == b'"me at /shop/admin/who/me"'
-    assert b"FastAPI and Starlette" in (await get(shop[1], "/files/test_fastapi.py")).body
-    assert (await get(shop[1], "/files/none.py")).status == 404
+async def test_mounted_applications_and_files_are_served(door: Door) -> None:
+    assert (await get(door, "/admin/who/me")).body == b'"me at /shop/admin/who/me"'
+    assert b"FastAPI and Starlette" in (await get(door, "/files/test_fastapi.py")).body
+    assert (await get(door, "/files/none.py")).status == 404
 
 
-async def test_bodies_are_validated(shop: tuple[Node, Door]) -> None:
+async def test_bodies_are_validated(door: Door) -> None:
     json_type = {"content_type": "application/json"}
-    good = await get(shop[1], "/items", method="POST", body=b'{"name":"tea"}', **json_type)
+    good = await get(door, "/items", method="POST", body=b'{"name":"tea"}', **json_type)
     assert good.body == b'{"name":"tea","price":1.5}'
-    bad = await get(shop[1], "/items", method="POST", body=b'{"name":1}', **json_type)
+    bad = await get(door, "/items", method="POST", body=b'{"name":1}', **json_type)
     assert bad.status == 422
     assert json.loads(bad.body)["detail"][0]["loc"] == ["body", "name"]
-    both = await get(shop[1], "/embedded", method="POST", body=b'{"a":1,"b":2}', **json_type)
+    both = await get(door, "/embedded", method="POST", body=b'{"a":1,"b":2}', **json_type)
     assert both.body == b"3"
 
 
-async def test_forms_and_uploads_are_parsed(shop: tuple[Node, Door]) -> None:
+async def test_forms_and_uploads_are_parsed(door: Door) -> None:
     body = (
         b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\nb\r\n'
         b'--x\r\ncontent-disposition: form-data; name="upload"; filename="u.bin"\r\n\r\n'
@@ -323,19 +327,19 @@ async def test_forms_and_uploads_are_parsed(shop: tuple[Node, Door]) -> None:
         + b"\r\n--x--\r\n"
     )
     form_type = {"content_type": "multipart/form-data; boundary=x"}
-    answer = await get(shop[1], "/form", method="PUT", body=body, **form_type)
+    answer = await get(door, "/form", method="PUT", body=body, **form_type)
     assert json.loads(answer.body) == ["b", "u.bin", 200_000]
 
 
 async def test_dependencies_with_yield_are_closed_and_hear_of_failures(
-    shop: tuple[Node, Door],
+    door: Door,
 ) -> None:
     json_type = {"content_type": "application/json"}
     EVENTS.clear()
-    await get(shop[1], "/items", method="POST", body=b'{"name":"tea"}', **json_type)
+    await get(door, "/items", method="POST", body=b'{"name":"tea"}', **json_type)
     await until(lambda: EVENTS == ["open", "handled", "closed"])
     EVENTS.clear()
-    gone = await get(shop[1], "/items", method="POST", body=b'{"name":"gone"}', **json_type)
+    gone = await get(door, "/items", method="POST", body=b'{"name":"gone"}', **json_type)
     assert (gone.status, gone.body) == (410, b'{"sold":"gone"}')
     assert EVENTS == ["open", "handled", "rolled back", "closed"]
 
@@ -350,56 +354,56 @@ async def test_lifespan_runs_once_and_its_state_is_there(rig: Rig) -> None:
     assert EVENTS == ["startup", "shutdown"]
 
 
-async def test_middleware_and_cors_of_the_application_work(shop: tuple[Node, Door]) -> None:
-    answer = await get(shop[1], "/inherited", origin="http://friend")
+async def test_middleware_and_cors_of_the_application_work(door: Door) -> None:
+    answer = await get(door, "/inherited", origin="http://friend")
     assert answer.headers["x-stamp"] == "hello"
     assert answer.headers["access-control-allow-origin"] == "http://friend"
     asked = await get(
-        shop[1],
+        door,
         "/inherited",
         method="OPTIONS",
         origin="http://friend",
         access_control_request_method="PUT",
     )
     assert (asked.status, asked.headers["access-control-allow-methods"]) == (200, "PUT")
-    zipped = await get(shop[1], "/large", accept_encoding="gzip")
+    zipped = await get(door, "/large", accept_encoding="gzip")
     assert (zipped.headers["content-encoding"], len(zipped.body) < 1000) == ("gzip", True)
 
 
-async def test_an_http_exception_at_any_depth_is_its_answer(shop: tuple[Node, Door]) -> None:
-    answer = await get(shop[1], "/deep")
+async def test_an_http_exception_at_any_depth_is_its_answer(door: Door) -> None:
+    answer = await get(door, "/deep")
     assert (answer.status, answer.body) == (409, b'{"detail":{"depth":"deep"}}')
     assert answer.headers["x-depth"] == "3"
 
 
 async def test_overload_of_a_deployment_below_is_503_with_retry_after(
-    shop: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    answer = await get(shop[1], "/busy")
+    answer = await get(door, "/busy")
     assert (answer.status, answer.headers["retry-after"]) == (503, "2")
 
 
-async def test_background_tasks_run_behind_the_answer(shop: tuple[Node, Door]) -> None:
-    assert (await get(shop[1], "/background")).body == b'"now"'
-    await until(lambda: shop[0].target.seen == ["later"])
+async def test_background_tasks_run_behind_the_answer(node: Node, door: Door) -> None:
+    assert (await get(door, "/background")).body == b'"now"'
+    await until(lambda: node.target.seen == ["later"])
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "HEAD"])
-async def test_every_method_is_handed_on(shop: tuple[Node, Door], method: str) -> None:
-    assert (await get(shop[1], "/any", method=method)).body == f'"{method}"'.encode()
+async def test_every_method_is_handed_on(door: Door, method: str) -> None:
+    assert (await get(door, "/any", method=method)).body == f'"{method}"'.encode()
 
 
-async def test_a_head_request_has_the_head_of_its_answer_alone(shop: tuple[Node, Door]) -> None:
-    answer = await get(shop[1], "/any", method="HEAD")
+async def test_a_head_request_has_the_head_of_its_answer_alone(door: Door) -> None:
+    answer = await get(door, "/any", method="HEAD")
     assert (answer.status, answer.headers["content-length"]) == (200, "6")
-    assert (await get(shop[1], "/any", method="BREW")).status in (400, 405)
-    assert (await get(shop[1], "/inherited", method="POST")).status == 405
+    assert (await get(door, "/any", method="BREW")).status in (400, 405)
+    assert (await get(door, "/inherited", method="POST")).status == 405
 
 
 async def test_plain_endpoints_run_in_as_many_threads_as_requests_may_be(
-    shop: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = shop
     asking = [asyncio.create_task(get(door, "/blocking")) for _ in range(3)]
     await until(lambda: node.target.running == 3)
     node.target.gate.set()
@@ -415,8 +419,7 @@ async def test_more_threads_than_usual_are_there_where_more_requests_may_be(rig:
     await asyncio.gather(*asking)
 
 
-async def test_sse_chunks_are_sent_as_they_are_produced(shop: tuple[Node, Door]) -> None:
-    node, door = shop
+async def test_sse_chunks_are_sent_as_they_are_produced(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     writer.write(request(PREFIX + "/sse"))
     head = await reader.readuntil(b"\r\n\r\n")
@@ -429,23 +432,22 @@ async def test_sse_chunks_are_sent_as_they_are_produced(shop: tuple[Node, Door])
     writer.close()
 
 
-async def test_a_stream_of_a_plain_generator_is_whole(shop: tuple[Node, Door]) -> None:
-    assert (await get(shop[1], "/sync-stream")).body == b"01234"
+async def test_a_stream_of_a_plain_generator_is_whole(door: Door) -> None:
+    assert (await get(door, "/sync-stream")).body == b"01234"
 
 
-async def test_files_redirects_and_ranges_pass(shop: tuple[Node, Door]) -> None:
+async def test_files_redirects_and_ranges_pass(door: Door) -> None:
     me = Path(__file__).read_bytes()
-    answer = await get(shop[1], "/file")
+    answer = await get(door, "/file")
     assert answer.body == me
     assert answer.headers["content-disposition"] == 'attachment; filename="me.py"'
-    part = await get(shop[1], "/file", range="bytes=3-9")
+    part = await get(door, "/file", range="bytes=3-9")
     assert (part.status, part.body) == (206, me[3:10])
-    moved = await get(shop[1], "/redirect")
+    moved = await get(door, "/redirect")
     assert (moved.status, moved.headers["location"]) == (303, "/elsewhere")
 
 
-async def test_request_stream_gives_each_chunk_as_it_comes(shop: tuple[Node, Door]) -> None:
-    node, door = shop
+async def test_request_stream_gives_each_chunk_as_it_comes(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     writer.write(request(PREFIX + "/chunks", "POST", transfer_encoding="chunked"))
     for number, chunk in enumerate((b"one", b"three", b"seven")):
@@ -479,8 +481,8 @@ async def test_is_disconnected_says_whether_the_client_is_there(rig: Rig) -> Non
     await until(lambda: node.target.seen == [False, True])
 
 
-async def test_cookies_pass_both_ways(shop: tuple[Node, Door]) -> None:
-    reader, writer = await shop[1].connect()
+async def test_cookies_pass_both_ways(door: Door) -> None:
+    reader, writer = await door.connect()
     writer.write(request(PREFIX + "/cookies", cookie="x=1; y=2", connection="close"))
     answer = (await reader.read()).decode()
     assert answer.endswith('{"x":"1","y":"2"}')
@@ -488,10 +490,10 @@ async def test_cookies_pass_both_ways(shop: tuple[Node, Door]) -> None:
     writer.close()
 
 
-async def test_docs_are_served_below_the_prefix(shop: tuple[Node, Door]) -> None:
-    docs = await get(shop[1], "/docs")
+async def test_docs_are_served_below_the_prefix(door: Door) -> None:
+    docs = await get(door, "/docs")
     assert (docs.status, b"/shop/openapi.json" in docs.body) == (200, True)
-    schema = json.loads((await get(shop[1], "/openapi.json")).body)
+    schema = json.loads((await get(door, "/openapi.json")).body)
     assert schema["servers"] == [{"url": "/shop"}]
     parameters = schema["paths"]["/items/{item_id}"]["get"]["parameters"]
     assert [one["name"] for one in parameters] == ["item_id", "q"]
@@ -513,8 +515,8 @@ async def test_a_prefix_with_and_without_its_slash_reaches_the_application(rig: 
     assert (await ask(door, "/shopping")).status == 404
 
 
-async def test_a_trailing_slash_is_the_applications_to_redirect(shop: tuple[Node, Door]) -> None:
-    answer = await get(shop[1], "/inherited/")
+async def test_a_trailing_slash_is_the_applications_to_redirect(door: Door) -> None:
+    answer = await get(door, "/inherited/")
     assert (answer.status, answer.headers["location"]) == (307, "http://x/shop/inherited")
 
 
@@ -550,9 +552,8 @@ async def test_a_factory_and_a_starlette_application_are_served(rig: Rig) -> Non
 
 
 async def test_metrics_and_the_access_log_have_the_route_and_not_the_path(
-    shop: tuple[Node, Door], rig: Rig
+    door: Door, rig: Rig
 ) -> None:
-    door = shop[1]
     for path in (
         "/items/1",
         "/items/2",

@@ -206,9 +206,13 @@ class Fast:
 
 
 @pytest.fixture
-async def plain(rig: Rig) -> tuple[Node, Door]:
-    node = await rig.node(Plain)
-    return node, await rig.door(node)
+async def node(rig: Rig) -> Node:
+    return await rig.node(Plain)
+
+
+@pytest.fixture
+async def door(rig: Rig, node: Node) -> Door:
+    return await rig.door(node)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +233,8 @@ async def plain(rig: Rig) -> tuple[Node, Door]:
     ],
 )
 async def test_answers_of_a_plain_handler(
-    plain: tuple[Node, Door], path: str, status: int, kind: str | None, body: bytes
+    node: Node, door: Door, path: str, status: int, kind: str | None, body: bytes
 ) -> None:
-    node, door = plain
     answer = await ask(door, path)
     assert (answer.status, answer.headers.get("content-type"), answer.body) == (status, kind, body)
     length = None if path == "/stream" else str(len(body))
@@ -243,29 +246,24 @@ async def test_answers_of_a_plain_handler(
     await until(lambda: node.replica.ongoing == 0)
 
 
-async def test_headers_of_handlers_arrive(plain: tuple[Node, Door]) -> None:
-    _, door = plain
+async def test_headers_of_handlers_arrive(door: Door) -> None:
     assert (await ask(door, "/response")).headers["x-mine"] == "yes"
     assert (await ask(door, "/refuse")).headers["x-pot"] == "tea"
 
 
 @pytest.mark.parametrize("path", ("/cancelled", "/cancels"))
-async def test_a_handler_that_cancels_itself_is_answered(
-    plain: tuple[Node, Door], path: str
-) -> None:
-    node, door = plain
+async def test_a_handler_that_cancels_itself_is_answered(node: Node, door: Door, path: str) -> None:
     answer = await ask(door, path)
     assert answer.status in (499, 500)
     assert "x-request-id" in answer.headers
     assert node.replica.ongoing == 0
 
 
-async def test_large_answers_are_whole(plain: tuple[Node, Door]) -> None:
-    assert (await ask(plain[1], "/large")).body == bytes(3 * MEGABYTE)
+async def test_large_answers_are_whole(door: Door) -> None:
+    assert (await ask(door, "/large")).body == bytes(3 * MEGABYTE)
 
 
-async def test_head_has_no_body_and_the_same_head(plain: tuple[Node, Door]) -> None:
-    _, door = plain
+async def test_head_has_no_body_and_the_same_head(door: Door) -> None:
     for path in ("/text", "/stream", "/-/healthz", "/-/nowhere", "/fail"):
         reader, writer = await door.connect()
         writer.write(request(path, "HEAD") + request("/text"))
@@ -301,8 +299,7 @@ async def test_fastapi_app_with_lifespan_state(rig: Rig) -> None:
     assert (failed.status, b"secret" in failed.body) == (500, False)
 
 
-async def test_request_ids_come_back_everywhere(plain: tuple[Node, Door]) -> None:
-    _, door = plain
+async def test_request_ids_come_back_everywhere(door: Door) -> None:
     for path in ("/text", "/fail", "/stream", "/-/healthz", "/-/livez", "/-/routes", "/-/none"):
         answer = await ask(door, path, x_request_id="my-id-7")
         assert answer.headers["x-request-id"] == "my-id-7", path
@@ -311,8 +308,7 @@ async def test_request_ids_come_back_everywhere(plain: tuple[Node, Door]) -> Non
     assert (answer.status, answer.headers["x-request-id"]) == (404, "my-id-8")
 
 
-async def test_an_application_that_is_being_deleted_says_so(plain: tuple[Node, Door]) -> None:
-    _, door = plain
+async def test_an_application_that_is_being_deleted_says_so(door: Door) -> None:
     door.client.show(Snapshot(2, {}, {}, {"/gone": "shop"}))
     answer = await ask(door, "/gone/by")
     assert answer.status == 503
@@ -377,15 +373,15 @@ async def test_a_door_on_a_node_that_drains_is_unhealthy_and_serves(rig: Rig) ->
 
 
 @pytest.mark.parametrize("size", (1, 65_536, 65_537, 2 * MEGABYTE))
-async def test_bodies_are_echoed(plain: tuple[Node, Door], size: int) -> None:
+async def test_bodies_are_echoed(door: Door, size: int) -> None:
     body = bytes(i % 251 for i in range(1000)) * (size // 1000 + 1)
-    assert (await ask(plain[1], "/echo", "POST", body[:size])).body == body[:size]
+    assert (await ask(door, "/echo", "POST", body[:size])).body == body[:size]
 
 
 @pytest.mark.parametrize("cut", (1, 1000, 300_000))
-async def test_chunked_uploads_are_whole(plain: tuple[Node, Door], cut: int) -> None:
+async def test_chunked_uploads_are_whole(door: Door, cut: int) -> None:
     body = b"0123456789" * 60 if cut < 100 else bytes(MEGABYTE)
-    reader, writer = await plain[1].connect()
+    reader, writer = await door.connect()
     writer.write(request("/length", "POST", transfer_encoding="chunked"))
     for start in range(0, len(body), cut):
         part = body[start : start + cut]
@@ -398,8 +394,7 @@ async def test_chunked_uploads_are_whole(plain: tuple[Node, Door], cut: int) -> 
     writer.close()
 
 
-async def test_an_upload_that_nobody_reads_stops_at_the_client(plain: tuple[Node, Door]) -> None:
-    node, door = plain
+async def test_an_upload_that_nobody_reads_stops_at_the_client(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     total = 64 * MEGABYTE
     writer.write(request("/ignore", "POST", content_length=str(total)))
@@ -440,8 +435,8 @@ async def test_bodies_above_the_limit_are_refused(rig: Rig, framing: str) -> Non
     await until(lambda: node.replica.ongoing == 0)
 
 
-async def test_continue_is_said_to_who_waits_for_it(plain: tuple[Node, Door]) -> None:
-    reader, writer = await plain[1].connect()
+async def test_continue_is_said_to_who_waits_for_it(door: Door) -> None:
+    reader, writer = await door.connect()
     writer.write(request("/echo", "POST", content_length="3", expect="100-continue"))
     assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 100")
     writer.write(b"abc")
@@ -457,8 +452,7 @@ def waits_for_room(node: Node) -> bool:
     return isinstance(work, Work) and work._window <= 0
 
 
-async def test_a_client_that_does_not_read_stops_the_stream(plain: tuple[Node, Door]) -> None:
-    node, door = plain
+async def test_a_client_that_does_not_read_stops_the_stream(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     reader._limit = 1  # type: ignore[attr-defined]
     writer.write(request("/flood"))
@@ -491,8 +485,7 @@ async def test_a_plain_generator_is_only_so_many_bytes_ahead(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("path", ("/stream?fail=1", "/short"))
-async def test_a_broken_stream_is_cut(plain: tuple[Node, Door], path: str) -> None:
-    _, door = plain
+async def test_a_broken_stream_is_cut(door: Door, path: str) -> None:
     reader, writer = await door.connect()
     writer.write(request(path))
     data = b""
@@ -510,9 +503,8 @@ async def test_a_broken_stream_is_cut(plain: tuple[Node, Door], path: str) -> No
 
 @pytest.mark.parametrize("path", ("/hold", "/stream?hold=1"))
 async def test_a_client_that_leaves_stops_its_handler_soon(
-    plain: tuple[Node, Door], path: str
+    node: Node, door: Door, path: str
 ) -> None:
-    node, door = plain
     reader, writer = await door.connect()
     writer.write(request(path))
     if path == "/hold":
@@ -553,8 +545,7 @@ async def test_a_client_that_leaves_while_it_waits_never_starts(rig: Rig) -> Non
     assert node.target.order == ["/hold/1"]
 
 
-async def test_work_goes_on_for_who_asked_for_that(plain: tuple[Node, Door]) -> None:
-    node, door = plain
+async def test_work_goes_on_for_who_asked_for_that(node: Node, door: Door) -> None:
     _, writer = await door.connect()
     writer.write(request("/hold", x_request_disconnect_disabled="?1"))
     await until(lambda: node.target.running == 1)
@@ -566,9 +557,9 @@ async def test_work_goes_on_for_who_asked_for_that(plain: tuple[Node, Door]) -> 
 
 
 async def test_who_leaves_in_the_middle_of_a_body_is_not_waited_for(
-    plain: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = plain
     options: tuple[dict[str, Any], ...] = ({}, {"x_request_disconnect_disabled": "?1"})
     for headers in options:
         for size in ("1000", "1000000"):
@@ -582,8 +573,7 @@ async def test_who_leaves_in_the_middle_of_a_body_is_not_waited_for(
             await until(lambda: node.replica.ongoing == 0)
 
 
-async def test_time_that_is_up_cuts_a_stream(plain: tuple[Node, Door]) -> None:
-    node, door = plain
+async def test_time_that_is_up_cuts_a_stream(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     writer.write(request("/stream?hold=1", x_request_timeout_seconds="0.5"))
     assert (await reader.readuntil(b"2,")).startswith(b"HTTP/1.1 200 ")
@@ -667,19 +657,16 @@ async def test_a_dead_replica_is_500_or_tried_again(rig: Rig) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
-async def test_malformed_requests_are_400_and_closed(plain: tuple[Node, Door], data: bytes) -> None:
-    node, door = plain
+async def test_malformed_requests_are_400_and_closed(node: Node, door: Door, data: bytes) -> None:
     answer = await door.raw(data)
     assert answer.startswith(b"HTTP/1.1 400")
     assert node.target.order == []
     assert (await ask(door, "/text")).status == 200
 
 
-async def test_connect_is_refused_in_words(
-    plain: tuple[Node, Door], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_connect_is_refused_in_words(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "remora.proxy"):
-        answer = await plain[1].raw(b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n")
+        answer = await door.raw(b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 501")
     assert b"CONNECT is for proxies" in answer
     (text,) = [each.getMessage() for each in caplog.records if each.name == "remora.proxy"]
@@ -687,10 +674,9 @@ async def test_connect_is_refused_in_words(
 
 
 async def test_a_malformed_body_ends_its_request(
-    plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ending, "linger_s", 0.05)
-    node, door = plain
     reader, writer = await door.connect()
     writer.write(request("/length", "POST", transfer_encoding="chunked") + b"3\r\nabc\r\n")
     await until(lambda: node.target.got == 3)
@@ -702,8 +688,7 @@ async def test_a_malformed_body_ends_its_request(
 
 @pytest.mark.parametrize("at_once", (True, False))
 @pytest.mark.parametrize("where", ("path", "header", "many"))
-async def test_large_heads_are_431(plain: tuple[Node, Door], where: str, at_once: bool) -> None:
-    node, door = plain
+async def test_large_heads_are_431(node: Node, door: Door, where: str, at_once: bool) -> None:
     size = HTTPOptions().max_head_bytes + 10_000
     if where == "path":
         data = request("/text?" + "x" * size)
@@ -725,11 +710,8 @@ async def test_large_heads_are_431(plain: tuple[Node, Door], where: str, at_once
     writer.close()
 
 
-async def test_a_slow_head_is_408(
-    plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_head_is_408(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Patience, "head_timeout_s", 0.05)
-    _, door = plain
     assert (await door.raw(b"GET /text HTTP/1.1\r\nho")).startswith(b"HTTP/1.1 408")
     # One that takes its time between two requests is none.
     reader, writer = await door.connect()
@@ -745,8 +727,7 @@ async def test_a_slow_head_is_408(
 # -- several requests on one connection -----------------------------------------------------------
 
 
-async def test_requests_sent_ahead_are_answered_in_order(plain: tuple[Node, Door]) -> None:
-    node, door = plain
+async def test_requests_sent_ahead_are_answered_in_order(node: Node, door: Door) -> None:
     reader, writer = await door.connect()
     paths = ["/hold/1", "/text", "/-/healthz", "/json", "/stream", "/hold/2", "/-/none"]
     writer.write(b"".join(map(request, paths)) + request("/echo", "POST", b"tail"))
@@ -761,11 +742,10 @@ async def test_requests_sent_ahead_are_answered_in_order(plain: tuple[Node, Door
 
 @pytest.mark.parametrize("ask", [request("/-/healthz"), request("/-/healthz", "POST", b"x")])
 async def test_more_requests_than_are_kept_are_all_answered(
-    plain: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch, ask: bytes
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch, ask: bytes
 ) -> None:
     monkeypatch.setattr(limits, "MAX_REQUESTS_AHEAD", 20)
     monkeypatch.setattr(limits, "PIECE_BYTES", 300)
-    node, door = plain
     reader, writer = await door.connect()
     writer.write(request("/hold/1") + ask * 500 + request("/echo", "POST", b"y" * 70_000))
     await until(lambda: node.target.running == 1)
@@ -783,9 +763,9 @@ async def test_more_requests_than_are_kept_are_all_answered(
 
 
 async def test_time_that_is_up_for_a_request_sent_ahead_breaks_no_order(
-    plain: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = plain
     reader, writer = await door.connect()
     writer.write(
         request("/hold/1") + request("/hold/2", x_request_timeout_seconds="0.05") + request("/text")
@@ -802,8 +782,7 @@ async def test_time_that_is_up_for_a_request_sent_ahead_breaks_no_order(
     await until(lambda: node.replica.ongoing == 0 and door.router.num_waiting == 0)
 
 
-async def test_who_leaves_with_requests_sent_ahead_leaves_nothing(plain: tuple[Node, Door]) -> None:
-    node, door = plain
+async def test_who_leaves_with_requests_sent_ahead_leaves_nothing(node: Node, door: Door) -> None:
     _, writer = await door.connect()
     late = request("/text", x_request_timeout_seconds="0.05")
     writer.write(request("/hold/1") + late * 5)
@@ -820,9 +799,9 @@ async def test_who_leaves_with_requests_sent_ahead_leaves_nothing(plain: tuple[N
 
 
 async def test_old_clients_get_a_body_that_ends_with_the_connection(
-    plain: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    data = await plain[1].raw(b"GET /stream HTTP/1.0\r\n\r\n")
+    data = await door.raw(b"GET /stream HTTP/1.0\r\n\r\n")
     head, body = data.split(b"\r\n\r\n", 1)
     assert b"chunked" not in head
     assert body == b"0,1,2,"

@@ -148,9 +148,13 @@ class Plain:
 
 
 @pytest.fixture
-async def sockets(rig: Rig) -> tuple[Node, Door]:
-    node = await rig.node(Sockets)
-    return node, await rig.door(node)
+async def node(rig: Rig) -> Node:
+    return await rig.node(Sockets)
+
+
+@pytest.fixture
+async def door(rig: Rig, node: Node) -> Door:
+    return await rig.door(node)
 
 
 @asynccontextmanager
@@ -242,22 +246,22 @@ def cut(client: ClientConnection) -> None:
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 70_000, 3 * MEGABYTE])
 async def test_text_and_binary_messages_pass_both_ways(
-    sockets: tuple[Node, Door], compression: Any, size: int
+    door: Door, compression: Any, size: int
 ) -> None:
-    async with opened(sockets[1], "/echo", compression=compression, max_size=None) as client:
+    async with opened(door, "/echo", compression=compression, max_size=None) as client:
         for message in ("é" * (size // 2), bytes(size)):
             await client.send(message)
             assert await client.recv() == message
 
 
-async def test_a_message_in_fragments_arrives_as_one(sockets: tuple[Node, Door]) -> None:
-    async with opened(sockets[1], "/echo", compression=None) as client:
+async def test_a_message_in_fragments_arrives_as_one(door: Door) -> None:
+    async with opened(door, "/echo", compression=None) as client:
         await client.send(["a", "", "bé", "c"])
         assert await client.recv() == "abéc"
 
 
-async def test_messages_keep_their_order(sockets: tuple[Node, Door]) -> None:
-    async with opened(sockets[1], "/echo") as client:
+async def test_messages_keep_their_order(door: Door) -> None:
+    async with opened(door, "/echo") as client:
         for number in range(500):
             await client.send(str(number))
         assert [await client.recv() for _ in range(500)] == [str(n) for n in range(500)]
@@ -267,11 +271,11 @@ async def test_messages_keep_their_order(sockets: tuple[Node, Door]) -> None:
 
 
 @pytest.mark.one_loop
-async def test_the_handshake_carries_what_the_application_says(sockets: tuple[Node, Door]) -> None:
+async def test_the_handshake_carries_what_the_application_says(door: Door) -> None:
     offered = [Subprotocol("soap"), Subprotocol("chat")]
     path = "/items/7?word=hi"
     async with opened(
-        sockets[1], path, subprotocols=offered, additional_headers={"x-request-id": "mine"}
+        door, path, subprotocols=offered, additional_headers={"x-request-id": "mine"}
     ) as client:
         answer = client.response
         assert answer is not None
@@ -280,7 +284,7 @@ async def test_the_handshake_carries_what_the_application_says(sockets: tuple[No
         assert len(answer.headers.get_all("date")) == 1
         assert await client.recv() == (
             '{"number":7,"word":"hi","url":"ws://127.0.0.1:'
-            f'{sockets[1].port}{path}","offered":["soap","chat"],"state":"red"}}'
+            f'{door.port}{path}","offered":["soap","chat"],"state":"red"}}'
         )
 
 
@@ -307,12 +311,12 @@ async def test_an_application_below_a_prefix_is_found(rig: Rig) -> None:
     ],
 )
 async def test_a_refused_handshake_is_an_http_answer(
-    sockets: tuple[Node, Door], path: str, status: int, body: bytes
+    door: Door, path: str, status: int, body: bytes
 ) -> None:
-    answer = await refusal(sockets[1], path, additional_headers={"x-request-id": "mine"})
+    answer = await refusal(door, path, additional_headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.body) == (status, body)
     assert answer.headers["x-request-id"] == "mine"
-    await until(lambda: rows(sockets[1]) == [("WEBSOCKET", status, 1)])
+    await until(lambda: rows(door) == [("WEBSOCKET", status, 1)])
 
 
 @pytest.mark.one_loop
@@ -336,7 +340,7 @@ async def test_a_deployment_without_an_asgi_app_refuses_in_words(rig: Rig) -> No
     ],
 )
 async def test_a_malformed_handshake_is_refused(
-    sockets: tuple[Node, Door], change: dict[str, Any], status: int
+    door: Door, change: dict[str, Any], status: int
 ) -> None:
     headers = {
         "connection": "upgrade",
@@ -344,7 +348,7 @@ async def test_a_malformed_handshake_is_refused(
         "sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==",
         "sec_websocket_version": "13",
     }
-    reader, writer = await sockets[1].connect()
+    reader, writer = await door.connect()
     writer.write(request("/echo", **{**headers, **change}))
     answer = await read_answer(reader)
     assert (answer.status, answer.headers.get("connection")) == (status, "close")
@@ -353,9 +357,9 @@ async def test_a_malformed_handshake_is_refused(
 
 
 async def test_a_message_right_behind_the_handshake_is_not_lost(
-    sockets: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    async with raw(sockets[1], "/echo", b"\x81\x82\x00\x00\x00\x00hi") as (reader, _):
+    async with raw(door, "/echo", b"\x81\x82\x00\x00\x00\x00hi") as (reader, _):
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
         assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
@@ -382,9 +386,9 @@ async def test_time_is_up_for_the_handshake_alone(rig: Rig) -> None:
 
 
 async def test_a_client_that_leaves_before_it_is_accepted_stops_its_handler(
-    sockets: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = sockets
     attempt = asyncio.create_task(refusal(door, "/never"))
     await until(lambda: node.target.running == 1)
     attempt.cancel()
@@ -396,20 +400,19 @@ async def test_a_client_that_leaves_before_it_is_accepted_stops_its_handler(
 
 
 async def test_the_application_closes_with_its_code_and_reason(
-    sockets: tuple[Node, Door],
+    door: Door,
 ) -> None:
-    async with opened(sockets[1], "/items/1", subprotocols=[Subprotocol("chat")]) as client:
+    async with opened(door, "/items/1", subprotocols=[Subprotocol("chat")]) as client:
         # A reason that is too long for its frame is cut.
         assert await close_of(client) == (4001, ("enough " * 30)[:123])
-    await until(lambda: rows(sockets[1]) == [("WEBSOCKET", 4001, 1)])
+    await until(lambda: rows(door) == [("WEBSOCKET", 4001, 1)])
 
 
 @pytest.mark.one_loop
 @pytest.mark.parametrize(("code", "heard"), [(1000, 1000), (1001, 1001), (4321, 4321)])
 async def test_the_client_closes_with_its_code(
-    sockets: tuple[Node, Door], code: int, heard: int
+    node: Node, door: Door, code: int, heard: int
 ) -> None:
-    node, door = sockets
     async with opened(door, "/echo") as client:
         await client.close(code, "enough")
         assert client.protocol.close_rcvd == Close(code, "enough")
@@ -423,8 +426,7 @@ async def test_the_client_closes_with_its_code(
     assert (bool(errors), is_error) == (code == 4321, True)
 
 
-async def test_a_client_without_a_code_is_heard_as_1005(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_a_client_without_a_code_is_heard_as_1005(node: Node, door: Door) -> None:
     async with opened(door, "/echo") as client:
         client.protocol.send_close()
         for data in client.protocol.data_to_send():
@@ -434,8 +436,7 @@ async def test_a_client_without_a_code_is_heard_as_1005(sockets: tuple[Node, Doo
     await until(lambda: rows(door) == [("WEBSOCKET", 1005, 1)])
 
 
-async def test_a_connection_that_is_cut_is_heard_as_1005(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_a_connection_that_is_cut_is_heard_as_1005(node: Node, door: Door) -> None:
     async with opened(door, "/echo") as client:
         cut(client)
         await until(lambda: node.target.events == [1005])
@@ -444,10 +445,10 @@ async def test_a_connection_that_is_cut_is_heard_as_1005(sockets: tuple[Node, Do
 
 
 async def test_a_handler_that_fails_closes_with_1011(
-    sockets: tuple[Node, Door], caplog: pytest.LogCaptureFixture
+    door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "remora")
-    async with opened(sockets[1], "/fail/late") as client:
+    async with opened(door, "/fail/late") as client:
         assert await close_of(client) == (1011, "")
     assert "App failed, WebSocket /fail/late" in caplog.text
     assert "the secret is 42" in caplog.text
@@ -455,24 +456,23 @@ async def test_a_handler_that_fails_closes_with_1011(
 
 @pytest.mark.one_loop
 async def test_a_code_that_cannot_travel_is_the_handlers_error(
-    sockets: tuple[Node, Door], caplog: pytest.LogCaptureFixture
+    door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(sockets[1], "/odd/code") as client:
+    async with opened(door, "/odd/code") as client:
         assert await close_of(client) == (1011, "")
     assert "1005 is no code" in caplog.text
 
 
 @pytest.mark.one_loop
-async def test_a_handler_that_returns_closes_with_1000(sockets: tuple[Node, Door]) -> None:
-    async with opened(sockets[1], "/return") as client:
+async def test_a_handler_that_returns_closes_with_1000(door: Door) -> None:
+    async with opened(door, "/return") as client:
         assert await close_of(client) == (1000, "")
 
 
 @pytest.mark.one_loop
 async def test_a_client_that_leaves_logs_no_failure(
-    sockets: tuple[Node, Door], caplog: pytest.LogCaptureFixture
+    node: Node, door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node, door = sockets
     for end in (lambda c: c.close(), None):
         async with opened(door, "/echo") as client:
             await (end(client) if end else asyncio.sleep(0))
@@ -481,8 +481,7 @@ async def test_a_client_that_leaves_logs_no_failure(
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-async def test_what_was_sent_before_a_close_is_still_handled(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_what_was_sent_before_a_close_is_still_handled(node: Node, door: Door) -> None:
     async with opened(door, "/busy") as client:
         await client.send("one")
         await client.send("two")
@@ -493,8 +492,7 @@ async def test_what_was_sent_before_a_close_is_still_handled(sockets: tuple[Node
     await until(lambda: rows(door) == [("WEBSOCKET", 1000, 1)])
 
 
-async def test_a_connection_that_is_cut_stops_a_busy_handler(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_a_connection_that_is_cut_stops_a_busy_handler(node: Node, door: Door) -> None:
     async with opened(door, "/busy") as client:
         await client.send("one")
         await until(lambda: node.target.events == ["one"])
@@ -503,10 +501,9 @@ async def test_a_connection_that_is_cut_stops_a_busy_handler(sockets: tuple[Node
 
 
 async def test_a_handler_that_does_not_end_for_a_client_that_left_is_stopped(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketExchange, "leave_timeout_s", 0.1)
-    node, door = sockets
     async with opened(door, "/busy") as client:
         await client.send("one")
         await until(lambda: node.target.events == ["one"])
@@ -515,10 +512,9 @@ async def test_a_handler_that_does_not_end_for_a_client_that_left_is_stopped(
 
 
 async def test_a_handler_goes_on_for_a_client_that_asked_for_that(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketExchange, "leave_timeout_s", 0.1)
-    node, door = sockets
     stay = {"x-request-disconnect-disabled": "?1"}
     async with opened(door, "/busy", additional_headers=stay) as client:
         await client.send("one")
@@ -532,14 +528,14 @@ async def test_a_handler_goes_on_for_a_client_that_asked_for_that(
 
 
 async def test_a_client_that_does_not_answer_a_close_is_cut(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+    door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketExchange, "close_timeout_s", 0.1)
-    async with raw_opened(sockets[1], "/return") as (reader, _):
+    async with raw_opened(door, "/return") as (reader, _):
         assert await reader.readexactly(4) == b"\x88\x02\x03\xe8"
         with contextlib.suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 5) == b""
-    await until(lambda: rows(sockets[1]) == [("WEBSOCKET", 1000, 1)])
+    await until(lambda: rows(door) == [("WEBSOCKET", 1000, 1)])
 
 
 # -- bad clients ---------------------------------------------------------------------------------
@@ -557,9 +553,8 @@ async def test_a_client_that_does_not_answer_a_close_is_cut(
     ],
 )
 async def test_a_client_that_breaks_a_rule_is_told_which(
-    sockets: tuple[Node, Door], data: bytes, code: int
+    node: Node, door: Door, data: bytes, code: int
 ) -> None:
-    node, door = sockets
     async with raw_opened(door, "/echo") as (reader, writer):
         writer.write(data)
         frame = await asyncio.wait_for(reader.read(), 5)
@@ -629,9 +624,8 @@ async def test_a_client_that_never_reads_slows_its_own_handler_only(rig: Rig) ->
 
 
 async def test_a_client_that_reads_slowly_is_not_cut_off_for_a_ping_that_it_has_not_read_yet(
-    sockets: tuple[Node, Door],
+    node: Node, door: Door
 ) -> None:
-    node, door = sockets
     async with raw_opened(door, "/flood") as (reader, _):
         exchange = exchange_of(door)
         await until(lambda: exchange.connection.is_write_paused)
@@ -644,8 +638,7 @@ async def test_a_client_that_reads_slowly_is_not_cut_off_for_a_ping_that_it_has_
         assert node.target.running == 1
 
 
-async def test_little_that_unpacks_to_much_waits_packed(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_little_that_unpacks_to_much_waits_packed(node: Node, door: Door) -> None:
     async with opened(door, "/busy") as client:
         await client.send("one")
         await until(lambda: node.target.events == ["one"])
@@ -663,24 +656,24 @@ async def test_little_that_unpacks_to_much_waits_packed(sockets: tuple[Node, Doo
 
 
 async def test_all_of_what_waits_packed_arrives_and_then_the_close(
-    sockets: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    async with opened(sockets[1], "/echo", max_size=None) as client:
+    async with opened(door, "/echo", max_size=None) as client:
         sent = [str(number) * 300_000 for number in range(30)]
         reading = asyncio.create_task(_read_all(client, len(sent)))
         for message in sent:
             await client.send(message)
         assert await reading == sent
         await client.close(4000)
-    await until(lambda: sockets[0].target.events == [4000])
+    await until(lambda: node.target.events == [4000])
 
 
 async def _read_all(client: ClientConnection, number: int) -> list[Any]:
     return [await asyncio.wait_for(client.recv(), 5) for _ in range(number)]
 
 
-async def test_a_client_that_floods_is_slowed(sockets: tuple[Node, Door]) -> None:
-    door = sockets[1]
+async def test_a_client_that_floods_is_slowed(door: Door) -> None:
     sent = 0
     async with opened(door, "/busy", compression=None) as client:
 
@@ -699,9 +692,9 @@ async def test_a_client_that_floods_is_slowed(sockets: tuple[Node, Door]) -> Non
 
 
 async def test_pings_of_a_client_that_never_reads_fill_no_memory(
-    sockets: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = sockets
     async with raw_opened(door, "/flood") as (_, writer):
         await still(lambda: node.target.num_sent)
         exchange = exchange_of(door)
@@ -732,8 +725,7 @@ async def test_a_websocket_counts_as_one_ongoing_request(rig: Rig) -> None:
         assert await client.recv() == "x"
 
 
-async def test_a_replica_that_dies_closes_with_1011(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_a_replica_that_dies_closes_with_1011(node: Node, door: Door) -> None:
     async with opened(door, "/echo") as client:
         node.die()
         assert (await close_of(client))[0] == 1011
@@ -755,9 +747,9 @@ async def test_a_handshake_that_a_dying_replica_had_is_tried_elsewhere(rig: Rig)
 
 
 async def test_a_drain_waits_for_open_sockets_and_the_stop_closes_them_with_1012(
-    sockets: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = sockets
     async with opened(door, "/echo") as client:
         draining = asyncio.create_task(node.replica.drain())
         await client.send("on")
@@ -771,8 +763,7 @@ async def test_a_drain_waits_for_open_sockets_and_the_stop_closes_them_with_1012
     await until(lambda: rows(door) == [("WEBSOCKET", 1012, 1)])
 
 
-async def test_a_drain_ends_when_the_last_socket_is_closed(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_a_drain_ends_when_the_last_socket_is_closed(node: Node, door: Door) -> None:
     async with opened(door, "/echo"):
         draining = asyncio.create_task(node.replica.drain())
         await until(lambda: node.replica.turns_away)
@@ -780,9 +771,9 @@ async def test_a_drain_ends_when_the_last_socket_is_closed(sockets: tuple[Node, 
 
 
 async def test_a_replica_that_was_asked_to_leave_and_dies_closes_with_1012(
-    sockets: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = sockets
     async with opened(door, "/echo") as client:
         draining = asyncio.create_task(node.replica.drain())
         (link,) = door.router.members.links.values()
@@ -792,8 +783,7 @@ async def test_a_replica_that_was_asked_to_leave_and_dies_closes_with_1012(
     await draining
 
 
-async def test_a_server_that_stops_closes_with_1012(sockets: tuple[Node, Door]) -> None:
-    node, door = sockets
+async def test_a_server_that_stops_closes_with_1012(node: Node, door: Door) -> None:
     async with opened(door, "/echo") as client:
         for connection in list(door.state.connections):
             connection.shutdown()
@@ -804,9 +794,9 @@ async def test_a_server_that_stops_closes_with_1012(sockets: tuple[Node, Door]) 
 
 
 async def test_a_handshake_that_is_not_answered_is_refused_by_a_server_that_stops(
-    sockets: tuple[Node, Door],
+    node: Node,
+    door: Door,
 ) -> None:
-    node, door = sockets
     refused = asyncio.create_task(refusal(door, "/never"))
     await until(lambda: node.target.running == 1)
     for connection in list(door.state.connections):
@@ -816,16 +806,15 @@ async def test_a_handshake_that_is_not_answered_is_refused_by_a_server_that_stop
     await until(lambda: node.replica.ongoing == 0 and not door.state.connections)
 
 
-async def test_a_refusal_may_come_in_parts(sockets: tuple[Node, Door]) -> None:
-    response = await refusal(sockets[1], "/deny-in-parts")
+async def test_a_refusal_may_come_in_parts(door: Door) -> None:
+    response = await refusal(door, "/deny-in-parts")
     assert (response.status_code, response.body) == (429, b"no entry")
 
 
 async def test_a_client_that_leaves_is_noticed_while_its_handler_does_not_receive(
-    sockets: tuple[Node, Door], monkeypatch: pytest.MonkeyPatch
+    node: Node, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("remora.proxy.presence.Presence.watch_every_s", 0.02)
-    node, door = sockets
     async with raw_opened(door, "/busy") as (_, writer):
         frame = b"\x81\xfe\xff\xff" + bytes(4) + bytes(65535)
         writer.write(frame * 20)
@@ -837,10 +826,8 @@ async def test_a_client_that_leaves_is_noticed_while_its_handler_does_not_receiv
 
 
 @pytest.mark.one_loop
-async def test_an_open_websocket_has_one_line_in_the_access_log(
-    sockets: tuple[Node, Door], rig: Rig
-) -> None:
-    async with opened(sockets[1], "/echo?a=b", origin=Origin("http://x")) as client:
+async def test_an_open_websocket_has_one_line_in_the_access_log(door: Door, rig: Rig) -> None:
+    async with opened(door, "/echo?a=b", origin=Origin("http://x")) as client:
         await client.close(1001)
     log = rig.folder / "access-0.log"
     await until(lambda: log.exists() and "WEBSOCKET" in log.read_text())
