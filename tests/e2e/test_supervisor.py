@@ -139,6 +139,12 @@ def _entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
+@pytest.fixture
+async def instance(remora_home: Path) -> AsyncIterator[Instance]:
+    async with running(remora_home) as made:
+        yield made
+
+
 def ask(address: str) -> list[str]:
     """Connect and read the answer of `entrypoints.answer`: pid, random number, colour."""
     if address.startswith("unix:"):
@@ -158,55 +164,49 @@ def ask(address: str) -> list[str]:
 
 
 async def test_every_process_is_a_child_of_the_supervisor_and_leads_a_session(
-    remora_home: Path,
+    instance: Instance,
 ) -> None:
-    async with running(remora_home) as instance:
-        started = await instance.start("idle")
-        supervisor = instance.launched.pid
-        for pid in (started.pid, await instance.pid("controller"), await instance.pid("proxy-1")):
-            assert psutil.Process(pid).ppid() == supervisor
-            assert os.getsid(pid) == os.getpgid(pid) == pid
-        assert os.getsid(supervisor) == supervisor != os.getsid(0)
+    started = await instance.start("idle")
+    supervisor = instance.launched.pid
+    for pid in (started.pid, await instance.pid("controller"), await instance.pid("proxy-1")):
+        assert psutil.Process(pid).ppid() == supervisor
+        assert os.getsid(pid) == os.getpgid(pid) == pid
+    assert os.getsid(supervisor) == supervisor != os.getsid(0)
 
 
-async def test_processes_say_in_ps_what_they_are(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        started = await instance.start("idle")
-        assert " ".join(psutil.Process(started.pid).cmdline()) == "remora: replica app/d#1"
-        for name, title in (("supervisor", "supervisor"), ("template", "template")):
-            pid = await instance.pid(name)
-            assert " ".join(psutil.Process(pid).cmdline()) == f"remora: {title}"
+async def test_processes_say_in_ps_what_they_are(instance: Instance) -> None:
+    started = await instance.start("idle")
+    assert " ".join(psutil.Process(started.pid).cmdline()) == "remora: replica app/d#1"
+    for name, title in (("supervisor", "supervisor"), ("template", "template")):
+        pid = await instance.pid(name)
+        assert " ".join(psutil.Process(pid).cmdline()) == f"remora: {title}"
 
 
-async def test_a_started_process_takes_connections_at_its_address(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        started = await instance.start("answer", env={"COLOUR": "green"})
-        pid, _, colour = ask(started.address)
-        assert (int(pid), colour) == (started.pid, "green")
+async def test_a_started_process_takes_connections_at_its_address(instance: Instance) -> None:
+    started = await instance.start("answer", env={"COLOUR": "green"})
+    pid, _, colour = ask(started.address)
+    assert (int(pid), colour) == (started.pid, "green")
 
 
-async def test_processes_do_not_share_random_numbers(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        one = await instance.start("answer", "app/d#1")
-        two = await instance.start("answer", "app/d#2")
-        assert ask(one.address)[1] != ask(two.address)[1]
+async def test_processes_do_not_share_random_numbers(instance: Instance) -> None:
+    one = await instance.start("answer", "app/d#1")
+    two = await instance.start("answer", "app/d#2")
+    assert ask(one.address)[1] != ask(two.address)[1]
 
 
-async def test_a_replica_holds_no_socket_but_its_own(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        started = await instance.start("idle")
-        connections = psutil.Process(started.pid).net_connections("all")
-        assert [f"unix:{c.laddr}" for c in connections] == [started.address]
+async def test_a_replica_holds_no_socket_but_its_own(instance: Instance) -> None:
+    started = await instance.start("idle")
+    connections = psutil.Process(started.pid).net_connections("all")
+    assert [f"unix:{c.laddr}" for c in connections] == [started.address]
 
 
-async def test_fifty_starts_at_once_all_come_up_once(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        names = {f"app/d#{number}" for number in range(50)}
-        for name in names:
-            await instance.begin("idle", name)
-        events = [await instance.next() for _ in names]
-        assert all(isinstance(event, ProcessStarted) for event in events)
-        assert {e.process_id for e in events if isinstance(e, ProcessStarted)} == names
+async def test_fifty_starts_at_once_all_come_up_once(instance: Instance) -> None:
+    names = {f"app/d#{number}" for number in range(50)}
+    for name in names:
+        await instance.begin("idle", name)
+    events = [await instance.next() for _ in names]
+    assert all(isinstance(event, ProcessStarted) for event in events)
+    assert {e.process_id for e in events if isinstance(e, ProcessStarted)} == names
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,12 @@ async def test_fifty_starts_at_once_all_come_up_once(remora_home: Path) -> None:
         ("entrypoints", "is not of the form package.module:function"),
     ],
 )
-async def test_what_cannot_start_says_why(remora_home: Path, entrypoint: str, reason: str) -> None:
-    async with running(remora_home) as instance:
-        await instance.engine.start_process(ProcessSpec("app/d#1", entrypoint, "remora: replica"))
-        event = await instance.exited()
-        assert event.reason.startswith("could not start: ")
-        assert reason in event.reason
-        assert not event.expected
+async def test_what_cannot_start_says_why(instance: Instance, entrypoint: str, reason: str) -> None:
+    await instance.engine.start_process(ProcessSpec("app/d#1", entrypoint, "remora: replica"))
+    event = await instance.exited()
+    assert event.reason.startswith("could not start: ")
+    assert reason in event.reason
+    assert not event.expected
 
 
 # -------------------------------------------------------------------------------------------- ends
@@ -239,13 +238,12 @@ async def test_what_cannot_start_says_why(remora_home: Path, entrypoint: str, re
     ],
 )
 async def test_an_end_is_reported_with_its_reason(
-    remora_home: Path, how: int, reason: str, expected: bool
+    instance: Instance, how: int, reason: str, expected: bool
 ) -> None:
-    async with running(remora_home) as instance:
-        await instance.start("crash", args={"how": how})
-        event = await instance.exited()
-        assert event.reason.startswith(reason)
-        assert event.expected is expected
+    await instance.start("crash", args={"how": how})
+    event = await instance.exited()
+    assert event.reason.startswith(reason)
+    assert event.expected is expected
 
 
 async def test_an_exception_ends_in_status_1_with_the_traceback_on_stderr(
@@ -257,31 +255,28 @@ async def test_an_exception_ends_in_status_1_with_the_traceback_on_stderr(
     assert "RuntimeError: app/d#1 fails on purpose" in capfd.readouterr().err
 
 
-async def test_stopping_is_expected_and_lets_the_process_end_by_itself(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        started = await instance.start("answer")
-        await until((instance.home.root / f"waits-{started.pid}").exists, "its handler is set")
-        await instance.engine.stop_process("app/d#1", 8.0)
-        event = await instance.exited()
-        assert (event.reason, event.expected) == ("exit status 0", True)
+async def test_stopping_is_expected_and_lets_the_process_end_by_itself(instance: Instance) -> None:
+    started = await instance.start("answer")
+    await until((instance.home.root / f"waits-{started.pid}").exists, "its handler is set")
+    await instance.engine.stop_process("app/d#1", 8.0)
+    event = await instance.exited()
+    assert (event.reason, event.expected) == ("exit status 0", True)
 
 
-async def test_a_process_that_ignores_sigterm_is_killed_at_its_deadline(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        await instance.start("stubborn")
-        await until((instance.home.root / "stubborn").exists, "SIGTERM is ignored")
-        await instance.engine.stop_process("app/d#1", 0.1)
-        event = await instance.exited()
-        assert (event.reason, event.expected) == ("killed by SIGKILL", True)
+async def test_a_process_that_ignores_sigterm_is_killed_at_its_deadline(instance: Instance) -> None:
+    await instance.start("stubborn")
+    await until((instance.home.root / "stubborn").exists, "SIGTERM is ignored")
+    await instance.engine.stop_process("app/d#1", 0.1)
+    event = await instance.exited()
+    assert (event.reason, event.expected) == ("killed by SIGKILL", True)
 
 
-async def test_what_a_replica_spawned_goes_with_it(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        await instance.start("parent")
-        children = await child_pids(instance.home)
-        await instance.engine.kill_process("app/d#1")
-        await instance.exited()
-        await until(lambda: not any(map(alive, children)), "children are gone", GONE_S)
+async def test_what_a_replica_spawned_goes_with_it(instance: Instance) -> None:
+    await instance.start("parent")
+    children = await child_pids(instance.home)
+    await instance.engine.kill_process("app/d#1")
+    await instance.exited()
+    await until(lambda: not any(map(alive, children)), "children are gone", GONE_S)
 
 
 async def child_pids(home: Home) -> list[int]:
@@ -313,48 +308,45 @@ async def test_a_crashed_system_process_is_replaced_and_no_connection_refused(
         assert int(ask(address)[0]) == await instance.restarted(name, before)
 
 
-async def test_a_new_controller_is_told_of_the_replicas_that_live(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        one = await instance.start("idle", "app/d#1")
-        await instance.start("crash", "app/d#2", args={"how": 0})
-        await instance.exited()
-        successor = LocalEngine(instance.home)
-        await successor.connect()
-        events = successor.events()
-        assert isinstance(await anext(events), NodeJoined)
-        assert await anext(events) == one
-        # Live from now on, and nothing in between.
-        await successor.kill_process("app/d#1")
-        assert isinstance(await anext(events), ProcessExited)
-        await successor.close()
+async def test_a_new_controller_is_told_of_the_replicas_that_live(instance: Instance) -> None:
+    one = await instance.start("idle", "app/d#1")
+    await instance.start("crash", "app/d#2", args={"how": 0})
+    await instance.exited()
+    successor = LocalEngine(instance.home)
+    await successor.connect()
+    events = successor.events()
+    assert isinstance(await anext(events), NodeJoined)
+    assert await anext(events) == one
+    # Live from now on, and nothing in between.
+    await successor.kill_process("app/d#1")
+    assert isinstance(await anext(events), ProcessExited)
+    await successor.close()
 
 
-async def test_a_dead_template_is_replaced_and_takes_no_replica_with_it(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        one = await instance.start("answer", "app/d#1")
-        template = await instance.pid("template")
-        os.kill(template, signal.SIGKILL)
-        two = await instance.start("answer", "app/d#2")
-        assert int(ask(one.address)[0]) == one.pid
-        assert int(ask(two.address)[0]) == two.pid
-        assert await instance.pid("template") != template
+async def test_a_dead_template_is_replaced_and_takes_no_replica_with_it(instance: Instance) -> None:
+    one = await instance.start("answer", "app/d#1")
+    template = await instance.pid("template")
+    os.kill(template, signal.SIGKILL)
+    two = await instance.start("answer", "app/d#2")
+    assert int(ask(one.address)[0]) == one.pid
+    assert int(ask(two.address)[0]) == two.pid
+    assert await instance.pid("template") != template
 
 
 async def test_starts_survive_the_death_of_the_template_each_exactly_once(
-    remora_home: Path,
+    instance: Instance,
 ) -> None:
-    async with running(remora_home) as instance:
-        template = await instance.pid("template")
-        names = {f"app/d#{number}" for number in range(30)}
-        for name in names:
-            await instance.begin("idle", name)
-        await instance.next()
-        os.kill(template, signal.SIGKILL)
-        events = [await instance.next() for _ in range(len(names) - 1)]
-        assert all(isinstance(event, ProcessStarted) for event in events), events
-        titles = [" ".join(psutil.Process(pid).cmdline()) for pid in instance.members()]
-        replicas = [title for title in titles if "replica" in title]
-        assert sorted(replicas) == sorted(f"remora: replica {name}" for name in names)
+    template = await instance.pid("template")
+    names = {f"app/d#{number}" for number in range(30)}
+    for name in names:
+        await instance.begin("idle", name)
+    await instance.next()
+    os.kill(template, signal.SIGKILL)
+    events = [await instance.next() for _ in range(len(names) - 1)]
+    assert all(isinstance(event, ProcessStarted) for event in events), events
+    titles = [" ".join(psutil.Process(pid).cmdline()) for pid in instance.members()]
+    replicas = [title for title in titles if "replica" in title]
+    assert sorted(replicas) == sorted(f"remora: replica {name}" for name in names)
 
 
 async def test_when_the_supervisor_is_killed_everything_is_gone_and_the_folder_is_usable(
@@ -486,25 +478,23 @@ async def test_an_instance_that_is_not_bound_outlives_its_starter_and_logs_to_a_
     assert find_owner(home) is None
 
 
-async def test_sigterm_ends_proxies_then_replicas_then_the_controller(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        started = await instance.start("idle")
-        await instance.listens("controller", "proxy-1")
-        await until((instance.home.root / f"waits-{started.pid}").exists, "the replica listens")
-        os.kill(instance.launched.pid, signal.SIGTERM)
-        assert instance.launched.wait_gone(GONE_S)
-        ends = (instance.home.root / "ends.txt").read_text(encoding="utf-8").split()
-        assert ends == ["proxy-1", "app/d#1", "controller"]
-        assert list(instance.home.sockets.iterdir()) == []
-        assert find_owner(instance.home) is None
+async def test_sigterm_ends_proxies_then_replicas_then_the_controller(instance: Instance) -> None:
+    started = await instance.start("idle")
+    await instance.listens("controller", "proxy-1")
+    await until((instance.home.root / f"waits-{started.pid}").exists, "the replica listens")
+    os.kill(instance.launched.pid, signal.SIGTERM)
+    assert instance.launched.wait_gone(GONE_S)
+    ends = (instance.home.root / "ends.txt").read_text(encoding="utf-8").split()
+    assert ends == ["proxy-1", "app/d#1", "controller"]
+    assert list(instance.home.sockets.iterdir()) == []
+    assert find_owner(instance.home) is None
 
 
-async def test_shutdown_ends_the_instance_and_its_events(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        await instance.engine.shutdown()
-        with pytest.raises(StopAsyncIteration):
-            await instance.next()
-        assert instance.launched.wait_gone(GONE_S)
+async def test_shutdown_ends_the_instance_and_its_events(instance: Instance) -> None:
+    await instance.engine.shutdown()
+    with pytest.raises(StopAsyncIteration):
+        await instance.next()
+    assert instance.launched.wait_gone(GONE_S)
 
 
 async def test_a_second_signal_ends_the_patience(remora_home: Path) -> None:
@@ -585,21 +575,19 @@ async def test_without_a_host_there_is_no_front_door(remora_home: Path) -> None:
     ],
 )
 async def test_junk_on_the_supervisors_socket_closes_that_connection_alone(
-    remora_home: Path, junk: bytes
+    instance: Instance, junk: bytes
 ) -> None:
-    async with running(remora_home) as instance:
-        with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.settimeout(8.0)
-            visitor.connect(str(instance.home.supervisor_socket))
-            visitor.sendall(junk)
-            with contextlib.suppress(ConnectionResetError):
-                assert visitor.recv(100) == b""
-        await instance.start("idle")
+    with socket.socket(socket.AF_UNIX) as visitor:
+        visitor.settimeout(8.0)
+        visitor.connect(str(instance.home.supervisor_socket))
+        visitor.sendall(junk)
+        with contextlib.suppress(ConnectionResetError):
+            assert visitor.recv(100) == b""
+    await instance.start("idle")
 
 
-async def test_half_a_command_and_an_end_is_no_command(remora_home: Path) -> None:
-    async with running(remora_home) as instance:
-        with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.connect(str(instance.home.supervisor_socket))
-            visitor.sendall(b'{"op":"shutdown"}')
-        await instance.start("idle")
+async def test_half_a_command_and_an_end_is_no_command(instance: Instance) -> None:
+    with socket.socket(socket.AF_UNIX) as visitor:
+        visitor.connect(str(instance.home.supervisor_socket))
+        visitor.sendall(b'{"op":"shutdown"}')
+    await instance.start("idle")
