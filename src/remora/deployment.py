@@ -81,15 +81,15 @@ class Deployment(Generic[_D]):
         Args:
             func_or_class: other code; None: the same.
             options: as for `@deployment`. What is left out is inherited, a dict replaces the
-                old one as a whole.
+                old one as a whole; a number of replicas takes the place of scaling by demand, and
+                the reverse.
 
         Raises:
             TypeError: unknown option, or a name that is no text.
             ConfigError: a value that cannot be right.
         """
         _options.check_names(options, f"options() of deployment {self.name!r}")
-        merged = self._options.copy()
-        merged.update(options)
+        merged = _options.put_over(self._options, options)
         return Deployment._make(func_or_class or self._func_or_class, merged)
 
     def bind(self, *args: Any, **kwargs: Any) -> Application[_D]:

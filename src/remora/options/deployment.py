@@ -203,6 +203,22 @@ def _autoscaling(options: dict[str, Any]) -> AutoscalingConfig | None:
     return autoscaling_config(given, auto=auto)
 
 
+def put_over(before: DeploymentOptions, changes: DeploymentOptions) -> DeploymentOptions:
+    """Put options over those of before; how many replicas there are is as was said last.
+
+    Pure. A number ends scaling by demand, and scaling by demand ends a number: code says `num_replicas=1`
+    where a config says how it is scaled. Both in one place are a contradiction, told by `deployment_config`.
+    """
+    merged = before.copy()
+    merged.update(changes)
+    if changes.get("autoscaling_config") is not None and "num_replicas" not in changes:
+        if merged.get("num_replicas") != "auto":
+            merged.pop("num_replicas", None)
+    elif changes.get("num_replicas") not in (None, "auto") and "autoscaling_config" not in changes:
+        merged.pop("autoscaling_config", None)
+    return merged
+
+
 def _check_together(options: Mapping[str, Any]) -> None:
     """Refuse options that contradict each other."""
     if options.get("autoscaling_config") is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from remora.build.builder import describe, users_modules
+from remora.config import AutoscalingConfig
 from remora.errors import AppLoadError, ConfigError
 from remora.wire.control import ApplicationSpec, DeclaredApplication, Surroundings
 
@@ -94,6 +95,12 @@ def test_options_of_the_config_take_the_place_of_those_in_the_code(made: Describ
     assert model.config.max_ongoing_requests == 7
     assert model.config.num_replicas == 2
     assert front.config.max_ongoing_requests == 5
+
+
+def test_a_config_scales_by_demand_what_has_a_number_in_the_code(made: Describe) -> None:
+    scaling = {"min_replicas": 1, "max_replicas": 3}
+    model = made(deployments=[{"name": "Model", "autoscaling_config": scaling}]).deployments[1]
+    assert model.config.autoscaling_config == AutoscalingConfig(min_replicas=1, max_replicas=3)
 
 
 def test_an_option_that_a_config_leaves_out_again_is_that_of_the_code(made: Describe) -> None:

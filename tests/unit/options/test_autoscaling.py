@@ -20,6 +20,7 @@ from remora.config import (
     DeploymentConfig,
 )
 from remora.errors import CodeNotPicklableError, ConfigError
+from remora.options.autoscaling import autoscaling_config
 from remora.options.deployment import DeploymentOptions, deployment_config
 from remora.types import DeploymentID
 
@@ -147,6 +148,25 @@ def test_the_last_replica_has_the_delay_of_the_others_unless_it_has_its_own() ->
 def test_a_number_beside_it_is_a_contradiction() -> None:
     with pytest.raises(ConfigError, match="num_replicas"):
         config_of(num_replicas=2, autoscaling_config={})
+
+
+def test_of_a_number_and_scaling_by_demand_what_was_said_last_holds() -> None:
+    class Model:
+        pass
+
+    fixed = serve.deployment(num_replicas=2)(Model)
+    scaled = serve.deployment(num_replicas="auto", autoscaling_config={"max_replicas": 4})(Model)
+    assert fixed.options(autoscaling_config={"max_replicas": 3}).config.autoscaling_config == (
+        AutoscalingConfig(max_replicas=3)
+    )
+    numbered = scaled.options(num_replicas=3)
+    assert (numbered.config.num_replicas, numbered.config.autoscaling_config) == (3, None)
+    again = numbered.options(num_replicas="auto").config.autoscaling_config
+    assert again == fixed.options(num_replicas="auto").config.autoscaling_config
+    kept = scaled.options(autoscaling_config={"max_replicas": 5}).config.autoscaling_config
+    assert kept == autoscaling_config({"max_replicas": 5}, auto=True)
+    with pytest.raises(ConfigError, match="num_replicas"):
+        fixed.options(num_replicas=3, autoscaling_config={})
 
 
 def test_options_replace_it_as_a_whole() -> None:
