@@ -149,8 +149,9 @@ async def scene(
         instance = await asyncio.to_thread(FarInstance, hosts, hosts.certify() if tls else PLAIN)
         folder = hosts.folder / "ran"
         folder.mkdir()
-        await instance.wait_doors()
+        await instance.wait_joined()
         await instance.run(app.options(num_replicas=replicas).bind(str(folder)), "app")
+        await instance.wait_doors()
         say(f"{number} hosts serve, {'with' if tls else 'without'} TLS between them")
         yield Scene(hosts, instance, folder)
     except BaseException:

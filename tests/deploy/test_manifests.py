@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
+from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import drain_node
 
 from remora.cli.main import cli
@@ -26,7 +27,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 ALL = [(path.name, each) for path in MANIFESTS for each in documents(path)]
 #: The operators that bring these kinds bring their schemas, too; what of them is Kubernetes' own is
 #: looked at in their pods.
-CUSTOM = {"RayCluster", "RayJob"}
+CUSTOM = {"RayCluster"}
 
 
 def pod_specs(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,7 +58,7 @@ def test_a_field_that_does_not_exist_is_noticed() -> None:
 
 
 def test_services_find_pods_and_probes_find_ports() -> None:
-    pods = [template for _, manifest in ALL for template in pod_specs(manifest)]
+    pods = [pod for _, each in ALL if each["kind"] != "Job" for pod in pod_specs(each)]
     for _, service in (pair for pair in ALL if pair[1]["kind"] == "Service"):
         wanted = service["spec"]["selector"].items()
         found = [pod for pod in pods if wanted <= pod["metadata"]["labels"].items()]
@@ -83,10 +84,10 @@ def commands() -> list[str]:
             for container in pod["spec"]["containers"]:
                 if args := container.get("args"):
                     found.append(shlex.join(args))
-                hook = container["lifecycle"].get("postStart", {"exec": {"command": [""]}})
-                found += re.findall(r"remora ([^;]*);", hook["exec"]["command"][-1])
-        if manifest["kind"] == "RayJob":
-            found.append(manifest["spec"]["entrypoint"].removeprefix("remora "))
+                hook = container.get("lifecycle", {}).get("postStart", {}).get("exec", {})
+                scripts = (hook.get("command", [""])[-1], container.get("command", [""])[-1])
+                for script in scripts:
+                    found += re.findall(r"\bremora ([^;]*)", script)
     text = (DEPLOY / "ray-up.yaml").read_text(encoding="utf-8")
     found += re.findall(r"'remora ([^']*)'", text.partition("cluster_name")[0])
     return found
@@ -100,6 +101,16 @@ def test_command_lines_are_those_of_the_command(line: str, monkeypatch: pytest.M
     result = CliRunner().invoke(cli, shlex.split(line))
     assert result.exit_code == 0, result.output
     assert len(seen) == 1
+
+
+def test_the_job_asks_the_head_of_the_cluster() -> None:
+    text = (DEPLOY / "kubernetes" / "ray-cluster.yaml").read_text(encoding="utf-8")
+    (cluster,) = (each for _, each in ALL if each["kind"] == "RayCluster")
+    (given,) = re.findall(r"ray job submit ([^\"]*)\"", text)
+    words = submit.make_context("submit", shlex.split(given.replace("\n", " "))).params
+    # As KubeRay names the service of a cluster's head.
+    assert words["address"] == f"http://{cluster['metadata']['name']}-head-svc:8265"
+    assert words["entrypoint"][:2] == ("remora", "run")
 
 
 def test_ray_knows_the_command_that_drains_a_node() -> None:

@@ -43,12 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def instance(cluster: RayCluster) -> Iterator[Instance]:
     """One instance for all tests; each deploys under names of its own."""
     folder = Path(tempfile.mkdtemp(prefix="remora-r-"))
+    # Front doors of nodes without replicas go at once.
+    os.environ["RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"] = "1"
     engine = EngineOptions(engine="ray", address=cluster.address)
     made = Instance(folder, HTTPOptions(port=0), engine=engine, admin=AdminOptions(port=0))
     try:
         yield made
     finally:
         made.end()
+        del os.environ["RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"]
         shutil.rmtree(folder, ignore_errors=True)
 
 

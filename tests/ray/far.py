@@ -15,6 +15,7 @@ from tests.ray.hosts import Hosts
 
 from remora.home import Home
 from remora.options.node import PLAIN, NodeOptions
+from remora.wire.control import InstanceStatus
 
 HTTP_PORT = 8000
 
@@ -40,8 +41,16 @@ class FarInstance(Instance):
         """The front door of a host."""
         return f"http://{self._hosts.hosts[index].address}:{HTTP_PORT}"
 
+    async def wait_joined(self) -> None:
+        """Wait until each host takes replicas."""
+
+        def are_there(status: InstanceStatus) -> bool:
+            return len(status.nodes) == len(self._hosts.hosts)
+
+        await self.wait(are_there, "all hosts take replicas", 60.0)
+
     async def wait_doors(self) -> None:
-        """Wait until each host takes replicas and has its front door."""
+        """Wait until each host has its front door, which it has beside replicas."""
 
         async def answers(index: int) -> bool:
             return (await get(f"{self.url_of(index)}/-/livez")).status == 200

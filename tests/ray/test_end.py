@@ -13,17 +13,24 @@ import msgspec
 import pytest
 import ray
 
-from remora.engine.base import EngineEvent, NodeJoined, ProcessSpec
+from remora.engine.base import EngineEvent, ProcessSpec
 from remora.engine.boot import StartError
 from remora.engine.claim import Claim, Owner
-from remora.engine.ray import agent, end, engine, fleet, groups, head, nodes, process
+from remora.engine.ray import agent, end, engine, fleet, groups, head, process
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.process import ProcessActor, ProcessRequest
-from remora.engine.ray.setup import CONTROLLER_ADDRESS, ENDING, InstanceSetup, NodeRecord
+from remora.engine.ray.setup import (
+    CONTROLLER_ADDRESS,
+    ENDING,
+    InstanceSetup,
+    NodeRecord,
+    staff_key,
+)
+from remora.engine.ray.staffing import Phase, Staff
 from remora.errors import EngineError
 from remora.home import Home
 from remora.transport.membership import Membership
@@ -183,7 +190,7 @@ def test_an_actor_that_ray_took_although_it_said_no_is_killed(
     async def start() -> None:
         made = engine.RayEngine()
         monkeypatch.setattr(made, "_cluster", cluster)
-        monkeypatch.setattr(made, "_nodes", SimpleNamespace(nodes={}), raising=False)
+        monkeypatch.setattr(made, "_nodes", SimpleNamespace(nodes={}, expect=bool), raising=False)
         with pytest.raises(EngineError, match="no answer"):
             await made.start_process(ProcessSpec("app/a#3", entrypoint="m:f", title="t"))
         await made.close()
@@ -206,6 +213,7 @@ class Watched:
             ask=self._ask,
             see_to=Head(self._spawn).see_to,
             spawn=self._spawn,
+            occupied=list,
         )
 
     async def _ask(self, call: Callable[..., Any], /, *args: Any) -> Any:
@@ -220,39 +228,13 @@ class Watched:
             await self.tasks.pop()
 
 
-def node(node_id: str) -> RayNode:
-    return RayNode(node_id, "10.0.0.1", {"CPU": 1.0}, {}, False, "/tmp/s", False)
-
-
-async def test_proxies_that_could_not_be_made_are_tried_again(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there, made = node("m" * 20), []
-
-    def ensure_proxies(_: Cluster, setup: InstanceSetup, node: RayNode) -> None:
-        made.append(node.node_id)
-        if len(made) == 1:
-            raise EngineError("no proxies today")
-
-    monkeypatch.setattr(nodes, "_TRY_NODE_AGAIN_S", 0.0)
-    monkeypatch.setattr(rays, "nodes", lambda: [there])
-    monkeypatch.setattr(fleet, "ensure_agent", lambda *_: None)
-    monkeypatch.setattr(fleet, "ensure_proxies", ensure_proxies)
-    watched = Watched(cluster)
-    for _ in range(4):
-        watched.watch._compare({there.node_id: there})
-        await watched.settle()
-    assert made == [there.node_id] * 2
-    assert [type(event) for event in watched.events] == [NodeJoined]
-
-
 async def test_nodes_that_went_while_no_controller_looked_are_forgotten(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "_TRY_AGAIN_S", 0.0)
     monkeypatch.setattr(rays, "nodes", list)
     gone = "g" * 20
-    cluster.values = {NodeRecord.key(gone): b""}
+    cluster.values = {NodeRecord.key(gone): b"", staff_key(gone): b""}
     cluster.alive = ["controller", fleet.agent_name(gone), fleet.agent_name("m" * 20)]
     cluster.failures = {"delete": 2, "kill": 1}
     watched = Watched(cluster)
@@ -265,6 +247,10 @@ async def test_nodes_that_went_while_no_controller_looked_are_forgotten(
 
 class GivesUpError(Exception):
     """What Ray's `exit_actor` is here."""
+
+
+def give_up() -> None:
+    raise GivesUpError
 
 
 @pytest.mark.parametrize(
@@ -292,9 +278,6 @@ def test_a_permanent_process_gives_up_only_at_its_first_start(
             raise StartError("bad certificate")
         return b""
 
-    def give_up() -> None:
-        raise GivesUpError
-
     record = msgspec.msgpack.encode(NodeRecord(mark, "unix:/a"))
     # The head is away for one of the tries.
     cluster.values, cluster.failures = {mark: record}, {"put": 1}
@@ -312,6 +295,28 @@ def test_a_permanent_process_gives_up_only_at_its_first_start(
         ProcessActor(msgspec.msgpack.encode(request))
     assert len(tries) == (4 if comes_back else 2)
     assert (f"failure/{kind}" in cluster.values) is not comes_back
+
+
+@pytest.mark.parametrize("kind", ["agent", "proxy", "admin"])
+def test_what_is_on_its_way_out_of_a_node_does_not_come_back(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    here = RayNode("m" * 20, "10.0.0.1", {}, {}, False, "/tmp/s", False)
+    cluster.values = {
+        NodeRecord.key(here.node_id): msgspec.msgpack.encode(NodeRecord(here.node_id, "unix:/a")),
+        staff_key(here.node_id): msgspec.msgpack.encode(Staff(Phase.LEAVING, 0.0)),
+    }
+    monkeypatch.setattr(process, "Cluster", lambda _: cluster)
+    monkeypatch.setattr(process, "require_setup", lambda _: SETUP)
+    monkeypatch.setattr(rays, "here", lambda: here)
+    monkeypatch.setattr(rays, "this_node", lambda: here.node_id)
+    monkeypatch.setattr(rays, "is_started_again", lambda: False)
+    monkeypatch.setattr(ray.actor, "exit_actor", give_up)
+    request = ProcessRequest(
+        process_id=kind, kind=kind, entrypoint="m:f", title="t", namespace="n", permanent=True
+    )
+    with pytest.raises(GivesUpError):
+        ProcessActor(msgspec.msgpack.encode(request))
 
 
 async def test_a_later_controller_goes_on_with_an_end_that_was_begun(

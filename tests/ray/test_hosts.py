@@ -42,7 +42,7 @@ async def answer_of(address: str, port: int, data: bytes) -> bytes:
 @pytest.mark.timeout(240)
 async def test_a_host_that_is_cut_off_fails_no_request(hosts: Hosts) -> None:
     instance = await asyncio.to_thread(FarInstance, hosts, hosts.certify())
-    await instance.wait_doors()
+    await instance.wait_joined()
     (folder := hosts.folder / "ran").mkdir()
     # One at a time: what is too much for a front door's own host crosses to the other one.
     app = Counted.options(num_replicas=2, max_ongoing_requests=1).bind(str(folder))
@@ -53,6 +53,7 @@ async def test_a_host_that_is_cut_off_fails_no_request(hosts: Hosts) -> None:
         return sorted(found.values()) == list(numbers)
 
     await until_async(lambda: lie(1, 1), "one replica on each host", 60.0)
+    await instance.wait_doors()
     # Without a certificate the right token opens none of the ports that processes listen on.
     join_by_folder(instance.home)
     for host in hosts.hosts:

@@ -8,18 +8,28 @@ import msgspec
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 from ray.core.generated import autoscaler_pb2
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.e2e.instances import Instance
 from tests.e2e.load import get, load
 from tests.e2e.waiting import until_async
-from tests.ray.apps import Echo
+from tests.ray.apps import Echo, asks
 from tests.ray.conftest import STORE_BYTES
 
 from remora.engine.ray.cluster import Cluster, this_node
-from remora.engine.ray.setup import NodeRecord
+from remora.engine.ray.setup import NodeRecord, find_staff
+
+
+async def joined(node_id: str) -> None:
+    """Wait until a new node takes replicas."""
+
+    async def ask() -> bool:
+        return find_staff(Cluster(), node_id) is not None
+
+    await until_async(ask, f"{node_id} takes replicas", 30.0)
 
 
 async def record_of(instance: Instance, node_id: str) -> NodeRecord:
-    """What the agent of a node says, once the node takes replicas and has its proxy."""
+    """What the agent of a node says, once it has its proxy, which it has beside replicas."""
     name = f"proxy-1@{node_id[:12]}"
     await instance.wait(
         lambda status: any(proxy.name == name and proxy.pid for proxy in status.proxies),
@@ -82,9 +92,10 @@ async def test_nodes_come_serve_and_go_under_load(instance: Instance, cluster: R
     head = ray.get_runtime_context().get_node_id()
     node = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
     second = str(node.node_id)
-    door = await record_of(instance, second)
+    await joined(second)
     async with instance.running(Echo.options(num_replicas=2).bind(), "spread") as url:
         await lie_on(instance, "spread", [head, second])
+        door = await record_of(instance, second)
         # Each front door has an address of its own here, and prefers the replicas next to it.
         for address, expected in ((url, head), (f"{door.http_url}/spread", second)):
             await answered_on(address, expected)
@@ -104,9 +115,10 @@ async def test_a_node_that_drains_is_left_under_load(
     head = ray.get_runtime_context().get_node_id()
     node = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
     third = str(node.node_id)
-    door = await record_of(instance, third)
+    await joined(third)
     async with instance.running(Echo.options(num_replicas=2).bind(), "drained") as url:
         await lie_on(instance, "drained", [head, third])
+        door = await record_of(instance, third)
         async with load(url) as traffic:
             await traffic.more(50)
             assert (await get(f"{door.http_url}/-/healthz")).status == 200
@@ -115,4 +127,38 @@ async def test_a_node_that_drains_is_left_under_load(
             await traffic.more(50)
         assert traffic.failures == []
         await says_that_it_drains(instance, door, third)
+    cluster.remove_node(node)
+
+
+def left(node_id: str) -> bool:
+    """A node has neither agent nor proxies."""
+    return not any(name.endswith(f"@{node_id[:12]}") for name in Cluster().names())
+
+
+async def has_left(node_id: str) -> bool:
+    return left(node_id)
+
+
+async def test_a_node_without_replicas_has_nothing_until_a_program_there_asks(
+    instance: Instance, cluster: RayCluster
+) -> None:
+    head = ray.get_runtime_context().get_node_id()
+    node = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+    fourth = str(node.node_id)
+    await joined(fourth)
+    async with instance.running(Echo.options(num_replicas=2).bind(), "there"):
+        await lie_on(instance, "there", [head, fourth])
+        door = await record_of(instance, fourth)
+        assert (await get(f"{door.http_url}/there")).status == 200
+    await until_async(lambda: has_left(fourth), f"nothing of the instance is on {fourth}", 30.0)
+    here = {"label_selector": {"ray.io/node-id": head}}
+    there = NodeAffinitySchedulingStrategy(fourth, soft=False)
+    async with instance.running(Echo.options(ray_actor_options=here).bind(), "elsewhere"):
+        assert left(fourth)
+        # A task on that node starts an agent, and the worker that Ray keeps after it lets it go.
+        answer = asks.options(scheduling_strategy=there).remote("elsewhere", 8)
+        assert await answer == 16
+        await until_async(lambda: has_left(fourth), f"the agent of {fourth} has left again", 30.0)
+        again = asks.options(scheduling_strategy=there).remote("elsewhere", 4)
+        assert await again == 8
     cluster.remove_node(node)

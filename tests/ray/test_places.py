@@ -17,7 +17,7 @@ from tests.e2e.instances import Instance
 from tests.e2e.processes import kill
 from tests.e2e.waiting import until_async
 from tests.ray.conftest import STORE_BYTES
-from tests.ray.test_nodes import record_of
+from tests.ray.test_nodes import joined
 
 import remora as serve
 from remora.build.graph import build
@@ -77,7 +77,7 @@ async def test_replicas_lie_where_their_options_say(
 ) -> None:
     first, second = nodes
     for node in nodes:
-        await record_of(instance, node)
+        await joined(node)
     own = Seen.options(ray_actor_options={"num_cpus": 0, "label_selector": {"zone": "b"}})
     async with instance.running(own.bind(), "labelled"):
         assert [node for node, _ in await where(instance, "labelled")] == [second]

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from remora.engine.ray.cluster import _sizes, connect
 from remora.engine.ray.host import _admin_token
 from remora.engine.ray.own_ray import OWN_RAY
 from remora.engine.ray.process import ProcessActor, ProcessRequest
+from remora.engine.ray.relay import is_idle_worker
 from remora.engine.ray.replicas import environment_of, reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.engine.ray.sockets import agent_socket, process_socket
@@ -259,3 +261,16 @@ def test_sockets_of_processes_that_are_gone_are_removed_and_no_others(tmp_path: 
         path.touch()
     remove_left_sockets(home.sockets)
     assert sorted(home.sockets.iterdir()) == sorted(kept)
+
+
+def test_an_idle_worker_of_ray_is_told_by_its_title(tmp_path: Path) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        assert not is_idle_worker(other.pid)
+    assert not is_idle_worker(other.pid)
+    code = "import setproctitle; setproctitle.setproctitle('ray::IDLE'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as idle:
+        assert idle.stdout is not None
+        idle.stdout.readline()
+        assert is_idle_worker(idle.pid)

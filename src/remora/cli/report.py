@@ -8,10 +8,18 @@ import msgspec
 
 from remora.cli.errors import CommandError
 from remora.config import nearest
+from remora.core.shortage import told
 from remora.core.status_text import own_message
-from remora.wire.control import ApplicationStatus, DeploymentStatus, InstanceStatus
+from remora.wire.control import (
+    ApplicationStatus,
+    DeploymentStatus,
+    InstanceStatus,
+    NodeStatus,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
@@ -85,8 +93,12 @@ def render(status: InstanceStatus) -> RenderableType:
         head.append(f"\nnodes that drain, and are about to be taken away: {names}", "yellow")
     for trouble in status.troubles:
         head.append(f"\n{trouble}", "red")
+    parts: list[RenderableType] = [head]
+    # Of the only one there is nothing to tell that is not said already.
+    if any(node.host for node in status.nodes):
+        parts += [Text(), _nodes(status.nodes)]
     if not status.applications:
-        return Group(head, Text("\nNo application is deployed."))
+        return Group(*parts, Text("\nNo application is deployed."))
     table = Table(
         show_edge=False, pad_edge=False, box=None, header_style="dim", padding=(0, 2, 0, 0)
     )
@@ -96,7 +108,45 @@ def render(status: InstanceStatus) -> RenderableType:
     for application in status.applications.values():
         _add_application(table, application, status.http_url)
         notes += _notes(application)
-    return Group(head, Text(), table, *notes)
+    return Group(*parts, Text(), table, *notes)
+
+
+def _nodes(nodes: Iterable[NodeStatus]) -> Table:
+    """Lay out what is on each node."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        show_edge=False, pad_edge=False, box=None, header_style="dim", padding=(0, 2, 0, 0)
+    )
+    for title in ("node", "address", "offers", "replicas", "agent", "proxies", ""):
+        table.add_column(title, overflow="fold")
+    for node in nodes:
+        offers = ", ".join(
+            f"{told(name, amount)} {name}"
+            for name, amount in sorted(node.resources.items())
+            if amount
+        )
+        table.add_row(
+            node.node_id[:12],
+            node.host,
+            Text(offers),
+            str(node.num_replicas),
+            str(node.agent_pid or "-"),
+            str(node.num_proxies or "-"),
+            Text(_remark(node), style="yellow" if node.draining or node.closing else "dim"),
+        )
+    return table
+
+
+def _remark(node: NodeStatus) -> str:
+    """Say what is special about a node; empty: nothing."""
+    remarks = [node.role] if node.role else []
+    if node.draining:
+        remarks.append("drains, and is about to be taken away")
+    elif node.closing:
+        remarks.append("no replica: agent and proxies leave soon")
+    return "; ".join(remarks)
 
 
 def _process_text(name: str, pid: int, state: str, restarts: int) -> str:

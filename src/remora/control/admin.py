@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from remora.control.builders import stored
 from remora.control.controller import Controller
 from remora.control.handlers import asked, followed, read, told
+from remora.control.node_status import nodes_of
 from remora.control.planning import Measure, planned
 from remora.control.scaling_admin import scaling_handlers, with_policy_errors
 from remora.core import events as ev
@@ -127,21 +128,23 @@ class Admin:
             # The instance is ending: what is known without the engine is still worth telling.
             processes = []
         supervisor = next((each.pid for each in processes if each.name == "supervisor"), 0)
-        draining = controller.state.routing.draining
+        nodes = nodes_of(controller.state, processes)
+        leaving = controller.state.routing.draining
         return InstanceStatus(
             home=self._home,
             http_url=self._http_url,
             controller_pid=os.getpid(),
             supervisor_pid=supervisor,
             proxies=tuple(
-                _view(each, draining) for each in processes if each.name.startswith("proxy")
+                _view(each, leaving) for each in processes if each.name.startswith("proxy")
             ),
             applications=self._report(),
             grpc_address=self._grpc_address,
             release=controller.state.release,
             admin_url=self._admin_url,
             target_capacity=controller.state.target_capacity,
-            draining=draining,
+            draining=tuple(node.node_id for node in nodes if node.draining),
+            nodes=nodes,
             troubles=tuple(filter(None, map(_trouble, processes))),
         )
 
@@ -289,14 +292,14 @@ def _trouble(process: SystemProcess) -> str:
     )
 
 
-def _view(process: SystemProcess, draining: Collection[NodeID]) -> ProcessView:
+def _view(process: SystemProcess, leaving: Collection[NodeID]) -> ProcessView:
     status = "HEALTHY" if process.pid else "STARTING"
     if process.crashes >= MANY_CRASHES:
         status = "UNHEALTHY"
     return ProcessView(
         name=process.name,
         pid=process.pid,
-        status="DRAINING" if process.node_id in draining else status,
+        status="DRAINING" if process.node_id in leaving else status,
         restarts=process.restarts,
         node_id=process.node_id,
     )

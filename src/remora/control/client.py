@@ -20,6 +20,7 @@ from remora.home import Home
 from remora.observe.metrics import render
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
+from remora.transport.way_back import see_to_socket
 from remora.types import Seconds
 from remora.wire.control import (
     Accepted,
@@ -275,7 +276,8 @@ class ControlClient:
     async def _connected(self) -> Channel:
         if self._channel is not None and self._channel.is_open:
             return self._channel
-        # The engine holds the socket while a controller restarts: no file, no instance.
+        # The engine holds the socket while a controller restarts: no file, no instance here.
+        await see_to_socket(self._home)
         if not self._home.controller_socket.exists():
             raise self._missing("there is no such socket")
         address = f"unix:{self._home.controller_socket}"

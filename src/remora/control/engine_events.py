@@ -34,12 +34,20 @@ def from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
             )
         case base.NodeJoined(node=node):
             return ev.NodeJoined(
-                node_id=node.node_id, resources=dict(node.resources), labels=dict(node.labels)
+                node_id=node.node_id,
+                resources=dict(node.resources),
+                labels=dict(node.labels),
+                host=node.host,
+                role=node.role,
             )
         case base.NodeDraining(node_id=node_id):
             return ev.NodeDraining(node_id=node_id)
         case base.NodeLost(node_id=node_id):
             return ev.NodeLost(node_id=node_id)
+        case base.DoorsClosing(node_id=node_id):
+            return ev.DoorsChanged(node_id=node_id, closing=True)
+        case base.DoorsOpened(node_id=node_id):
+            return ev.DoorsChanged(node_id=node_id, closing=False)
     return None
 
 

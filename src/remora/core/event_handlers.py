@@ -224,7 +224,9 @@ def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
 
 
 def _node_joined(draft: Draft, event: ev.NodeJoined) -> None:
-    draft.state.nodes[event.node_id] = NodeView(event.resources, labels=event.labels)
+    draft.state.nodes[event.node_id] = NodeView(
+        event.resources, labels=event.labels, host=event.host, role=event.role
+    )
     draft.nodes_changed()
 
 
@@ -237,6 +239,12 @@ def _node_draining(draft: Draft, event: ev.NodeDraining) -> None:
 def _node_lost(draft: Draft, event: ev.NodeLost) -> None:
     draft.state.nodes.pop(event.node_id, None)
     draft.nodes_changed()
+
+
+def _doors_changed(draft: Draft, event: ev.DoorsChanged) -> None:
+    if node := draft.state.nodes.get(event.node_id):
+        # Replicas may come there all the same.
+        draft.state.nodes[event.node_id] = msgspec.structs.replace(node, closing=event.closing)
 
 
 # ------------------------------------------------------------------------------------ replicas
@@ -349,6 +357,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.NodeJoined: _node_joined,
     ev.NodeDraining: _node_draining,
     ev.NodeLost: _node_lost,
+    ev.DoorsChanged: _doors_changed,
     ev.ReplicaReady: _replica_ready,
     ev.ReplicaStartFailed: _replica_start_failed,
     ev.ReplicaDescribed: rebuild.take_in,

@@ -151,6 +151,9 @@ class NodeJoined(Event, frozen=True, kw_only=True):
     node_id: NodeID
     resources: dict[str, float]
     labels: dict[str, str] = {}
+    #: For people.
+    host: str = ""
+    role: str = ""
 
 
 class NodeDraining(Event, frozen=True, kw_only=True):
@@ -163,6 +166,13 @@ class NodeLost(Event, frozen=True, kw_only=True):
     """A node is gone; the exits of its processes are reported as well."""
 
     node_id: NodeID
+
+
+class DoorsChanged(Event, frozen=True, kw_only=True):
+    """The front doors of a node are about to go, or stay after all."""
+
+    node_id: NodeID
+    closing: bool
 
 
 class ReplicaReady(Event, frozen=True, kw_only=True):
@@ -247,6 +257,7 @@ AnyEvent = (
     | NodeJoined
     | NodeDraining
     | NodeLost
+    | DoorsChanged
     | ReplicaReady
     | ReplicaStartFailed
     | ReplicaDescribed

@@ -129,7 +129,9 @@ def _leaving(state: ControllerState) -> dict[str, str]:
 
 
 def _draining(state: ControllerState) -> tuple[NodeID, ...]:
-    return tuple(sorted(node_id for node_id, node in state.nodes.items() if node.draining))
+    return tuple(
+        sorted(node_id for node_id, node in state.nodes.items() if node.draining or node.closing)
+    )
 
 
 def _zone(state: ControllerState, node_id: NodeID) -> str:

@@ -72,7 +72,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     leaving: dict[str, str] = {}
     #: The instance is shutting down: nothing that is gone comes back.
     ending: bool = False
-    #: Nodes that are about to be taken away: load balancers are to leave their front doors.
+    #: Nodes whose front doors are about to go, with the node or alone: load balancers are to leave.
     draining: tuple[NodeID, ...] = ()
 
 

@@ -166,6 +166,11 @@ class NodeView(msgspec.Struct, frozen=True):
     resources: dict[str, float]
     draining: bool = False
     labels: dict[str, str] = {}
+    #: Its front doors are about to go: load balancers are sent away.
+    closing: bool = False
+    #: For people.
+    host: str = ""
+    role: str = ""
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):

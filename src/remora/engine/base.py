@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -32,12 +32,16 @@ class Node:
         resources: total amounts by name: `CPU` (cores), `GPU`, `memory` (bytes), custom.
         draining: True: nothing new is placed here.
         labels: what label selectors look at; `ACCELERATOR_LABEL` names the kind of its GPUs.
+        host: its address, for people; empty: there is one node.
+        role: what is special about it, for people; empty: nothing.
     """
 
     node_id: NodeID
     resources: Mapping[str, float]
     draining: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    role: str = ""
 
 
 #: The label that says what kind of GPU a node has, as on Ray.
@@ -117,6 +121,24 @@ class Missing:
     strategy: str = "PACK"
 
 
+class Workload:
+    """Lets an engine ask a process how much it has under way.
+
+    Attributes:
+        count: requests under way; called from any thread, and does not wait.
+    """
+
+    count: Callable[[], int]
+
+    def __init__(self) -> None:
+        # Nothing, until the entry point says otherwise.
+        self.count = int
+
+    def num_ongoing(self) -> int:
+        """Ask the process."""
+        return self.count()
+
+
 @dataclass(frozen=True)
 class ProcessContext:
     """What an entry point is called with, inside the new process.
@@ -131,6 +153,7 @@ class ProcessContext:
         token: what a peer on a TCP socket must present.
         keeps_output: the engine keeps, and shows, what the process writes to its descriptors.
         notes: what the engine has to say of this start; the first lines of its log.
+        workload: where a proxy says how much it has under way.
     """
 
     process_id: str
@@ -143,6 +166,7 @@ class ProcessContext:
     token: str = ""
     keeps_output: bool = False
     notes: tuple[str, ...] = ()
+    workload: Workload = field(default_factory=Workload)
 
 
 @dataclass(frozen=True)
@@ -205,8 +229,32 @@ class NodeLost:
     node_id: NodeID
 
 
+@dataclass(frozen=True)
+class DoorsClosing:
+    """The front doors of a node are about to go, because no process of the caller's is there.
+
+    The node stays and takes processes, which open them again.
+    """
+
+    node_id: NodeID
+
+
+@dataclass(frozen=True)
+class DoorsOpened:
+    """They stay after all, or have come again."""
+
+    node_id: NodeID
+
+
 EngineEvent = (
-    ProcessStarted | ProcessPreparing | ProcessExited | NodeJoined | NodeDraining | NodeLost
+    ProcessStarted
+    | ProcessPreparing
+    | ProcessExited
+    | NodeJoined
+    | NodeDraining
+    | NodeLost
+    | DoorsClosing
+    | DoorsOpened
 )
 
 

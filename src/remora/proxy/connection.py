@@ -179,6 +179,11 @@ class ClientConnection(asyncio.Protocol):
         return self._websocket is not None
 
     @property
+    def is_busy(self) -> bool:
+        """Something is under way on it."""
+        return self.active is not None or self._websocket is not None
+
+    @property
     def reads_head(self) -> bool:
         """What comes next is the head of a request, or between two of them."""
         return self.reader.in_head and self._websocket is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,7 +83,8 @@ async def _serve(
     )
     server = HttpServer(front, tally, tls)
     try:
-        async with _serving_grpc(grpc, client, access, server.stopping):
+        async with _serving_grpc(grpc, client, access, server.stopping) as count_grpc:
+            context.workload.count = lambda: server.num_ongoing() + count_grpc()
             if "http" in context.sockets:
                 await server.serve(sockets=[context.sockets["http"]])
             else:
@@ -102,10 +103,13 @@ async def _serving_grpc(
     client: RoutingClient,
     access: AccessLog,
     stopping: asyncio.Event,
-) -> AsyncIterator[None]:
-    """Serve gRPC as well, if that is asked for, until `stopping` and what is under way has ended."""
+) -> AsyncIterator[Callable[[], int]]:
+    """Serve gRPC as well, if that is asked for, until `stopping` and what is under way has ended.
+
+    Gives what counts the latter.
+    """
     if setup is None:
-        yield
+        yield int
         return
     # Only here: those who use no gRPC need none of its libraries, and no time to import them.
     from remora.proxy.grpc.server import GrpcServer
@@ -126,7 +130,7 @@ async def _serving_grpc(
 
     ending = asyncio.create_task(stop())
     try:
-        yield
+        yield server.num_ongoing
     finally:
         stopping.set()
         await ending

@@ -49,6 +49,7 @@ class HttpServer(uvicorn.Server):
         self.stopping = asyncio.Event()
         self._tally = tally
         self._tls = tls
+        self._connections: set[Any] = self.server_state.connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept: by turns on sockets that other proxies accept on as well.
@@ -62,7 +63,7 @@ class HttpServer(uvicorn.Server):
             await super().startup(sockets)
             return
         connections = Connections()
-        self.server_state.connections = connections
+        self.server_state.connections = self._connections = connections
         self.servers = []
 
         def make() -> asyncio.Protocol:
@@ -81,6 +82,11 @@ class HttpServer(uvicorn.Server):
             # uvicorn asks nothing of a server but to close, and waits until it has.
             self.servers.append(cast(Any, acceptor))
         self.started = True
+
+    def num_ongoing(self) -> int:
+        """Requests under way, streams and WebSockets among them. From any thread."""
+        # A copy, which is made in one step: the loop adds and removes meanwhile.
+        return sum(cast(ClientConnection, each).is_busy for each in list(self._connections))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -32,6 +32,7 @@ from remora.router.unknown import why_unknown
 from remora.transport.channel import Channel, connect
 from remora.transport.control import call_control, stream_control
 from remora.transport.membership import join_by_folder
+from remora.transport.way_back import see_to_socket
 from remora.types import DeploymentID, Seconds, is_replica
 from remora.wire.control import Ack, SnapshotVersion, Subscription
 from remora.wire.metrics import Family
@@ -233,7 +234,7 @@ class RoutingClient:
                     self._apply(change)
                     await self._acknowledge(channel, change.version)
             except ConnectionLostError:
-                pass
+                await see_to_socket(self.home)
             except RemoraError as error:
                 _log.warning("The controller refused %s: %s", self._subscriber, error)
             except Exception:  # noqa: BLE001

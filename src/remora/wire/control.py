@@ -294,6 +294,27 @@ class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
     node_id: NodeID = LOCAL_NODE
 
 
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that takes replicas."""
+
+    node_id: NodeID
+    #: Its address; empty: there is one node.
+    host: str = ""
+    #: `head`: Ray's head is there.
+    role: str = ""
+    #: What replicas can have of it in all, by name.
+    resources: dict[str, float] = {}
+    #: It is about to be taken away.
+    draining: bool = False
+    #: Its front doors are about to go, as no replica is there; it stays.
+    closing: bool = False
+    #: Of the process that holds its front doors; 0: there is none.
+    agent_pid: int = 0
+    num_proxies: int = 0
+    #: All that have not ended.
+    num_replicas: int = 0
+
+
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What `remora status` shows."""
 
@@ -316,6 +337,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     draining: tuple[NodeID, ...] = ()
     #: What is wrong with processes that are no replicas, for people.
     troubles: tuple[str, ...] = ()
+    nodes: tuple[NodeStatus, ...] = ()
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):

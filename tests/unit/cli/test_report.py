@@ -6,11 +6,12 @@ from rich.console import Console
 
 from remora.cli.errors import CommandError
 from remora.cli.report import address, render, select, states_text
-from remora.types import NodeID
+from remora.types import LOCAL_NODE, NodeID
 from remora.wire.control import (
     ApplicationStatus,
     DeploymentStatus,
     InstanceStatus,
+    NodeStatus,
     ProcessView,
     ReplicaStatus,
 )
@@ -69,6 +70,29 @@ def test_nodes_that_drain_are_named() -> None:
 def test_processes_that_do_not_stay_are_named() -> None:
     status = msgspec.structs.replace(instance("chat"), troubles=("proxy-1 has ended 5 times",))
     assert "\nproxy-1 has ended 5 times\n" in drawn(status)
+
+
+def test_nodes_are_shown_with_what_is_on_them_where_there_may_be_several() -> None:
+    only = NodeStatus(node_id=LOCAL_NODE, resources={"CPU": 2.0}, agent_pid=1, num_proxies=1)
+    assert "offers" not in drawn(msgspec.structs.replace(instance("chat"), nodes=(only,)))
+    nodes = (
+        NodeStatus(
+            node_id=NodeID("a" * 56),
+            host="10.0.0.1",
+            role="head",
+            resources={"CPU": 4.0, "GPU": 0.0, "memory": 2.0**31},
+            agent_pid=41,
+            num_proxies=2,
+            num_replicas=3,
+        ),
+        NodeStatus(node_id=NodeID("b" * 56), host="10.0.0.2", closing=True, agent_pid=42),
+        NodeStatus(node_id=NodeID("c" * 56), host="10.0.0.3", draining=True, closing=True),
+    )
+    status = msgspec.structs.replace(instance("chat"), nodes=nodes)
+    lines = [" ".join(line.split()) for line in drawn(status).splitlines()]
+    assert "aaaaaaaaaaaa 10.0.0.1 4 CPU, 2 GiB memory 3 41 2 head" in lines
+    assert "bbbbbbbbbbbb 10.0.0.2 0 42 - no replica: agent and proxies leave soon" in lines
+    assert "cccccccccccc 10.0.0.3 0 - - drains, and is about to be taken away" in lines
 
 
 def test_selects_one_application() -> None:

@@ -13,9 +13,10 @@ from remora.core import events as ev
 from remora.core.reconcile import story_of
 from remora.core.saved_state import encode
 from remora.core.snapshot import Snapshot
+from remora.engine.base import DoorsClosing, DoorsOpened, Node
 from remora.errors import ConfigError, EngineError, InstanceError, RouteTakenError
 from remora.testing import FakeEngine, replay_kept
-from remora.types import DeploymentID
+from remora.types import DeploymentID, NodeID
 from remora.wire.control import ApplicationStatus, InstanceStatus, ReplicaReconfigure, ReplicaSpec
 
 pytestmark = pytest.mark.virtual_time
@@ -502,6 +503,28 @@ async def test_a_replica_without_room_is_explained_with_numbers(r: Rig) -> None:
     assert status.deployments["Model"].num_waiting == 1
     await r.deploy(app("default", deployment(num_replicas=2, resources={"CPU": 4.0})))
     await r.until_running()
+
+
+async def test_front_doors_that_close_are_told_to_load_balancers_and_keep_no_replica_away() -> None:
+    one, two = NodeID("one"), NodeID("two")
+    nodes = [Node(each, {"CPU": 2.0}, host=f"host-{each}") for each in (one, two)]
+    async with rig(FakeEngine(nodes)) as r:
+        told: list[tuple[NodeID, ...]] = []
+        r.on_snapshot.append(lambda snapshot: told.append(snapshot.draining))
+        r.engine.tell(DoorsClosing(two))
+        await asyncio.sleep(1)
+        assert told[-1] == (two,)
+        status = await r.admin.status()
+        assert status.draining == ()
+        hosts = [(node.node_id, node.host) for node in status.nodes]
+        assert hosts == [(one, "host-one"), (two, "host-two")]
+        await r.deploy(app("default", deployment(num_replicas=2, resources={"CPU": 2.0})))
+        await r.until_running()
+        status = await r.admin.status()
+        assert [node.num_replicas for node in status.nodes] == [1, 1]
+        r.engine.tell(DoorsOpened(two))
+        await asyncio.sleep(1)
+        assert not told[-1]
 
 
 async def test_replicas_move_off_a_node_that_goes_away() -> None:

@@ -4,6 +4,7 @@
   process of that API when somebody first asks it something.
 - It listens where processes of its node look for the controller, and relays them (`relay.py`).
 - It sends signals to processes of its node for the controller, and removes what they leave.
+- It knows who needs it and its proxies, and departs when it is asked to and nobody does.
 
 Rules: decides nothing.
 """
@@ -11,6 +12,7 @@ Rules: decides nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -23,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
 import uvloop
 
 from remora.engine import linux, socket_folder
@@ -33,7 +34,9 @@ from remora.engine.doors import address_of, http_url, listen_http, listen_unix
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.departure import Departure
 from remora.engine.ray.end import SignalProcess
+from remora.engine.ray.holders import Holders
 from remora.engine.ray.relay import Relay
 from remora.engine.ray.setup import (
     InstanceSetup,
@@ -41,7 +44,13 @@ from remora.engine.ray.setup import (
     find_node,
     require_setup,
 )
-from remora.engine.ray.sockets import pid_of_socket, receive_sockets, send_sockets
+from remora.engine.ray.sockets import (
+    agent_socket,
+    pid_of_socket,
+    process_socket,
+    receive_sockets,
+    send_sockets,
+)
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.observe.logs import log_of_system_process
@@ -88,31 +97,54 @@ async def _serve(context: ProcessContext) -> None:
     threading.Thread(target=doors.serve, args=(context.sockets["doors"],), daemon=True).start()
     relay = Relay(cluster)
     listener = await asyncio.to_thread(doors.complete)
+    relaying = await asyncio.start_unix_server(relay.serve, sock=listener.dup(), **KEEPS_FILE)
+    record = NodeRecord(
+        here.node_id, context.address, doors.http_url, doors.grpc_address, doors.admin_url
+    )
+
+    def close() -> None:
+        relaying.close()
+        if claim is not None:
+            # Before the sockets: who takes this folder for that of an instance is to find them.
+            with contextlib.suppress(InstanceError):
+                claim.write_owner(None)
+            claim.close()
+        doors.close()
+        # Who looks for the controller there sees at once that nobody relays any more.
+        _remove_own_sockets(context.home)
+
+    departure = Departure(cluster, record, doors.holders, relay, close)
     commands: Mapping[str, ControlHandler] = {
         "signal": _signal,
+        "busy": departure.busy,
+        "depart": departure.depart,
         "leave": partial(_leave, context.home, claim),
     }
     servers = [
         await serve_control(context.sockets["control"], commands),
         await serve_control(context.sockets["control_tcp"], commands, context.token),
-        await asyncio.start_unix_server(relay.serve, sock=listener.dup(), **KEEPS_FILE),
+        relaying,
     ]
-    record = NodeRecord(
-        here.node_id, context.address, doors.http_url, doors.grpc_address, doors.admin_url
-    )
-    cluster.put(NodeRecord.key(here.node_id), msgspec.msgpack.encode(record))
+    record.save(cluster)
     first_asked = threading.Thread(
         target=start_when_asked, args=(cluster, setup, here.node_id, doors.admin), daemon=True
     )
     first_asked.start()
     sweeping = asyncio.ensure_future(_sweep(context.home.sockets))
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    await ended.wait()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, departure.over.set)
+    await departure.over.wait()
     sweeping.cancel()
     for server in servers:
         server.close()
-    for path in context.home.sockets.glob("*.sock"):
+    _remove_own_sockets(context.home)
+    remove_left_sockets(context.home.sockets)
+    socket_folder.leave(context.home)
+
+
+def _remove_own_sockets(home: Home) -> None:
+    own = process_socket(home, "agent", os.getpid())
+    others = (home.controller_socket, home.admin_socket, home.tally_file)
+    for path in (own, agent_socket(home), *others):
         path.unlink(missing_ok=True)
 
 
@@ -128,7 +160,11 @@ def start_when_asked(
         sockets: that it answers on.
     """
     while True:
-        select.select(sockets, [], [])
+        try:
+            select.select(sockets, [], [])
+        except (OSError, ValueError):
+            # They are closed: this agent leaves.
+            return
         try:
             fleet.ensure_admin(cluster, setup, node_id)
             return
@@ -182,6 +218,7 @@ class Doors:
         http_url: opens the one for HTTP; empty without.
         grpc_address: `host:port` of the one for gRPC; empty without.
         admin_url: of the REST API; empty: it has only its Unix socket.
+        holders: processes that have them as well, and hand them back.
     """
 
     def __init__(
@@ -202,6 +239,7 @@ class Doors:
         # That for gRPC only keeps the port: the proxies open it themselves.
         self._sockets = {name: sockets[name] for name in _HELD if name in sockets}
         self._home = home
+        self.holders = Holders()
         self._lock = threading.Lock()
         self._given = threading.Event()
         self._open: Callable[[], socket.socket] | None = None
@@ -242,6 +280,13 @@ class Doors:
                     _log.warning("The REST API has only its Unix socket: %s", error)
             return held["relay"]
 
+    def close(self) -> None:
+        """Let go of all of them: who comes from now on is refused."""
+        with self._lock:
+            for sock in self._sockets.values():
+                sock.close()
+            self._sockets.clear()
+
     def serve(self, listener: socket.socket) -> None:
         """Hand them on, in a thread of its own."""
         while True:
@@ -258,7 +303,7 @@ class Doors:
                 facts = {"http_url": self.http_url, "grpc_address": self.grpc_address}
                 send_sockets(connection, self._get(given), **facts)
                 # Who has them takes the end of this connection for our end.
-                connection.recv(1)
+                self.holders.follow(connection)
             except (OSError, ValueError, InstanceError) as error:
                 _log.warning("A process got no sockets: %s", error)
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import ray
@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.groups import remove_groups
-from remora.engine.ray.nodes import Ask
+from remora.engine.ray.head import Ask
 from remora.engine.ray.setup import (
     BETWEEN_LOOKS_S,
     ENDING,
@@ -33,9 +33,10 @@ from remora.transport.control import call_control
 from remora.types import Seconds
 
 _log = logging.getLogger("remora.engine")
+T = TypeVar("T")
 
-#: Until an agent has passed a signal on.
-_SIGNAL_LIMIT_S: Seconds = 2.0
+#: Until an agent has answered, which asks at most its proxies, a second each.
+_AGENT_LIMIT_S: Seconds = 5.0
 #: Steps of the end that fail are tried again for so long: Ray's head may be on its way back.
 _TRY_FOR_S: Seconds = 10.0
 _BETWEEN_TRIES_S: Seconds = 0.1
@@ -48,6 +49,28 @@ class SignalProcess(msgspec.Struct, frozen=True):
     number: int
 
 
+async def ask_agent(
+    node: NodeRecord,
+    token: str,
+    method: str,
+    body: msgspec.Struct | None = None,
+    reply: type[T] | None = None,
+) -> T:
+    """Call a method of the agent of a node.
+
+    Raises:
+        ConnectionLostError: it cannot be reached, or went away.
+        TimeoutError: no answer in time.
+        RemoteError: the method raised.
+    """
+    async with asyncio.timeout(_AGENT_LIMIT_S):
+        channel = await connect(node.address, name="engine", token=token)
+        try:
+            return await call_control(channel, method, body, reply)
+        finally:
+            channel.close()
+
+
 async def send_signal(node: NodeRecord, token: str, pid: int, number: int) -> None:
     """Have the agent of a node send a signal; that it cannot be reached is only logged."""
     await _tell(node, token, "signal", SignalProcess(pid, number))
@@ -58,12 +81,7 @@ async def _tell(
 ) -> None:
     """Give the agent of a node a command; that it cannot be reached is only logged."""
     try:
-        async with asyncio.timeout(_SIGNAL_LIMIT_S):
-            channel = await connect(node.address, name="engine", token=token)
-            try:
-                await call_control(channel, command, body)
-            finally:
-                channel.close()
+        await ask_agent(node, token, command, body)
     except (ConnectionLostError, RemoteError, TimeoutError) as error:
         _log.warning("The agent of node %s does not %s: %s", node.node_id[:12], command, error)
 

@@ -72,6 +72,8 @@ class _Process:
     #: It was asked to end.
     is_ending: bool = False
     record: ProcessRecord | None = None
+    #: Where it was to be, until it is known where it is.
+    node_id: str = ""
     killer: asyncio.Handle | None = None
     kill_at: Seconds = 0.0
     #: A placement group goes with it.
@@ -119,6 +121,7 @@ class RayEngine(Engine):
             ask=self._ask,
             see_to=self._head.see_to,
             spawn=self._spawn,
+            occupied=self._occupied,
         )
         await self._nodes.begin()
         await self._adopt()
@@ -126,6 +129,13 @@ class RayEngine(Engine):
         if await self._ask(self._cluster.get, ENDING) is not None:
             # An earlier controller could not end all of it.
             await self.shutdown()
+
+    def _occupied(self) -> set[str]:
+        """The nodes where processes are, or are about to be."""
+        return {
+            each.node_id if each.record is None else each.record.node_id
+            for each in self._processes.values()
+        }
 
     async def _watch(self) -> None:
         await self._nodes.watch()
@@ -189,6 +199,7 @@ class RayEngine(Engine):
         """
         name, namespace = spec.process_id, self._cluster.namespace
         node_id = spec.node_id if spec.node_id in self._nodes.nodes else ""
+        self._nodes.expect(node_id)
         try:
             actor = await self._ask(create_replica, spec, namespace, node_id)
         except Exception as error:
@@ -199,7 +210,11 @@ class RayEngine(Engine):
                 await self._head.see_to(what, groups.remove_group, namespace, name)
             raise EngineError(f"Ray takes no actor for {name}: {error}") from error
         process = self._processes[name] = _Process(
-            name, actor, has_group=groups.has_group(spec), group_nodes=groups.group_nodes(spec)
+            name,
+            actor,
+            node_id=node_id,
+            has_group=groups.has_group(spec),
+            group_nodes=groups.group_nodes(spec),
         )
         self._spawn(self._tell_slow(process, spec), f"wait for {name}")
         begun, _, ended = actor.begin.remote(), actor.run.remote(), actor.ended.remote()

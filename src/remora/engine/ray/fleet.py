@@ -1,4 +1,4 @@
-"""The permanent processes on every node: its agent, its proxies, and the REST API.
+"""The permanent processes of a node: its agent, its proxies, and the REST API.
 
 Rules: starts and ends them; that they stay is Ray's doing.
 """
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from remora.engine.doors import default_num_proxies
 from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.crashes import Crashes
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.setup import (
     BETWEEN_LOOKS_S,
@@ -22,9 +23,11 @@ from remora.engine.ray.setup import (
     InstanceSetup,
     NodeRecord,
     failure_key,
+    find_node,
+    is_leaving,
 )
 from remora.errors import EngineError, InstanceError
-from remora.types import is_replica
+from remora.types import Seconds, is_replica
 
 _log = logging.getLogger("remora.engine")
 
@@ -151,9 +154,24 @@ def begin_agent(cluster: Cluster, node_id: str) -> Any:
 def ensure_agent(cluster: Cluster, node_id: str) -> NodeRecord:
     """Find the agent of a node, or start it and wait until it is up. Blocks.
 
+    Anybody may do so: the controller has it leave again when nobody is there who needs it.
+
     Raises:
         InstanceError: it cannot start; says why.
+        EngineError: Ray's head does not answer.
     """
+    deadline = time.monotonic() + START_LIMIT_S
+    while is_leaving(cluster, node_id):
+        # It is about to be gone, or has refused to go. Whoever asked it to sees to that.
+        if time.monotonic() >= deadline:
+            raise InstanceError(
+                f"The agent of node {node_id[:12]} has been on its way out for {START_LIMIT_S:g} s. "
+                "Does the controller run? `ray list actors` shows it in the namespace 'remora'."
+            )
+        time.sleep(BETWEEN_LOOKS_S)
+    found = find_node(cluster, node_id)
+    if found is not None:
+        return found
     return wait_up(cluster, node_id, begin_agent(cluster, node_id))
 
 
@@ -221,6 +239,32 @@ def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Non
             permanent=True,
         )
         _create_once(cluster, request, node.node_id)
+
+
+def remove(cluster: Cluster, node_id: str, patience_s: Seconds = 0.0) -> None:
+    """Leave nothing of the permanent processes of a node. Blocks; may be called again.
+
+    Args:
+        cluster: of the instance.
+        node_id: of a node that is gone, or whose agent has left.
+        patience_s: proxies, which have been told to end, have so long.
+
+    Raises:
+        EngineError: Ray's head does not answer.
+    """
+    mark = f"@{node_id[:12]}"
+    names = [name for name in cluster.names() if name.endswith(mark)]
+    if patience_s > 0:
+        actors = [cluster.actor(name) for name in names if is_proxy(name)]
+        ends = [actor.ended.remote() for actor in actors if actor is not None]
+        if ends:
+            ray.wait(ends, num_returns=len(ends), timeout=patience_s)
+    for name in names:
+        cluster.kill(name)
+        # One that was to come back meanwhile has said that it may not.
+        cluster.delete(failure_key(name))
+        cluster.delete(Crashes.key(name))
+    cluster.delete(NodeRecord.key(node_id))
 
 
 def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from remora.types import Seconds
 
@@ -19,6 +19,20 @@ T = TypeVar("T")
 
 #: What failed is tried again after this long.
 _TRY_AGAIN_S: Seconds = 1.0
+
+
+class Ask(Protocol):
+    """Does what blocks on Ray's head, one after the other."""
+
+    def __call__(self, call: Callable[..., T], /, *args: Any) -> Awaitable[T]:
+        """Do it in another thread."""
+
+
+class SeeTo(Protocol):
+    """Does what must be done on Ray's head, now or later."""
+
+    async def __call__(self, what: str, call: Callable[..., None], /, *args: Any) -> None:
+        """Try it until it works; `what` is for people."""
 
 
 class Head:

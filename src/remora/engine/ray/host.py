@@ -47,7 +47,8 @@ from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.own_ray import load_ahead
 from remora.engine.ray.own_turn import own_turn
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_setup, forget
-from remora.engine.ray.sockets import is_default_admin
+from remora.engine.ray.sockets import is_default_admin, keep_agent
+from remora.engine.ray.staffing import min_closing_s
 from remora.errors import ConfigError, EngineError, InstanceError
 from remora.home import Home
 from remora.options.node import NodeOptions
@@ -130,6 +131,9 @@ class Host:
         _refuse_other(wanted, found.node)
         join(found.membership(here))
         door = fleet.ensure_agent(self._cluster, here.node_id)
+        if here.node_id != found.node_id:
+            # Commands of this node are to find it, whether replicas are here or not.
+            keep_agent(found.home_on(here.node_id, here.session))
         self._link(here)
         if here.node_id == head.node_id or door.http_url or door.grpc_address:
             return door
@@ -209,6 +213,7 @@ class Host:
             home=str(self._claim.home.root),
             node_id=here.node_id,
             has_fixed_nodes=has_fixed_nodes,
+            min_closing_s=min_closing_s(os.environ),
             token=secrets.token_hex(16),
             node=node,
             http=dict(options.http),

@@ -1,7 +1,7 @@
 """The nodes of a cluster, looked at twice a second: who came, who drains, who is gone.
 
-A node takes processes once its agent is up; it is told of then. Its proxies follow by themselves, and
-are tried again until they are made.
+A node takes processes once its agent has been up; it is told of then. Whether agent and proxies stay
+is another question (`staff.py`).
 
 Concurrency: one event loop; what blocks on Ray's head is handed to `ask`, or runs in a thread.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+import time
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
 
 from ray.exceptions import RayError
 
@@ -19,30 +20,16 @@ from remora.engine.base import EngineEvent, Node, NodeDraining, NodeJoined, Node
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
-from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key
+from remora.engine.ray.head import Ask, SeeTo
+from remora.engine.ray.setup import InstanceSetup, find_staff, staff_key
+from remora.engine.ray.staff import TRY_NODE_AGAIN_S, Staffs
+from remora.engine.ray.staffing import Staff
 from remora.errors import RemoraError
 from remora.types import NodeID, Seconds
 
 _log = logging.getLogger("remora.engine")
-T = TypeVar("T")
 
 _LOOK_EVERY_S: Seconds = 0.5
-#: A node whose agent could not be started is tried again after this long.
-_TRY_NODE_AGAIN_S: Seconds = 5.0
-
-
-class Ask(Protocol):
-    """Does what blocks on Ray's head, one after the other."""
-
-    def __call__(self, call: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        """Do it in another thread."""
-
-
-class SeeTo(Protocol):
-    """Does what must be done on Ray's head, now or later."""
-
-    def __call__(self, what: str, call: Callable[..., None], /, *args: Any) -> Awaitable[None]:
-        """Try it until it works; `what` is for people."""
 
 
 class NodeWatch:
@@ -61,6 +48,7 @@ class NodeWatch:
         ask: Ask,
         see_to: SeeTo,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        occupied: Callable[[], Collection[str]],
     ) -> None:
         """Make it; `begin` tells of the nodes that are ready, `watch` of what changes.
 
@@ -71,6 +59,7 @@ class NodeWatch:
             ask: for what blocks.
             see_to: for what blocks and must be done.
             spawn: begins a task with a name.
+            occupied: says on which nodes processes are, or are about to be.
         """
         self.nodes: dict[str, RayNode] = {}
         self._cluster = cluster
@@ -79,45 +68,68 @@ class NodeWatch:
         self._ask = ask
         self._see_to = see_to
         self._spawn = spawn
+        self._occupied = occupied
+        self._staffs = Staffs(cluster, setup, tell=tell, see_to=see_to, spawn=spawn)
         self._draining: set[str] = set()
-        #: Nodes whose agent and proxies are being started, or could not be.
+        #: Nodes whose first agent is being started, or could not be.
         self._joining: set[str] = set()
-        #: Nodes whose proxies are made.
-        self._complete: set[str] = set()
 
     async def begin(self) -> None:
-        """Tell of the nodes whose agents are there; forget those that went while nobody looked."""
-        ready = {key.partition("/")[2] for key in await self._ask(self._cluster.keys, "node/")}
+        """Tell of the nodes that take processes; forget those that went while nobody looked."""
+        known = await self._ask(self._ids, "staff/") | await self._ask(self._ids, "node/")
         alive = await self._ask(rays.nodes)
         for node in alive:
-            if node.node_id in ready:
-                self._join(node)
-                self._begin_to_complete(node)
-        for node_id in ready - {node.node_id for node in alive}:
+            if node.node_id in known:
+                self._join(node, await self._ask(find_staff, self._cluster, node.node_id))
+        for node_id in known - {node.node_id for node in alive}:
             self._spawn(self._forget_node(node_id), f"the end of {node_id[:12]}")
+
+    def _ids(self, prefix: str) -> set[str]:
+        return {key.removeprefix(prefix) for key in self._cluster.keys(prefix)}
 
     async def watch(self) -> None:
         """Look for ever; return when the program has ended that the instance belongs to."""
         job = self._setup.bound_job
         while True:
             try:
+                read_at = time.time()
+                records = await self._ask(self._ids, "node/")
                 nodes = {node.node_id: node for node in await self._ask(rays.nodes)}
                 is_over = bool(job) and await self._ask(rays.is_over, job)
             # Border: Ray's client raises what it likes when its head is away.
             except Exception as error:  # noqa: BLE001
                 _log.warning("Ray's head does not say which nodes there are: %r", error)
-                await asyncio.sleep(_TRY_NODE_AGAIN_S)
+                await asyncio.sleep(TRY_NODE_AGAIN_S)
                 continue
             if is_over:
                 return
-            self._compare(nodes)
+            self.look(nodes, records, read_at)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def look(self, nodes: dict[str, RayNode], records: Collection[str], read_at: Seconds) -> None:
+        """Act on what there is.
+
+        Args:
+            nodes: that live, by id.
+            records: nodes with an agent that is up.
+            read_at: when these were read, Unix time.
+        """
+        self._compare(nodes)
+        occupied = self._occupied()
+        for node_id, node in self.nodes.items():
+            record_at = read_at if node_id in records else None
+            self._staffs.review(node, is_occupied=node_id in occupied, record_at=record_at)
+
+    def expect(self, node_id: str) -> None:
+        """A process is about to be started on a node: see that agent and proxies are there."""
+        if (node := self.nodes.get(node_id)) is not None:
+            self._staffs.review(node, is_occupied=True)
 
     def _compare(self, nodes: dict[str, RayNode]) -> None:
         for node_id in self.nodes.keys() - nodes.keys():
             del self.nodes[node_id]
             self._draining.discard(node_id)
-            self._complete.discard(node_id)
+            self._staffs.forget(node_id)
             self._tell(NodeLost(NodeID(node_id)))
             self._spawn(self._forget_node(node_id), f"the end of {node_id[:12]}")
         for node in nodes.values():
@@ -125,39 +137,38 @@ class NodeWatch:
                 if node.node_id in self.nodes and node.node_id not in self._draining:
                     self._draining.add(node.node_id)
                     self._tell(NodeDraining(NodeID(node.node_id)))
-            elif node.node_id not in self.nodes or node.node_id not in self._complete:
-                self._begin_to_complete(node)
+            elif node.node_id not in self.nodes and node.node_id not in self._joining:
+                self._joining.add(node.node_id)
+                self._spawn(self._start(node), f"the first agent of {node.node_id[:12]}")
 
-    def _join(self, node: RayNode) -> None:
+    def _join(self, node: RayNode, staff: Staff | None = None) -> None:
         self.nodes[node.node_id] = node
         node_id = NodeID(node.node_id)
-        self._tell(NodeJoined(Node(node_id, dict(node.resources), labels=dict(node.labels))))
+        role = "head" if node.is_head else ""
+        self._tell(
+            NodeJoined(
+                Node(
+                    node_id,
+                    dict(node.resources),
+                    labels=dict(node.labels),
+                    host=node.host,
+                    role=role,
+                )
+            )
+        )
         if node.draining:
             self._draining.add(node.node_id)
-            self._tell(NodeDraining(NodeID(node.node_id)))
+            self._tell(NodeDraining(node_id))
+        self._staffs.take(node, staff)
 
-    def _begin_to_complete(self, node: RayNode) -> None:
-        if node.node_id not in self._joining:
-            self._joining.add(node.node_id)
-            self._spawn(self._complete_node(node), f"agent and proxies of {node.node_id[:12]}")
-
-    async def _complete_node(self, node: RayNode) -> None:
-        """See that a node has its agent and its proxies, then tell that it takes processes."""
+    async def _start(self, node: RayNode) -> None:
+        """See that an agent can be up on a node that is new, then tell that it takes processes."""
         try:
             # Not in the one thread: a node that is slow to start must not hold up the others.
             await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
-            if node.node_id not in self.nodes:
-                self._join(node)
-            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node)
-            self._complete.add(node.node_id)
+            self._join(node)
         except (RemoraError, RayError) as error:
-            lacks = (
-                "has not all its proxies" if node.node_id in self.nodes else "takes no processes"
-            )
-            _log.warning("Node %s %s yet: %s", node.node_id[:12], lacks, error)
-            key = failure_key(fleet.agent_name(node.node_id))
-            await self._see_to(f"Forgetting {key}", self._cluster.delete, key)
-            await asyncio.sleep(_TRY_NODE_AGAIN_S)
+            await self._staffs.tell_failure(node.node_id, "takes no processes", error)
         finally:
             self._joining.discard(node.node_id)
 
@@ -166,8 +177,5 @@ class NodeWatch:
 
     def _forget(self, node_id: str) -> None:
         """Leave nothing of a node that is gone. Blocks; may be called again."""
-        self._cluster.delete(NodeRecord.key(node_id))
-        mark = f"@{node_id[:12]}"
-        for name in self._cluster.names():
-            if name.endswith(mark):
-                self._cluster.kill(name)
+        self._cluster.delete(staff_key(node_id))
+        fleet.remove(self._cluster, node_id)

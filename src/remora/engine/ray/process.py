@@ -28,7 +28,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
 from remora.core.restart import in_a_row
-from remora.engine.base import ProcessContext
+from remora.engine.base import ProcessContext, Workload
 from remora.engine.boot import StartError, load, set_environment
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
@@ -41,10 +41,11 @@ from remora.engine.ray.setup import (
     ProcessRecord,
     failure_key,
     find_node,
+    is_leaving,
     require_setup,
 )
 from remora.engine.ray.sockets import open_sockets
-from remora.errors import ConfigError, EngineError
+from remora.errors import ConfigError, EngineError, InstanceError
 from remora.observe.logs import end_log
 from remora.transport.membership import join
 from remora.transport.node_tls import check_files
@@ -158,11 +159,20 @@ class ProcessActor:
         What is wrong then, certificates for example, may be put right, and nobody else starts it
         again.
         """
-        if self._cluster.get(ENDING) is not None:
+        if self._is_to_end():
             return False
         if self._request.kind == "controller":
             return self._cluster.get(CONTROLLER_ADDRESS) is not None
         return find_node(self._cluster, rays.this_node()) is not None
+
+    def _is_to_end(self) -> bool:
+        """Whether the instance ends, or what it has on this node beside replicas."""
+        return self._cluster.get(ENDING) is not None or self._is_to_leave(rays.this_node())
+
+    def _is_to_leave(self, node_id: str) -> bool:
+        if self._request.kind not in ("agent", "proxy", "admin"):
+            return False
+        return is_leaving(self._cluster, node_id)
 
     def begin(self) -> bytes:
         """Open the sockets, load the entry point; returns a `ProcessRecord`.
@@ -178,6 +188,8 @@ class ProcessActor:
             )
         setup = require_setup(self._cluster)
         here = rays.here()
+        if self._is_to_leave(here.node_id):
+            raise StartError("what is on this node beside replicas is about to end")
         home = setup.home_on(here.node_id, here.session)
         set_environment(request.env)
         os.environ["REMORA_HOME"] = str(home.root)
@@ -187,10 +199,12 @@ class ProcessActor:
         self._entry = load(request.entrypoint)
         try:
             home.make()
-            opened = open_sockets(request.kind, home, here, setup, self._cluster)
+            workload = Workload()
+            opened = open_sockets(request.kind, home, here, setup, self._cluster, workload)
         except OSError as error:
             raise StartError(f"cannot listen in {home.sockets}: {error}") from None
         if request.kind == "replica":
+            self._await_agent(here.node_id)
             folders = (home.sockets, Path(here.session) / "sockets")
             let_go_in_children(folders, opened.sockets.values())
         self._context = ProcessContext(
@@ -202,9 +216,24 @@ class ProcessActor:
             token=setup.token,
             keeps_output=True,
             notes=self._notes,
+            workload=workload,
         )
         record = ProcessRecord(request.process_id, opened.address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)
+
+    def _await_agent(self, node_id: str) -> None:
+        """See that the node has its agent: Ray may have put this process where nobody expected it.
+
+        Raises:
+            StartError: it does not come up.
+        """
+        # Not at the top: it makes actors, and knows this module for that.
+        from remora.engine.ray import fleet
+
+        try:
+            fleet.ensure_agent(self._cluster, node_id)
+        except InstanceError as error:
+            raise StartError(error.message) from None
 
     def _call_run(self) -> None:
         """Call `run` as others would: on the main thread, after the constructor."""
@@ -238,9 +267,9 @@ class ProcessActor:
         return end
 
     def _follow_instance(self) -> None:
-        """End for good with the instance; else end in a way that makes Ray start it again."""
+        """End for good with the instance, or with what it has on this node; else end in a way that makes Ray start it again."""
         try:
-            ends = self._cluster.get(ENDING) is not None
+            ends = self._is_to_end()
         except EngineError:
             # Its successor looks again.
             ends = False

@@ -11,8 +11,11 @@ import asyncio
 import errno
 import logging
 import ssl
+from collections.abc import Collection
+from pathlib import Path
 
 from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.holders import pid_of_peer
 from remora.engine.ray.setup import CONTROLLER_ADDRESS
 from remora.errors import EngineError
 from remora.transport import address as addresses
@@ -28,6 +31,8 @@ _log = logging.getLogger("remora.agent")
 _CHUNK_BYTES = 256 * 1024
 #: Ray's head is asked no more often, however many wait.
 _BETWEEN_LOOKS_S: Seconds = 0.03
+#: What Ray calls a worker that waits for its next task.
+_IDLE_TITLE = b"ray::IDLE"
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -46,9 +51,26 @@ class Relay:
         #: The look-up that all who wait have in common.
         self._looking: asyncio.Task[None] | None = None
         self._looked_at: Seconds = float("-inf")
+        #: The processes at the other ends of the connections that are carried.
+        self._callers: list[int] = []
+
+    def num_callers(self, but: Collection[int]) -> int:
+        """Count the connections of all processes but these, and but workers of Ray that do nothing.
+
+        Ray keeps a worker for later tasks, and it its connection. It finds its way back (`near`).
+        """
+        return sum(pid not in but and not is_idle_worker(pid) for pid in self._callers)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either side closes."""
+        caller = pid_of_peer(writer.get_extra_info("socket"))
+        self._callers.append(caller)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self._callers.remove(caller)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         early = bytearray()
         try:
             opened = await self._reach_for(reader, early)
@@ -113,6 +135,14 @@ class Relay:
         finally:
             self._looked_at = loop.time()
             self._looking = None
+
+
+def is_idle_worker(pid: int) -> bool:
+    """Tell a process that Ray keeps for the next task from others, by its title."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(_IDLE_TITLE)
+    except OSError:
+        return False
 
 
 async def _wait_for_end(reader: asyncio.StreamReader, early: bytearray) -> None:

@@ -24,7 +24,7 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 
 from remora.engine.base import Missing
 from remora.engine.ray.groups import WAITING, group_name
-from remora.engine.ray.nodes import Ask
+from remora.engine.ray.head import Ask
 from remora.types import Seconds
 
 _log = logging.getLogger("remora.engine")

@@ -15,6 +15,7 @@ from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.crashes import PREFIX as CRASHES
 from remora.engine.ray.crashes import Crashes
+from remora.engine.ray.staffing import MIN_CLOSING_S, Phase, Staff
 from remora.errors import EngineError
 from remora.home import Home
 from remora.options.node import PLAIN, NodeOptions
@@ -41,6 +42,8 @@ class InstanceSetup(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     #: The cluster is one that this instance has started for itself: no node will join.
     has_fixed_nodes: bool = False
+    #: How long the front doors of a node without replicas close before they go, at least.
+    min_closing_s: Seconds = MIN_CLOSING_S
     #: What connections between nodes present.
     token: str
     #: The user's `HTTPOptions` as a dict.
@@ -123,7 +126,11 @@ def forget(cluster: Cluster, *, spare: Collection[str] = ()) -> None:
     Raises:
         EngineError: Ray's head does not answer.
     """
-    for prefix in ("process/", "node/", "failure/", CRASHES, ENDING, CONTROLLER_ADDRESS, _KEY):
+    prefixes = (
+        *("process/", "node/", "staff/", "failure/", CRASHES),
+        *(ENDING, CONTROLLER_ADDRESS, _KEY),
+    )
+    for prefix in prefixes:
         for key in cluster.keys(prefix):
             if key not in spare:
                 cluster.delete(key)
@@ -162,10 +169,31 @@ class NodeRecord(msgspec.Struct, frozen=True):
     #: Of the REST API; empty: there is only the Unix socket.
     admin_url: str = ""
 
+    def save(self, cluster: Cluster) -> None:
+        """Tell that the agent is up."""
+        cluster.put(NodeRecord.key(self.node_id), msgspec.msgpack.encode(self))
+
     @staticmethod
     def key(node_id: str) -> str:
         """Where it is stored. Pure."""
         return f"node/{node_id}"
+
+
+def staff_key(node_id: str) -> str:
+    """Where it is stored how far the agent and the proxies of a node are. Pure."""
+    return f"staff/{node_id}"
+
+
+def find_staff(cluster: Cluster, node_id: str) -> Staff | None:
+    """Read how far the agent and the proxies of a node are; None: it never had any. Blocks."""
+    data = cluster.get(staff_key(node_id))
+    return None if data is None else msgspec.msgpack.decode(data, type=Staff)
+
+
+def is_leaving(cluster: Cluster, node_id: str) -> bool:
+    """The agent and the proxies of a node are on their way out, and not to come back. Blocks."""
+    staff = find_staff(cluster, node_id)
+    return staff is not None and staff.phase is Phase.LEAVING
 
 
 def read_records(cluster: Cluster) -> list[ProcessRecord]:

@@ -14,13 +14,15 @@ import json
 import os
 import re
 import socket
+import struct
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from remora.engine.base import Workload
 from remora.engine.doors import (
     ADMIN_DOOR,
     ADMIN_PORT,
@@ -41,6 +43,9 @@ _AGENT_LIMIT_S = 30.0
 _BETWEEN_TRIES_S = 0.02
 #: Ports from the default one on at which the REST API may be found where that is taken.
 _NEIGHBOURS = 10
+#: How an agent asks how much a process has under way, and the answer.
+QUESTION = b"?"
+ANSWER = struct.Struct("=I")
 #: What a process of a kind answers on, of that which the agent holds.
 _TAKES = {"proxy": ("http",), "admin": ("admin", "admin_unix")}
 
@@ -76,9 +81,22 @@ class Opened(NamedTuple):
 
 
 def open_sockets(
-    kind: str, home: Home, here: RayNode, setup: InstanceSetup, cluster: Cluster
+    kind: str,
+    home: Home,
+    here: RayNode,
+    setup: InstanceSetup,
+    cluster: Cluster,
+    workload: Workload,
 ) -> Opened:
     """Open what a process of this kind listens on.
+
+    Args:
+        kind: as `ProcessRequest.kind`.
+        home: state folder of this node.
+        here: this node.
+        setup: of the instance.
+        cluster: of the instance.
+        workload: what is under way in it: an agent may ask for it.
 
     Raises:
         OSError: one of them cannot be opened.
@@ -86,7 +104,7 @@ def open_sockets(
         EngineError: Ray's head does not answer.
     """
     if kind in _TAKES:
-        return _take_doors(home, _TAKES[kind], setup)
+        return _take_doors(home, _TAKES[kind], setup, workload)
     name = "wire" if kind == "replica" else "control"
     path = process_socket(home, kind, os.getpid())
     sockets = {name: listen_unix(path), f"{name}_tcp": listen_tcp(here.host)}
@@ -209,11 +227,13 @@ def receive_sockets(
     return {name: socket.socket(fileno=fd) for name, fd in names}, told["facts"]
 
 
-def _take_doors(home: Home, wanted: Collection[str], setup: InstanceSetup) -> Opened:
+def _take_doors(
+    home: Home, wanted: Collection[str], setup: InstanceSetup, workload: Workload
+) -> Opened:
     """Get sockets from this node's agent, and hold on to all that it has."""
     connection, doors, facts = _ask_for_doors(home)
     keep = {name: sock.dup() for name, sock in doors.items()}
-    threading.Thread(target=_hold, args=(home, connection, keep), daemon=True).start()
+    _begin_to_hold(home, connection, keep, workload.num_ongoing)
     for name in doors.keys() - set(wanted):
         doors.pop(name).close()
     args: dict[str, Any] = {"http_url": facts["http_url"]}
@@ -222,6 +242,18 @@ def _take_doors(home: Home, wanted: Collection[str], setup: InstanceSetup) -> Op
         port = int(facts["grpc_address"].rpartition(":")[2])
         args["grpc"] = {**setup.grpc, "port": port}
     return Opened(doors, args=args)
+
+
+def keep_agent(home: Home) -> None:
+    """Have the agent of this node stay for as long as this process lives, though no replica is there.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    connection, doors, _ = _ask_for_doors(home)
+    for sock in doors.values():
+        sock.close()
+    _begin_to_hold(home, connection, {}, lambda: 1)
 
 
 def _ask_for_doors(
@@ -249,12 +281,27 @@ def _reach(home: Home) -> socket.socket:
     return connection
 
 
-def _hold(home: Home, connection: socket.socket, doors: dict[str, socket.socket]) -> None:
-    """Give the sockets back to every agent that follows."""
+def _begin_to_hold(
+    home: Home,
+    connection: socket.socket,
+    doors: dict[str, socket.socket],
+    count: Callable[[], int],
+) -> None:
+    args = (home, connection, doors, count)
+    threading.Thread(target=_hold, args=args, daemon=True).start()
+
+
+def _hold(
+    home: Home,
+    connection: socket.socket,
+    doors: dict[str, socket.socket],
+    count: Callable[[], int],
+) -> None:
+    """Give the sockets back to every agent that follows, and tell each how much is under way."""
     while True:
         try:
-            # It sends nothing more: this returns when it is gone.
-            connection.recv(1)
+            while connection.recv(1):
+                connection.sendall(ANSWER.pack(count()))
         except OSError:
             pass
         connection.close()

@@ -100,9 +100,13 @@ class GrpcServer:
         cut_connections(self._port)
         await self._server.stop(None)
 
+    def num_ongoing(self) -> int:
+        """Requests under way. From any thread."""
+        return self._front.num_ongoing
+
     def families(self) -> list[Family]:
         """What was counted."""
-        ongoing = gauge("serve_num_ongoing_grpc_requests", (), {(): self._front.num_ongoing})
+        ongoing = gauge("serve_num_ongoing_grpc_requests", (), {(): self.num_ongoing()})
         return [*self._counters.families(), ongoing]
 
     def _on_change(self, _: Snapshot) -> None:

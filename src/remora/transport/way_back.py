@@ -1,0 +1,31 @@
+"""How a program finds the controller again where the socket to it can go while the instance stays.
+
+With one node it cannot. In a cluster, a node that runs nothing of an instance has no such socket; one
+comes when it is asked for. Who asks in which way, the engine knows.
+
+Rules: the only state is which engine that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from remora.home import Home
+
+#: Makes the socket of a state folder come back, if it can; blocks and raises nothing.
+Restore = Callable[[Home], None]
+
+_restore: Restore | None = None
+
+
+def use(restore: Restore) -> None:
+    """Say how a socket that is gone comes back."""
+    global _restore
+    _restore = restore
+
+
+async def see_to_socket(home: Home) -> None:
+    """Have the socket to the controller come back if it is gone, and anybody knows how."""
+    if _restore is not None and not home.controller_socket.exists():
+        await asyncio.to_thread(_restore, home)
