@@ -152,7 +152,9 @@ def require_json(field: str, value: object) -> None:
     """
     try:
         json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as error:
+        # What travels has numbers of 64 bits; classes of others are seen to where it is written.
+        msgspec.msgpack.encode(value, enc_hook=lambda _: None)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ConfigError(field, value, f"must be a JSON value ({error})") from None
 
 
