@@ -114,21 +114,6 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
     return _create_once(cluster, request, node.node_id)
 
 
-class _Nothing:
-    """An actor that is never there."""
-
-
-def warm_worker(node_id: str) -> None:
-    """Have Ray start a worker that nobody has asked for yet: the first replica finds it waiting.
-
-    Ray begins to start one for an actor, and keeps it when that actor is gone before it is up.
-    Nothing depends on it: without that worker the replica gets one of its own, a second later.
-    """
-    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    actor = ray.remote(_Nothing).options(num_cpus=0, scheduling_strategy=place).remote()
-    ray.kill(actor)
-
-
 def begin_agent(cluster: Cluster, node_id: str) -> Any:
     """Find the agent of a node, or begin to start it; returns its actor.
 

@@ -125,7 +125,7 @@ class Host:
                     check_files(wanted, here.host)
                 self._set_up(here, wanted, has_fixed_nodes=is_new)
                 join(self._setup.membership(here))
-                return self._start(here, head, is_alone=len(nodes) == 1)
+                return self._start(here, head)
         self._setup = found
         self.joined = True
         _refuse_other(wanted, found.node)
@@ -161,7 +161,7 @@ class Host:
                 )
             time.sleep(_BETWEEN_TRIES_S)
 
-    def _start(self, here: RayNode, head: RayNode, *, is_alone: bool) -> NodeRecord:
+    def _start(self, here: RayNode, head: RayNode) -> NodeRecord:
         """Start the instance: all of it at once, because each worker of Ray takes most of a second.
 
         What needs another process that is not there yet waits for it by itself.
@@ -169,7 +169,6 @@ class Host:
         Args:
             here: this node.
             head: that of Ray's head.
-            is_alone: there is no other node that the first replica could come to.
 
         Raises:
             InstanceError: it cannot start; nothing of it is left.
@@ -177,12 +176,12 @@ class Host:
         first = {node.node_id: node for node in (here, head)}
         try:
             agents = {id_: fleet.begin_agent(self._cluster, id_) for id_ in first}
-            # Before the proxies: Ray has a few workers that wait, and replicas come after this one.
+            # Before the proxies: Ray has a worker for each core that waits, and replicas come after
+            # this one. One more for the first replica would not be there when that is asked for, Ray
+            # would start yet another, and all would be later.
             self._controller = fleet.start_controller(self._cluster, self._setup, head)
             for node in first.values():
                 fleet.ensure_proxies(self._cluster, self._setup, node)
-            if is_alone:
-                fleet.warm_worker(here.node_id)
             there = {id_: fleet.wait_up(self._cluster, id_, agents[id_]) for id_ in first}
         except EngineError:
             with contextlib.suppress(EngineError):
