@@ -170,12 +170,12 @@ def test_what_is_imported_ahead_is_there() -> None:
 def test_what_listens_there_and_is_no_head_is_told_at_once(
     monkeypatch: pytest.MonkeyPatch, says: bytes | None, told: str
 ) -> None:
-    monkeypatch.setattr("remora.engine.ray.cluster._GREET_LIMIT_S", 0.05)
+    monkeypatch.setattr("remora.engine.ray.greeting._GREET_LIMIT_S", 0.05)
 
     def answer() -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(100)
+            connection.recv(4096)
             if says is None:
                 connection.recv(1)
             else:

@@ -1,14 +1,13 @@
 """What the engine uses of Ray, in few words: a store, nodes, actors by name.
 
-Rules: the one module that knows Ray's private interfaces. Everything here blocks for the time of
-one round trip to Ray's head; code on an event loop calls it in a thread.
+Rules: with `sign_in` the one module that knows Ray's private interfaces. Everything here blocks for
+the time of one round trip to Ray's head; code on an event loop calls it in a thread.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.experimental import internal_kv
 
 from remora.engine.ray.own_ray import OWN_RAY
+from remora.engine.ray.sign_in import refused, sign_in
 from remora.errors import EngineError, InstanceError
 from remora.options.resources import AS_FOUND, MachineOptions
 
@@ -28,14 +28,6 @@ T = TypeVar("T")
 NAMESPACE = "remora"
 #: Resources that Ray counts for itself.
 _INTERNAL = ("node:", "object_store_memory")
-#: A head that is there takes a connection at once, wherever it is.
-_ANSWER_LIMIT_S = 5.0
-#: And greets soon, however busy it is.
-_GREET_LIMIT_S = 15.0
-#: How a client of gRPC begins (RFC 9113, 3.4), with settings of its own that are empty.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-#: Type of the frame with which a server of gRPC begins, the fourth byte.
-_SETTINGS = 4
 _HEAD = "node:__internal_head__"
 
 
@@ -90,7 +82,7 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
     Raises:
         InstanceError: nobody answers there, or it runs another version of Ray or Python.
     """
-    _require_answer(address)
+    sign_in(address)
     # Ray tells people at length where its dashboard is; here they read what Remora tells them.
     options: dict[str, Any] = {
         "namespace": NAMESPACE,
@@ -115,11 +107,7 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
     except Exception as error:
         where = f"at {address}" if address else "on this machine"
         if _is_refused(error):
-            raise InstanceError(
-                f"The Ray cluster {where} wants a token, and this program showed none, or another one. "
-                "Set the environment variable RAY_AUTH_MODE=token, and have the cluster's token in "
-                "~/.ray/auth_token (RAY_AUTH_TOKEN_PATH names another file, RAY_AUTH_TOKEN is the token)."
-            ) from error
+            raise refused(where, "this program showed none, or another one") from error
         raise InstanceError(
             f"No Ray cluster {where} can be joined or started: {_first_line(error)}. "
             "`ray status` shows whether one runs; `ray start --head` starts one, and "
@@ -143,53 +131,8 @@ def _start(options: Mapping[str, Any]) -> None:
 
 def _is_refused(error: BaseException) -> bool:
     """There is a cluster, and it wants another token than it was shown."""
-    return isinstance(error.__cause__, AuthenticationError)
-
-
-def _require_answer(address: str) -> None:
-    """See that somebody listens at an address: Ray itself would try for a minute and more.
-
-    Raises:
-        InstanceError: nobody does.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        where = host.strip("[]"), int(port)
-        with socket.create_connection(where, timeout=_ANSWER_LIMIT_S) as connection:
-            # With Ray's own TLS the handshake is Ray's.
-            if os.environ.get("RAY_USE_TLS", "0") in ("", "0", "false", "False"):
-                _require_ray(connection, address)
-    except (OSError, OverflowError) as error:
-        raise InstanceError(
-            f"No Ray cluster answers at {address}: {error}. Is that the address of its head, and may "
-            "this machine reach it? `ray status --address` asks the same."
-        ) from None
-
-
-def _require_ray(connection: socket.socket, address: str) -> None:
-    """See that whoever listens speaks as Ray's head does.
-
-    Raises:
-        InstanceError: it does not.
-    """
-    connection.settimeout(_GREET_LIMIT_S)
-    try:
-        connection.sendall(_GREETING)
-        answer = connection.recv(64)
-    except TimeoutError:
-        said = f"says nothing within {_GREET_LIMIT_S:g} s"
-    except ConnectionError:
-        said = "closes the connection"
-    else:
-        if len(answer) > 3 and answer[3] == _SETTINGS:
-            return
-        said = f"says {answer[:20]!r}" if answer else "closes the connection"
-    raise InstanceError(
-        f"What listens at {address} is not Ray's head: it {said}. The head's port is 6379 if "
-        "`ray start --head` was given no other; that of its dashboard, and those of Ray Client and "
-        "of other nodes, are none of it."
+    return isinstance(error, AuthenticationError) or isinstance(
+        error.__cause__, AuthenticationError
     )
 
 
