@@ -17,6 +17,7 @@ from remora.control.controller import Controller
 from remora.control.planning import process_bytes
 from remora.engine.base import Engine, ProcessContext
 from remora.errors import ConfigError, EngineError
+from remora.observe.heartbeat import begin_to_beat
 from remora.observe.logs import log_of_system_process
 from remora.options.resources import MachineOptions
 from remora.transport.control import serve_control
@@ -31,6 +32,7 @@ def main(context: ProcessContext) -> None:
 
 
 async def _serve(context: ProcessContext) -> None:
+    begin_to_beat(context.beat_file, "controller")
     engine = await _engine(context)
     # Four characters tell the replicas of this state from those of a state that was lost.
     controller = Controller(

@@ -15,6 +15,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -154,6 +155,8 @@ class ProcessContext:
         keeps_output: the engine keeps, and shows, what the process writes to its descriptors.
         notes: what the engine has to say of this start; the first lines of its log.
         workload: where a proxy says how much it has under way.
+        beat_file: what a process that runs no code of users touches while its loop turns; None:
+            nobody looks.
     """
 
     process_id: str
@@ -167,6 +170,7 @@ class ProcessContext:
     keeps_output: bool = False
     notes: tuple[str, ...] = ()
     workload: Workload = field(default_factory=Workload)
+    beat_file: Path | None = None
 
 
 @dataclass(frozen=True)

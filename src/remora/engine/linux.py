@@ -25,7 +25,7 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 #: Places of fields in /proc/<pid>/stat, counted behind the command's closing bracket.
-_STATE, _SESSION, _ARG_START, _ARG_END = 0, 3, 45, 46
+_STATE, _SESSION, _STARTED, _ARG_START, _ARG_END = 0, 3, 19, 45, 46
 
 #: Between two looks at whether killed processes are gone.
 _POLL_S = 0.004
@@ -71,6 +71,14 @@ def set_title(title: str) -> None:
         return
     # A last byte that is not NUL tells the kernel to show the area up to its first NUL.
     ctypes.memmove(start, text[: room - 2].ljust(room - 1, b"\0") + b"\1", room)
+
+
+def started_ticks(pid: int) -> int | None:
+    """When a process was started, in the kernel's ticks; None: there is none. Tells it from a later one."""
+    try:
+        return int(_stat_fields(pid)[_STARTED])
+    except (OSError, IndexError):
+        return None
 
 
 def _stat_fields(pid: int | str) -> list[str]:

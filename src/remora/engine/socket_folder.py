@@ -30,7 +30,7 @@ _YOUNG_S: Seconds = 60.0
 #: No start takes longer because of more than this many.
 _MOST_AT_ONCE = 200
 #: What an instance puts there.
-_OURS = re.compile(r"[a-z0-9-]+\.sock|proxies")
+_OURS = re.compile(r"[a-z0-9-]+\.(sock|beat)|proxies")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from remora.engine.base import ProcessContext
 from remora.observe import tracing
 from remora.observe.access import AccessLog
 from remora.observe.counters import RequestCounters
+from remora.observe.heartbeat import begin_to_beat
 from remora.observe.logs import log_of_system_process, logging_of
 from remora.observe.tracing import SPANS_FILE
 from remora.options.logging import LoggingConfig
@@ -65,6 +66,7 @@ def make_front(*given: Any) -> Front:
 async def _serve(
     context: ProcessContext, name: str, options: HTTPOptions, logging_config: LoggingConfig
 ) -> None:
+    begin_to_beat(context.beat_file, name)
     client = RoutingClient(context.home, name)
     adopt_client(client)
     client.start()

@@ -10,6 +10,7 @@ from remora import __version__
 from remora.control.client import ControlClient
 from remora.engine.admin_token import is_loopback, token_of
 from remora.engine.base import ProcessContext
+from remora.observe.heartbeat import begin_to_beat
 from remora.observe.logs import log_of_system_process
 from remora.rest.app import make_app
 from remora.rest.guard import Rules
@@ -25,6 +26,7 @@ def main(context: ProcessContext) -> None:
 
 
 async def _serve(context: ProcessContext) -> None:
+    begin_to_beat(context.beat_file, "admin")
     app = make_app(
         lambda: ControlClient(context.home),
         dict(context.args.get("options", {})),

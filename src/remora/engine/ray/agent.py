@@ -5,6 +5,7 @@
 - It listens where processes of its node look for the controller, and relays them (`relay.py`).
 - It sends signals to processes of its node for the controller, and removes what they leave.
 - It knows who needs it and its proxies, and departs when it is asked to and nobody does.
+- It ends those of the permanent ones that live and do nothing (`silence.py`); Ray starts them again.
 
 Rules: decides nothing.
 """
@@ -44,6 +45,7 @@ from remora.engine.ray.setup import (
     find_node,
     require_setup,
 )
+from remora.engine.ray.silence import LOOK_EVERY_S, Silence, end_silent, read_beats
 from remora.engine.ray.sockets import (
     agent_socket,
     pid_of_socket,
@@ -118,6 +120,7 @@ async def _serve(context: ProcessContext) -> None:
         "signal": _signal,
         "busy": departure.busy,
         "depart": departure.depart,
+        "ping": _ping,
         "leave": partial(_leave, context.home, claim),
     }
     servers = [
@@ -130,10 +133,14 @@ async def _serve(context: ProcessContext) -> None:
         target=start_when_asked, args=(cluster, setup, here.node_id, doors.admin), daemon=True
     )
     first_asked.start()
-    sweeping = asyncio.ensure_future(_sweep(context.home.sockets))
+    beside = [
+        asyncio.ensure_future(_sweep(context.home.sockets)),
+        asyncio.ensure_future(_watch(context.home)),
+    ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, departure.over.set)
     await departure.over.wait()
-    sweeping.cancel()
+    for task in beside:
+        task.cancel()
     for server in servers:
         server.close()
     _remove_own_sockets(context.home)
@@ -183,6 +190,19 @@ async def _sweep(folder: Path) -> None:
             _log.warning("Sockets of processes that are gone are not removed: %s", error)
 
 
+async def _watch(home: Home) -> None:
+    """End permanent processes of this node that live and do nothing."""
+    silence: Silence[Path] = Silence()
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            for path in silence.look(read_beats(home), loop.time()):
+                end_silent(path)
+        except (OSError, ValueError) as error:
+            _log.warning("Processes that do nothing are not ended: %s", error)
+
+
 def remove_left_sockets(folder: Path) -> None:
     """Remove the sockets of processes that are gone: one that was killed leaves its own.
 
@@ -193,6 +213,10 @@ def remove_left_sockets(folder: Path) -> None:
         pid = pid_of_socket(path)
         if pid and not Path(f"/proc/{pid}").exists():
             path.unlink(missing_ok=True)
+
+
+async def _ping(_body: bytes) -> bytes:
+    return b""
 
 
 async def _signal(body: bytes) -> bytes:

@@ -312,6 +312,15 @@ class Cluster:
         except ValueError:
             return None
 
+    def start_again(self, name: str) -> None:
+        """Have Ray kill the process of an actor and start it again; an unknown one is no error.
+
+        Raises:
+            EngineError: Ray's head does not answer.
+        """
+        if (actor := self.actor(name)) is not None:
+            asked(f"start actor {name!r} again", lambda: ray.kill(actor, no_restart=False))
+
     def kill(self, name: str) -> None:
         """End an actor at once and for good; an unknown one is no error.
 

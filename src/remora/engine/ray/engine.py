@@ -37,6 +37,7 @@ from remora.engine.base import (
 )
 from remora.engine.boot import StartError
 from remora.engine.ray import fleet, groups
+from remora.engine.ray.agent_watch import AgentWatch
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
 from remora.engine.ray.end import ask_to_end, end_processes
 from remora.engine.ray.head import Head
@@ -126,6 +127,8 @@ class RayEngine(Engine):
         await self._nodes.begin()
         await self._adopt()
         self._spawn(self._watch(), "nodes")
+        agents = AgentWatch(self._cluster, self._setup.token, self._nodes.nodes, self._ask)
+        self._spawn(agents.watch(), "agents")
         if await self._ask(self._cluster.get, ENDING) is not None:
             # An earlier controller could not end all of it.
             await self.shutdown()

@@ -44,6 +44,7 @@ from remora.engine.ray.setup import (
     is_leaving,
     require_setup,
 )
+from remora.engine.ray.silence import beat_file
 from remora.engine.ray.sockets import open_sockets
 from remora.errors import ConfigError, EngineError, InstanceError
 from remora.observe.logs import end_log
@@ -217,6 +218,7 @@ class ProcessActor:
             keeps_output=True,
             notes=self._notes,
             workload=workload,
+            beat_file=beat_file(home, request.kind, os.getpid()),
         )
         record = ProcessRecord(request.process_id, opened.address, os.getpid(), here.node_id)
         return msgspec.msgpack.encode(record)
