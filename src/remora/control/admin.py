@@ -130,6 +130,7 @@ class Admin:
         supervisor = next((each.pid for each in processes if each.name == "supervisor"), 0)
         nodes = nodes_of(controller.state, processes)
         leaving = controller.state.routing.draining
+        node_id = next((each.node_id for each in processes if each.name == "controller"), "")
         return InstanceStatus(
             home=self._home,
             http_url=self._http_url,
@@ -145,6 +146,7 @@ class Admin:
             target_capacity=controller.state.target_capacity,
             draining=tuple(node.node_id for node in nodes if node.draining),
             nodes=nodes,
+            controller_node_id=node_id,
             troubles=tuple(filter(None, map(_trouble, processes))),
         )
 

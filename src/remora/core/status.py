@@ -152,6 +152,7 @@ def _deployment(
         num_waiting=pacing.num_unplaced,
         recent_dead_replicas=tuple(_dead_replica(replica) for replica in gone),
         calls=tuple(DeploymentID(name, app.name) for name in deployment.target.calls),
+        required_resources=deployment.target.config.resources,
     )
 
 
@@ -169,6 +170,7 @@ def _dead_replica(replica: Replica) -> DeadReplica:
         started_at_unix_s=replica.started_at_unix_s,
         ended_at_unix_s=last.at_unix_s if last is not None else 0.0,
         reason=why[0] if why else "",
+        node_id=replica.node_id,
     )
 
 
@@ -184,6 +186,7 @@ def _replica(deployment: Deployment, replica: Replica) -> ReplicaStatus:
         pid=replica.pid,
         code_version=versions.get(replica.version, ""),
         started_at_unix_s=replica.started_at_unix_s,
+        node_id=replica.node_id,
     )
 
 

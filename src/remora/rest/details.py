@@ -1,7 +1,7 @@
 """What `GET /api/serve/applications/` answers: the shape that Ray Serve's tools read.
 
-Rules: pure. Fields that say something of actors of Ray, and what is not known here (on which node of a
-cluster a replica runs), are there and null. What is never known is left out.
+Rules: pure. Fields that say something of actors of Ray are there and null. What is never known is
+left out.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def instance_details(
         if source in (None, app.source)
     }
     return {
-        "controller_info": _process(status.controller_pid, "controller.log", node),
+        "controller_info": _process(
+            status.controller_pid, "controller.log", node or status.controller_node_id or None
+        ),
         "proxy_location": _location(status, options),
         "http_options": _without_secrets(options.get("http")),
         "grpc_options": options.get("grpc"),
@@ -149,6 +151,7 @@ def _deployment(
         "status_trigger": each.status_trigger,
         "message": each.message,
         "target_num_replicas": each.target_num_replicas,
+        "required_resources": each.required_resources,
         "replicas": [_replica(replica, node) for replica in each.replicas],
         "recent_dead_replicas": [_dead(replica, node) for replica in each.recent_dead_replicas],
         "autoscaling_detail": scaling,
@@ -178,17 +181,21 @@ def _scaling(detail: ScalingDetail) -> dict[str, Any]:
 
 def _replica(replica: ReplicaStatus, node: str | None) -> dict[str, Any]:
     return {
-        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id)), node),
-        "replica_id": replica.replica_id,
+        **_of_replica(replica, node),
         "state": replica.state,
         "start_time_s": replica.started_at_unix_s,
     }
 
 
+def _of_replica(replica: ReplicaStatus | DeadReplica, node: str | None) -> dict[str, Any]:
+    log = replica_log_name(ReplicaID(replica.replica_id))
+    where = node or replica.node_id or None
+    return {**_process(replica.pid, log, where), "replica_id": replica.replica_id}
+
+
 def _dead(replica: DeadReplica, node: str | None) -> dict[str, Any]:
     return {
-        **_process(replica.pid, replica_log_name(ReplicaID(replica.replica_id)), node),
-        "replica_id": replica.replica_id,
+        **_of_replica(replica, node),
         "state": "STOPPED",
         "start_time_s": replica.started_at_unix_s,
         "end_time_s": replica.ended_at_unix_s,

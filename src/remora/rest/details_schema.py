@@ -58,6 +58,7 @@ def details_schemas() -> dict[str, Any]:
             status_trigger=_TEXT,
             message=_TEXT,
             target_num_replicas=_WHOLE,
+            required_resources={"type": "object", "additionalProperties": {"type": "number"}},
             replicas={"type": "array", "items": _ref("ReplicaDetails")},
             recent_dead_replicas={"type": "array", "items": _ref("DeadReplicaDetails")},
             autoscaling_detail=_or_null(_OBJECT),

@@ -222,6 +222,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     code_version: str = ""
     #: Unix time.
     started_at_unix_s: float | None = None
+    #: Where it is, or is to be.
+    node_id: str = ""
 
 
 class DeadReplica(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +236,7 @@ class DeadReplica(msgspec.Struct, frozen=True, kw_only=True):
     ended_at_unix_s: float = 0.0
     #: What ended it, for people.
     reason: str = ""
+    node_id: str = ""
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +258,8 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     recent_dead_replicas: tuple[DeadReplica, ...] = ()
     #: Deployments that it was bound with, and those that its replicas have called.
     calls: tuple[DeploymentID, ...] = ()
+    #: What each replica reserves: `CPU`, `GPU`, `memory` (bytes) and custom names.
+    required_resources: dict[str, float] = {}
 
 
 class ApplicationStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -338,6 +343,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: What is wrong with processes that are no replicas, for people.
     troubles: tuple[str, ...] = ()
     nodes: tuple[NodeStatus, ...] = ()
+    #: Node of the controller.
+    controller_node_id: str = ""
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):

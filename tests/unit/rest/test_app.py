@@ -48,7 +48,7 @@ CONFIG = {"applications": [{"name": "a", "import_path": "server:app"}]}
 
 
 def application(name: str, source: str) -> ApplicationStatus:
-    replica = ReplicaStatus(replica_id=f"{name}/D#1", state="RUNNING", pid=7)
+    replica = ReplicaStatus(replica_id=f"{name}/D#1", state="RUNNING", pid=7, node_id="n2")
     deployment = DeploymentStatus(
         name="D",
         status="HEALTHY",
@@ -67,6 +67,7 @@ def application(name: str, source: str) -> ApplicationStatus:
             ),
         ),
         calls=(DeploymentID("E", name), DeploymentID("F", "other")),
+        required_resources={"CPU": 2.0},
     )
     return ApplicationStatus(
         name=name,
@@ -215,6 +216,7 @@ async def test_get_tells_all_in_the_shape_of_the_reference(client: httpx2.AsyncC
     assert details["applications"]["b"]["deployed_app_config"] is None
     deployment = app["deployments"]["D"]
     assert deployment["target_num_replicas"] == 1
+    assert deployment["required_resources"] == {"CPU": 2.0}
     scaling = deployment["autoscaling_detail"]
     assert (scaling["scaling_status"], scaling["metrics_health"]) == ("STABLE", "healthy")
     (decision,) = scaling["decisions"]
@@ -279,7 +281,9 @@ async def test_only_what_is_known_of_nodes_is_said(control: FakeControl) -> None
     assert nodes(one_machine) == ["here", "here", "here"]
     cluster = await told({"proxy_location": "HeadOnly"})
     assert cluster["proxy_location"] == "HeadOnly"
-    assert nodes(cluster) == [None, None, None]
+    # Of one that has ended an older controller may not have said it.
+    assert nodes(cluster) == [None, "n2", None]
+    assert nodes(await told({}, controller_node_id="n1")) == ["n1", "n2", None]
     for host, where in (("127.0.0.1", "EveryNode"), (None, "Disabled")):
         without_proxies = await told({"http": {"host": host}}, proxies=())
         assert without_proxies["proxy_location"] == where

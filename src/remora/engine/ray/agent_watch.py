@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.end import ask_agent
-from remora.engine.ray.nodes import Ask
+from remora.engine.ray.head import Ask
 from remora.engine.ray.setup import find_node
 from remora.engine.ray.silence import LOOK_EVERY_S, SILENT_S, Silence
 from remora.errors import ConnectionLostError, EngineError, RemoteError
