@@ -24,7 +24,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 
-_URL = re.compile(r"http://127\.0\.0\.1:\d+")
+#: Other lines name other addresses, that of the REST API where its port was taken.
+_URL = re.compile(r"ready at (http://127\.0\.0\.1:\d+)")
 
 
 @dataclass
@@ -71,7 +72,7 @@ def wait_for_url(example: Example, lines: queue.Queue[str | None]) -> str:
         if line is None:
             pytest.fail(f"{example.folder.name} did not come up:\n{''.join(example.output)}")
         if found := _URL.search(line):
-            return found[0]
+            return found[1]
 
 
 def pump(example: Example, lines: queue.Queue[str | None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -175,7 +176,10 @@ def here() -> RayNode:
 
 def is_started_again() -> bool:
     """This process is an actor, and not the first one that Ray has started of it."""
-    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+    with warnings.catch_warnings():
+        # Ray asks itself in a way that it warns of, on the terminal of whoever started it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def address() -> str:
