@@ -31,6 +31,8 @@ from remora.wire.grpc import GrpcSetup, digest
 _T = TypeVar("_T")
 
 _current: Instance | None = None
+#: What names the cluster of `_current` to Ray in the environment of this process.
+_named: dict[str, str] = {}
 _lock = threading.Lock()
 
 
@@ -52,6 +54,7 @@ def current_instance() -> Instance | None:
             _current = _find_in_cluster()
         if _current is not None:
             _use(_current.home)
+            _name_cluster(_current)
         return _current
 
 
@@ -226,6 +229,9 @@ def wait_ready(instance: Instance) -> str:
     """
     try:
         url = instance.wait_ready()
+        with _lock:
+            if _current is instance:
+                _name_cluster(instance)
         # One that was launched has said only now which node this is.
         join_by_folder(instance.home)
         return url
@@ -297,12 +303,30 @@ def _use(home: Home) -> None:
         use_instance(home, f"script {os.getpid()}")
 
 
+def _name_cluster(instance: Instance) -> None:
+    """Have `ray` mean the cluster of the instance. Called with the lock held."""
+    if instance.engine != "ray" or _named or (owner := instance.owner) is None:
+        return
+    from remora.engine.ray import default_cluster
+
+    _named.update(default_cluster.begin(owner.cluster, shows_token=owner.shows_token))
+
+
+def _unname_cluster() -> None:
+    if _named:
+        from remora.engine.ray import default_cluster
+
+        default_cluster.end(_named)
+        _named.clear()
+
+
 def _leave() -> None:
     """Forget the instance and all connections to it. Called with the lock held."""
     global _current
     if _current is not None:
         _current.release()
     _current = None
+    _unname_cluster()
     forget_instance()
     forget_routers()
 

@@ -81,10 +81,15 @@ async def test_what_a_script_deployed_stays_when_it_ends(
         "def stays(request=None): return 'stays'\n"
         "handle = remora.run(stays.bind(), name='stays', route_prefix='/stays')\n"
         "print(handle.remote().result())\n"
+        # Nobody has connected this program to Ray: it is in the cluster of the instance.
+        "import ray\n"
+        "assert ray.get(handle.remote()._to_object_ref_sync()) == 'stays'\n"
+        "print(ray.get_runtime_context().gcs_address)\n"
     )
     run = command(sys.executable, "-c", script, home=instance.home.root)
     assert run.wait() == 0, run.output
-    assert run.output.splitlines()[-1] == "stays"
+    lines = run.output.splitlines()
+    assert lines.index("stays") < lines.index(ray.get_runtime_context().gcs_address)
     assert (await get(f"{instance.url}/stays")).body == b"stays"
     await instance.delete("stays")
 

@@ -21,7 +21,7 @@ from remora.core.replica_state import Hold
 from remora.engine.admin_token import token_file
 from remora.engine.base import ProcessSpec
 from remora.engine.boot import StartError
-from remora.engine.ray import fleet
+from remora.engine.ray import default_cluster, fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
@@ -274,3 +274,23 @@ def test_an_idle_worker_of_ray_is_told_by_its_title(tmp_path: Path) -> None:
         assert idle.stdout is not None
         idle.stdout.readline()
         assert is_idle_worker(idle.pid)
+
+
+def test_a_program_is_in_the_cluster_of_its_instance_unless_it_says_otherwise() -> None:
+    assert default_cluster.settings("h:1", {}, shows_token=False) == {"RAY_ADDRESS": "h:1"}
+    both = {"RAY_ADDRESS": "h:1", "RAY_AUTH_MODE": "token"}
+    assert default_cluster.settings("h:1", {}, shows_token=True) == both
+    said = {"RAY_AUTH_MODE": "disabled"}
+    assert default_cluster.settings("h:1", said, shows_token=True) == {"RAY_ADDRESS": "h:1"}
+    assert not default_cluster.settings("h:1", {"RAY_ADDRESS": "h:2"}, shows_token=True)
+    assert not default_cluster.settings("", {}, shows_token=False)
+
+
+def test_what_names_the_cluster_goes_with_the_instance() -> None:
+    made = {"RAY_ADDRESS": "h:1"}
+    environment = {**made, "OTHER": "x"}
+    default_cluster.end(made, environment)
+    assert environment == {"OTHER": "x"}
+    changed = {"RAY_ADDRESS": "h:2"}
+    default_cluster.end(made, changed)
+    assert changed == {"RAY_ADDRESS": "h:2"}

@@ -14,6 +14,10 @@ def put(value: Any) -> Any:
 
 
 def _is_in_cluster() -> bool:
+    from remora.engine.ray.default_cluster import is_named
+
+    if "ray" not in sys.modules:
+        return is_named()
     from remora.engine.ray.near import is_joined
 
     return is_joined()
@@ -25,7 +29,7 @@ def require_ray() -> None:
     Raises:
         RuntimeError: it is not.
     """
-    if "ray" not in sys.modules or not _is_in_cluster():
+    if not _is_in_cluster():
         raise RuntimeError(
             "Object references belong to Ray, and this program is in no Ray cluster. Pass the response "
             "itself to the next call: its value goes on without being opened."

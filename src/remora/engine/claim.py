@@ -39,6 +39,7 @@ class Owner:
         grpc_digest: tells its gRPC setup from others.
         engine: that runs it.
         cluster: address of the Ray cluster where it runs; empty: it runs on none.
+        shows_token: the user's token of Ray is shown to that cluster.
     """
 
     pid: int
@@ -50,6 +51,7 @@ class Owner:
     grpc_digest: str = ""
     engine: str = "local"
     cluster: str = ""
+    shows_token: bool = False
 
 
 class Claim:
@@ -181,7 +183,10 @@ def _read_owner(fd: int) -> Owner | None:
         pid, token, ending = int(value["pid"]), str(value["token"]), bool(value.get("ending"))
         grpc = str(value.get("grpc_address", "")), str(value.get("grpc_digest", ""))
         engine = str(value.get("engine", "local")), str(value.get("cluster", ""))
-        return Owner(pid, token, value["http_url"], value["bound"], ending, *grpc, *engine)
+        shows_token = bool(value.get("shows_token"))
+        return Owner(
+            pid, token, value["http_url"], value["bound"], ending, *grpc, *engine, shows_token
+        )
     except (OSError, ValueError, KeyError, TypeError):
         # Empty after an orderly end; half a line after a full disk.
         return None

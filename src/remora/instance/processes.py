@@ -88,7 +88,13 @@ class InstanceProcesses:
     @property
     def cluster(self) -> str:
         """Address of the Ray cluster that it runs on, as Ray tells it; empty: of none, or not known."""
-        return "" if self._owner is None else self._owner.cluster
+        owner = self.owner
+        return "" if owner is None else owner.cluster
+
+    @property
+    def owner(self) -> Owner | None:
+        """Who holds its folder; of one that this program launched that is known once it is ready."""
+        return find_owner(self.home) if self._owner is None else self._owner
 
     @property
     def pid(self) -> int:

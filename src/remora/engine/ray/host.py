@@ -47,6 +47,7 @@ from remora.engine.ray.groups import remove_groups
 from remora.engine.ray.own_ray import load_ahead
 from remora.engine.ray.own_turn import own_turn
 from remora.engine.ray.setup import ENDING, InstanceSetup, NodeRecord, find_setup, forget
+from remora.engine.ray.sign_in import shows_token
 from remora.engine.ray.sockets import is_default_admin, keep_agent
 from remora.engine.ray.staffing import min_closing_s
 from remora.errors import ConfigError, EngineError, InstanceError
@@ -370,6 +371,7 @@ def main() -> None:
         grpc_digest=options.grpc_digest,
         engine="ray",
         cluster=rays.address(),
+        shows_token=shows_token(),
     )
     claim.write_owner(owner)
     answer(

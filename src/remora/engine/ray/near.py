@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
+from remora.engine.ray.default_cluster import is_named
 from remora.engine.ray.relay import is_idle_worker
 from remora.engine.ray.setup import ENDING, find_setup
 from remora.errors import EngineError
@@ -67,8 +68,8 @@ def _restore(_: Home) -> None:
 
 
 def is_joined() -> bool:
-    """This program is in a cluster."""
-    return bool(ray.is_initialized())
+    """This program is in a cluster, or will be as soon as it uses Ray."""
+    return bool(ray.is_initialized()) or is_named()
 
 
 def put(value: Any) -> Any:
@@ -77,7 +78,7 @@ def put(value: Any) -> Any:
     Raises:
         RuntimeError: this program is in no cluster.
     """
-    if not ray.is_initialized():
+    if not is_joined():
         raise RuntimeError(
             "An object reference needs a Ray cluster, and this program is in none: call ray.init() "
             "first, or pass the response itself to the next call."

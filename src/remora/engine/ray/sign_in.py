@@ -77,12 +77,16 @@ def shows_token() -> bool:
 def show_token() -> None:
     """Have this process, and those that it starts, show the user's token."""
     os.environ[MODE] = "token"
-    # What Ray has read of it when it was imported.
-    _ray.Config.initialize("")
+    read_again()
 
 
 def _show_none() -> None:
     del os.environ[MODE]
+    read_again()
+
+
+def read_again() -> None:
+    """Have Ray look at the environment, which it has read when it was imported."""
     _ray.Config.initialize("")
 
 
