@@ -16,9 +16,9 @@ import ray
 from remora.engine.base import EngineEvent, ProcessSpec
 from remora.engine.boot import StartError
 from remora.engine.claim import Claim, Owner
-from remora.engine.ray import agent, end, engine, fleet, groups, head, process
+from remora.engine.ray import agent, end, engine, fleet, groups, head, process, sockets
 from remora.engine.ray import cluster as rays
-from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.cluster import HEAD_RESOURCE, Cluster, RayNode
 from remora.engine.ray.end import end_processes
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
@@ -317,6 +317,33 @@ def test_what_is_on_its_way_out_of_a_node_does_not_come_back(
     )
     with pytest.raises(GivesUpError):
         ProcessActor(msgspec.msgpack.encode(request))
+
+
+@pytest.mark.parametrize("is_head", [True, False])
+def test_the_controller_is_bound_to_the_head_wherever_that_is(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, is_head: bool
+) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(fleet, "create", lambda _, **options: made.append(options))
+    node = RayNode("m" * 20, "10.0.0.1", {}, {}, is_head, "/tmp/s", False)
+    fleet.start_controller(cluster, SETUP, node)
+    if is_head:
+        assert made == [{"node_id": "", "options": {"resources": {HEAD_RESOURCE: 0.001}}}]
+    else:
+        assert made == [{"node_id": node.node_id, "options": {}}]
+
+
+def test_a_controller_on_a_new_head_tells_of_no_front_door_on_a_host_that_is_gone(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = RayNode("m" * 20, "10.0.0.2", {}, {}, True, "/tmp/s", False)
+    for node_id, url in ((SETUP.node_id, "http://old"), (here.node_id, "http://new")):
+        NodeRecord(node_id, "unix:/a", url).save(cluster)
+    alive = [here]
+    monkeypatch.setattr(rays, "nodes", lambda: alive)
+    assert sockets._addresses(cluster, SETUP, here)["http_url"] == "http://new"
+    alive.append(msgspec.convert(here.__dict__ | {"node_id": SETUP.node_id}, RayNode))
+    assert sockets._addresses(cluster, SETUP, here)["http_url"] == "http://old"
 
 
 async def test_a_later_controller_goes_on_with_an_end_that_was_begun(

@@ -29,7 +29,8 @@ T = TypeVar("T")
 NAMESPACE = "remora"
 #: Resources that Ray counts for itself.
 _INTERNAL = ("node:", "object_store_memory")
-_HEAD = "node:__internal_head__"
+#: What only the node of Ray's head offers.
+HEAD_RESOURCE = "node:__internal_head__"
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def nodes() -> list[RayNode]:
                 if not name.startswith(_INTERNAL)
             },
             labels=node.get("Labels") or {},
-            is_head=_HEAD in node["Resources"],
+            is_head=HEAD_RESOURCE in node["Resources"],
             session=node["RayletSocketName"].rpartition("/sockets/")[0],
             draining=node["NodeID"] in draining,
         )

@@ -345,9 +345,14 @@ class RayEngine(Engine):
             for actor in actors.values()
             if fleet.is_permanent(actor.name)
         ]
-        agent = actors.get(fleet.agent_name(self._setup.node_id))
-        node_id = NodeID(self._setup.node_id)
-        found.append(SystemProcess("supervisor", agent.pid if agent else 0, 0, node_id))
+        # Where the instance was started; if that host is gone, next to the controller.
+        for node_id in (self._setup.node_id, self.node_id):
+            agent = actors.get(fleet.agent_name(node_id))
+            if agent is not None and agent.node_id in self._nodes.nodes:
+                found.append(SystemProcess("supervisor", agent.pid, 0, NodeID(node_id)))
+                break
+        else:
+            found.append(SystemProcess("supervisor", 0, 0, NodeID(self._setup.node_id)))
         return sorted(found, key=lambda process: process.name)
 
     # ------------------------------------------------------------------------------------- end

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from remora.engine.doors import default_num_proxies
-from remora.engine.ray.cluster import Cluster, RayNode
+from remora.engine.ray.cluster import HEAD_RESOURCE, Cluster, RayNode
 from remora.engine.ray.crashes import Crashes
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.setup import (
@@ -32,6 +32,8 @@ from remora.types import Seconds, is_replica
 _log = logging.getLogger("remora.engine")
 
 CONTROLLER = "controller"
+#: Of what Ray's head offers there is 1; it says where that is, and is not to be used up.
+_A_LITTLE = 0.001
 
 
 def agent_name(node_id: str) -> str:
@@ -93,6 +95,9 @@ def create(
 def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Any:
     """Start the controller next to Ray's head; returns its actor.
 
+    It is bound to what Ray's head offers rather than to that node: a head that comes again elsewhere,
+    with the same store, has it as well, and Ray starts the controller there.
+
     Raises:
         EngineError: Ray takes no such actor, or its head does not answer.
     """
@@ -111,7 +116,8 @@ def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> A
         },
         permanent=True,
     )
-    return _create_once(cluster, request, node.node_id)
+    options = {"resources": {HEAD_RESOURCE: _A_LITTLE}} if node.is_head else {}
+    return _create_once(cluster, request, "" if options else node.node_id, options)
 
 
 def begin_agent(cluster: Cluster, node_id: str) -> Any:
@@ -278,13 +284,15 @@ def ensure_admin(cluster: Cluster, setup: InstanceSetup, node_id: str) -> None:
     _create_once(cluster, request, node_id)
 
 
-def _create_once(cluster: Cluster, request: ProcessRequest, node_id: str) -> Any:
+def _create_once(
+    cluster: Cluster, request: ProcessRequest, node_id: str, options: dict[str, Any] | None = None
+) -> Any:
     """Make the actor of a process, unless somebody else, who also saw it missing, was quicker.
 
     Returns the actor.
     """
     try:
-        return create(request, node_id=node_id)
+        return create(request, node_id=node_id, options=options)
     except ValueError as error:
         # Ray's word for a name that is taken.
         found = cluster.actor(request.process_id)

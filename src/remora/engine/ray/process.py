@@ -198,6 +198,8 @@ class ProcessActor:
         if setup.node and request.kind == "agent":
             _check_files(setup, here)
         self._entry = load(request.entrypoint)
+        if request.kind in ("replica", "controller"):
+            self._await_agent(here.node_id)
         try:
             home.make()
             workload = Workload()
@@ -205,7 +207,6 @@ class ProcessActor:
         except OSError as error:
             raise StartError(f"cannot listen in {home.sockets}: {error}") from None
         if request.kind == "replica":
-            self._await_agent(here.node_id)
             folders = (home.sockets, Path(here.session) / "sockets")
             let_go_in_children(folders, opened.sockets.values())
         self._context = ProcessContext(
@@ -225,6 +226,8 @@ class ProcessActor:
 
     def _await_agent(self, node_id: str) -> None:
         """See that the node has its agent: Ray may have put this process where nobody expected it.
+
+        So it does with the controller, when Ray's head has come again on another host.
 
         Raises:
             StartError: it does not come up.

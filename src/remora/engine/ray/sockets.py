@@ -31,6 +31,7 @@ from remora.engine.doors import (
     listen_unix,
     reserve_grpc,
 )
+from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.setup import CONTROLLER_ADDRESS, InstanceSetup, NodeRecord, await_node
 from remora.errors import InstanceError
@@ -125,7 +126,9 @@ def open_sockets(
 def _addresses(cluster: Cluster, setup: InstanceSetup, here: RayNode) -> dict[str, Any]:
     """Say where the instance is reached, once the agents are up that hold its doors."""
     head = await_node(cluster, here.node_id)
-    first = await_node(cluster, setup.node_id)
+    # What that node has left says nothing once it is gone: the head may be on another host by now.
+    is_there = setup.node_id in {node.node_id for node in rays.nodes()}
+    first = await_node(cluster, setup.node_id) if is_there else None
     door = first if first and (first.http_url or first.grpc_address) else head
     return {
         "http_url": door.http_url if door else "",
