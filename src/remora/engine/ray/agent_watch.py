@@ -57,9 +57,10 @@ class AgentWatch:
     async def _hear(self, node_id: str) -> None:
         try:
             node = await self._ask(find_node, self._cluster, node_id)
+            # Where none is up nobody is silent: it has left (`staffing`), or is on its way.
             if node is not None:
                 await ask_agent(node, self._token, "ping")
-                self._answers[node_id] = self._answers.get(node_id, 0) + 1
+            self._answers[node_id] = self._answers.get(node_id, 0) + 1
         except (ConnectionLostError, EngineError, RemoteError, TimeoutError) as error:
             _log.debug("The agent of node %s does not answer: %s", node_id[:12], error)
 
