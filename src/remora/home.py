@@ -11,13 +11,15 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Linux limits the path of a Unix socket to 108 bytes including the final NUL. Socket names
 #: below take up to 30 more.
 _MAX_SOCKET_DIR_BYTES = 75
+#: Where sockets are whose state folder has a longer path. Not `TMPDIR`: who has another one, as cron
+#: and sudo give it, would not find the instance.
+SHORT_FOLDER = Path("/tmp")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Home:
         if len(os.fsencode(inside)) <= _MAX_SOCKET_DIR_BYTES:
             return inside
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"remora-{os.getuid()}-{digest}"
+        return SHORT_FOLDER / f"remora-{os.getuid()}-{digest}"
 
     @property
     def controller_socket(self) -> Path:

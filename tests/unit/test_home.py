@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,17 @@ def test_a_link_of_this_user_to_another_disk_is_followed(tmp_path: Path, remora_
     link.symlink_to(tmp_path)
     Home.locate(link).make()
     assert (tmp_path / "run").is_dir()
+
+
+def test_whoever_has_another_folder_for_temporary_files_finds_the_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / ("long" * 20))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    found = set()
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        monkeypatch.setenv("TMPDIR", str(folder))
+        found.add(home.sockets)
+    assert len(found) == 1
+    assert len(bytes(found.pop())) < 40

@@ -14,12 +14,12 @@ import fcntl
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from remora import home as homes
 from remora.home import Home
 from remora.types import Seconds
 
@@ -133,7 +133,7 @@ def leave(home: Home) -> None:
 
 def sweep() -> int:
     """Remove the folders of instances that are gone; returns how many those were."""
-    parent, uid = Path(tempfile.gettempdir()), os.getuid()
+    parent, uid = homes.SHORT_FOLDER, os.getuid()
     now, listening = time.time(), _listening()
     try:
         paths = list(parent.glob(f"remora-{uid}-*"))

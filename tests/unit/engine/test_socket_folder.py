@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from remora import home as homes
 from remora.engine import socket_folder
 from remora.engine.claim import Claim
 from remora.engine.socket_folder import Folder, may_be_left, sweep
@@ -28,7 +29,7 @@ LEFT = Folder(
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """With a path so long that the sockets lie elsewhere."""
     short = Path(tempfile.mkdtemp(prefix="remora-t-"))
-    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    monkeypatch.setattr(homes, "SHORT_FOLDER", short)
     found = Home(tmp_path / ("long" * 20))
     assert found.sockets.parent == short
     return found
@@ -87,7 +88,9 @@ def test_the_folder_of_an_instance_that_was_killed_is_swept_and_no_other(home: H
 
 def test_a_folder_is_free_when_its_holder_was_killed(home: Home) -> None:
     code = (
-        "import sys, tempfile; tempfile.tempdir = sys.argv[2]\n"
+        "import pathlib, sys\n"
+        "from remora import home\n"
+        "home.SHORT_FOLDER = pathlib.Path(sys.argv[2])\n"
         "from remora.engine.claim import Claim\n"
         "from remora.home import Home\n"
         "claim = Claim.take(Home.locate(sys.argv[1]))\n"
