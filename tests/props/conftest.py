@@ -1,16 +1,10 @@
-"""How properties are tested: on a busy machine, so no example has a time limit of its own."""
+"""Tests of properties are slow ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-settings.register_profile(
-    "props", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
-settings.load_profile("props")
 
 _HERE = Path(__file__).parent
 
