@@ -39,11 +39,14 @@ def _leave_out(draft: Draft, names: set[str]) -> None:
     It is this release that decides about it from here on: who waits for an earlier one is told.
     """
     for name, known in list(draft.state.applications.items()):
-        if known.declared is None or known.deleting or name in names:
+        if known.declared is None or name in names:
             continue
         app = draft.application(name)
         assert app is not None
-        if app.deployments:
+        if app.deleting:
+            # One that was declared again meanwhile, and could not be imported.
+            app.build_error = ""
+        elif app.deployments:
             app.release = draft.state.release
         else:
             # Nothing of it ever took effect.
@@ -76,7 +79,7 @@ def application_not_built(draft: Draft, event: ev.ApplicationNotBuilt) -> None:
 
 def delete(draft: Draft, app: Application) -> None:
     """Begin to take an application down; one that never came up is gone at once."""
-    app.deleting = True
+    app.deleting, app.build_error = True, ""
     if app.deployments:
         draft.mark_app(app)
     else:

@@ -25,6 +25,7 @@ def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Applicat
     app.scaling_policy = request.scaling_policy
     app.revision += 1
     app.last_deployed_unix_s = draft.unix_s
+    leaving = {name for name, each in app.deployments.items() if app.deleting or each.removed}
     app.deleting = False
     app.build_error = ""
     wanted_names = {wanted.name for wanted in request.deployments}
@@ -48,6 +49,9 @@ def deploy_application(draft: Draft, request: ev.ApplicationRequest) -> Applicat
             take_capacity(draft.state, new)
         else:
             _retarget(found, target)
+            if found.name in leaving and found.completed:
+                # The same as before, and its replicas are on their way out.
+                found.change, found.completed = "deploy", False
             # Whoever deploys again wants to see a try now.
             draft.pace(app.name, found, retry_at_s=draft.now, crashes_s=())
     draft.mark_app(app)

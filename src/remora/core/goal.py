@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from remora.core import restart
 from remora.core.replica_state import STAYING, Replica, ReplicaState
 from remora.core.scale import attempts_for, count_of
-from remora.core.state import Deployment, NodeView, Target
+from remora.core.state import Application, ControllerState, Deployment, NodeView, Target
 from remora.types import NodeID
 
 
@@ -116,4 +116,18 @@ def is_replaced(deployment: Deployment) -> bool:
         and all(
             replica.version == deployment.target.version for replica in deployment.replicas.values()
         )
+    )
+
+
+def comes_back(state: ControllerState, app: Application) -> bool:
+    """An application that is being deleted was declared again since. Pure.
+
+    What it had before goes first or meanwhile; what is declared is being imported, or cannot be.
+    """
+    if not app.deleting:
+        return False
+    # Whoever deletes an application forgets what went wrong before.
+    return bool(app.build_error) or (
+        state.submission is not None
+        and any(each.name == app.name for each in state.submission.applications)
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from remora.core.goal import has_failed, is_current
+from remora.core.goal import comes_back, has_failed, is_current
 from remora.core.replica_state import ReplicaState
 from remora.core.scale import count_of
 from remora.core.state import Application, ControllerState, Deployment
@@ -122,7 +122,7 @@ def _awaits_import(state: ControllerState, app: Application) -> bool:
 
 def _verdict(state: ControllerState, app: Application) -> Outcome:
     """Say how an application is, as far as that concerns the release that asked for it. Pure."""
-    if app.deleting:
+    if app.deleting and not comes_back(state, app):
         return _DEPLOYED
     if _awaits_import(state, app):
         return _UNDER_WAY

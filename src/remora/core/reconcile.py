@@ -23,7 +23,15 @@ from remora.core.deploy import deploy_application
 from remora.core.draft import Draft
 from remora.core.event_handlers import apply_event, complete_inventory
 from remora.core.events import AnyEvent
-from remora.core.goal import Goal, goal_of, has_failed, is_current, is_reached, is_replaced
+from remora.core.goal import (
+    Goal,
+    comes_back,
+    goal_of,
+    has_failed,
+    is_current,
+    is_reached,
+    is_replaced,
+)
 from remora.core.lifecycle import advance, is_forgotten
 from remora.core.outcomes import note_outcomes
 from remora.core.ranks import ranks_of, settled
@@ -232,7 +240,12 @@ def _prune(draft: Draft, app: Application) -> None:
             del app.deployments[name]
             draft.state.pacing.pop(where, None)
             draft.state.attention.pop(where, None)
-    if app.deleting and not app.deployments:
+    if not app.deleting or app.deployments:
+        return
+    if comes_back(draft.state, app):
+        # As new: without a route until there is something behind it.
+        app.deleting, app.route_prefix = False, None
+    else:
         draft.state.applications.pop(app.name, None)
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from remora.core import restart
-from remora.core.goal import failed_how, goal_of, has_failed, is_current
+from remora.core.goal import comes_back, failed_how, goal_of, has_failed, is_current
 from remora.core.lifecycle import SLOW_START_S
 from remora.core.owned import failed_actor
 from remora.core.replica_state import Replica, ReplicaState
@@ -72,14 +72,15 @@ def _application(
     counting = [
         deployments[name] for name, deployment in app.deployments.items() if not deployment.removed
     ]
-    status = "DELETING" if app.deleting else "RUNNING"
-    if not app.deleting:
+    leaves = app.deleting and not comes_back(state, app)
+    status = "DELETING" if leaves else "RUNNING"
+    if not leaves:
         found = {deployment.status for deployment in counting}
         status = next((name for name, those in _RANKING if found & set(those)), status)
     message = _application_message(status, counting)
-    if not app.deleting and (own := _import_verdict(state, app)) is not None:
+    if not leaves and (own := _import_verdict(state, app)) is not None:
         status, message = own.status, "\n".join(text for text in (own.message, message) if text)
-    if app.failure and not app.deleting:
+    if app.failure and not leaves:
         message = "\n".join(text for text in (app.failure, message) if text)
     return ApplicationStatus(
         name=app.name,
@@ -106,8 +107,10 @@ def _import_verdict(state: ControllerState, app: Application) -> _Verdict | None
     """How far the import of an application's config is; None: it is done."""
     ingress = app.deployments.get(app.ingress)
     found_again = state.hold_snapshot_until_s is not None
-    serves = ingress is not None and any(
-        _runs(each, found_again) for each in ingress.replicas.values()
+    serves = (
+        ingress is not None
+        and not app.deleting
+        and any(_runs(each, found_again) for each in ingress.replicas.values())
     )
     goes_on = " The version before goes on serving." if serves else ""
     if app.build_error:

@@ -316,6 +316,80 @@ def test_one_that_is_deleted_while_it_is_imported_does_not_come_back() -> None:
     assert set(world.routes()) == {"b"}
 
 
+def leaving() -> World:
+    """One application, which runs and is being deleted."""
+    world = World()
+    world.submit(declared("a"))
+    world.end_builds()
+    (replica_id,) = world.state.applications["a"].deployments["D"].replicas
+    world.feed(
+        ev.ProcessStarted(replica_id=replica_id, address="unix:/d", pid=7, node_id=LOCAL_NODE),
+        ev.ReplicaReady(replica_id=replica_id),
+    )
+    world.feed(ev.DeleteRequested(names=("a",)))
+    assert world.statuses() == {"a": "DELETING"}
+    return world
+
+
+def end_replicas(world: World) -> None:
+    for replica_id in list(world.state.applications["a"].deployments["D"].replicas):
+        world.feed(ev.ProcessExited(replica_id=replica_id, reason="x", expected=True))
+
+
+def test_one_that_is_declared_again_while_it_is_deleted_is_not_told_as_deleted() -> None:
+    world = leaving()
+    world.submit(declared("a"))
+    assert world.statuses() == {"a": "DEPLOYING"}
+    status = report(world.state, 100.0)["a"]
+    assert status.message.splitlines()[0] == "Its code is being imported."
+    # The same version as before, whose replica goes: nothing is wrong with it.
+    world.end_builds()
+    assert world.statuses() == {"a": "DEPLOYING"}
+    assert set(world.routes()) == {"a"}
+
+
+def test_one_that_is_declared_again_outlives_its_last_replica() -> None:
+    world = leaving()
+    world.submit(declared("a"))
+    end_replicas(world)
+    assert world.statuses() == {"a": "DEPLOYING"}
+    assert not world.routes()
+    world.end_builds(version="2")
+    assert set(world.routes()) == {"a"}
+
+
+def test_one_that_is_declared_again_and_cannot_be_imported_says_so() -> None:
+    world = leaving()
+    world.submit(declared("a"))
+    world.end_builds("a")
+    assert world.statuses() == {"a": "DEPLOY_FAILED"}
+    end_replicas(world)
+    assert world.statuses() == {"a": "DEPLOY_FAILED"}
+    assert not world.routes()
+    # It is no more than what was declared: the next config decides about it.
+    world.submit()
+    assert not world.statuses()
+
+
+def test_one_that_is_left_out_again_before_it_is_gone_goes() -> None:
+    world = leaving()
+    world.submit(declared("a"))
+    world.end_builds("a")
+    world.submit(declared("b"))
+    assert world.statuses()["a"] == "DELETING"
+    end_replicas(world)
+    assert "a" not in world.statuses()
+
+
+def test_one_that_is_deleted_again_while_it_is_imported_goes() -> None:
+    world = leaving()
+    world.submit(declared("a"))
+    world.feed(ev.DeleteRequested(names=("a",)))
+    assert world.statuses() == {"a": "DELETING"}
+    end_replicas(world)
+    assert not world.statuses()
+
+
 def test_a_shutdown_ends_the_imports() -> None:
     world = World()
     world.submit(declared("a"))
