@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from remora.config import HTTPOptions, engine_options
+from remora.engine.claim import other_version
 from remora.engine.launch import AS_USUAL, LaunchSetup, wait_while_ending
 from remora.errors import ConfigError, InstanceError, InternalError, RemoraError
 from remora.handle import forget_routers
@@ -29,6 +31,8 @@ from remora.transport.membership import join_by_folder
 from remora.wire.grpc import GrpcSetup, digest
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger("remora")
 
 _current: Instance | None = None
 #: What names the cluster of `_current` to Ray in the environment of this process.
@@ -55,7 +59,13 @@ def current_instance() -> Instance | None:
         if _current is not None:
             _use(_current.home)
             _name_cluster(_current)
+            _say_version(_current)
         return _current
+
+
+def _say_version(found: Instance) -> None:
+    if found.owner is not None and (said := other_version(found.owner)):
+        _log.warning("%s", said)
 
 
 def _find_in_cluster() -> Instance | None:

@@ -20,6 +20,7 @@ from remora.config import (
     gRPCOptions,
     with_absolute_paths,
 )
+from remora.engine.claim import other_version
 from remora.engine.launch import LaunchSetup, wait_while_ending
 from remora.home import Home
 from remora.instance import Instance
@@ -81,6 +82,7 @@ def begun(setup: LaunchSetup, *, bound: bool, asked: bool) -> Iterator[Instance]
     wait_while_ending(home)
     found = Instance.find(home)
     if found is not None:
+        _say_version(found)
         _require_engine(found, setup.engine)
         _say_what_has_no_effect(found, setup, asked=asked)
         yield found
@@ -151,7 +153,13 @@ def find() -> Instance:
             "another folder."
         )
     say_which(found)
+    _say_version(found)
     return found
+
+
+def _say_version(found: Instance) -> None:
+    if found.owner is not None and (said := other_version(found.owner)):
+        print(said, file=sys.stderr)
 
 
 def say_which(found: Instance) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib
 import json
 import os
 import time
@@ -40,6 +41,7 @@ class Owner:
         engine: that runs it.
         cluster: address of the Ray cluster where it runs; empty: it runs on none.
         shows_token: the user's token of Ray is shown to that cluster.
+        version: of Remora; empty: one that does not tell it.
     """
 
     pid: int
@@ -52,6 +54,7 @@ class Owner:
     engine: str = "local"
     cluster: str = ""
     shows_token: bool = False
+    version: str = ""
 
 
 class Claim:
@@ -105,6 +108,8 @@ class Claim:
             InstanceError: the disk is full.
         """
         # All of one length: whoever reads meanwhile finds either the old text or the new one.
+        if owner is not None:
+            owner = replace(owner, version=owner.version or own_version())
         text = b"" if owner is None else json.dumps(owner.__dict__).encode().ljust(_OWNER_BYTES)
         try:
             if os.pwrite(self._fd, text, 0) != len(text):
@@ -149,6 +154,22 @@ class Claim:
             os.close(fd)
 
 
+def own_version() -> str:
+    """Version of Remora that runs here."""
+    # By its name: whoever imports this is imported by the package itself.
+    return str(importlib.import_module("remora").__version__)
+
+
+def other_version(owner: Owner) -> str:
+    """Say that an instance is of another version of Remora; empty: it is not, or does not tell. Pure."""
+    if owner.version in ("", own_version()):
+        return ""
+    return (
+        f"The instance (pid {owner.pid}) runs Remora {owner.version}, this is {own_version()}: what "
+        "one of them does not know may fail. `remora shutdown -y` and a new start make them one."
+    )
+
+
 def _lock(fd: int) -> None:
     """Take the lock of an instance, past those that only look whether somebody has it.
 
@@ -185,7 +206,15 @@ def _read_owner(fd: int) -> Owner | None:
         engine = str(value.get("engine", "local")), str(value.get("cluster", ""))
         shows_token = bool(value.get("shows_token"))
         return Owner(
-            pid, token, value["http_url"], value["bound"], ending, *grpc, *engine, shows_token
+            pid,
+            token,
+            value["http_url"],
+            value["bound"],
+            ending,
+            *grpc,
+            *engine,
+            shows_token,
+            str(value.get("version", "")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         # Empty after an orderly end; half a line after a full disk.

@@ -73,3 +73,17 @@ def test_without_an_instance_it_is_said_what_the_address_is_for(
         CommandError, match=r"joins that of a cluster \(REMORA_ADDRESS=head:6379 is"
     ):
         find()
+
+
+def test_an_instance_of_another_version_is_told_in_one_line(
+    claim: Claim, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("remora.__version__", "99.0")
+    find()
+    with begun(LaunchSetup(), bound=True, asked=False):
+        pass
+    own, started = capsys.readouterr().err.splitlines()
+    assert own == started
+    assert "this is 99.0" in own

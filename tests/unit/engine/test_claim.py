@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from remora.engine.claim import Claim, Owner, find_owner
+from remora.engine.claim import Claim, Owner, find_owner, own_version
 from remora.engine.doors import _address_error
 from remora.engine.launch import wait_while_ending
 from remora.errors import InstanceError
 from remora.home import Home
 
-ME = Owner(os.getpid(), "token", "http://127.0.0.1:8000", bound=True)
+ME = Owner(os.getpid(), "token", "http://127.0.0.1:8000", bound=True, version=own_version())
 
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
