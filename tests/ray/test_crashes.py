@@ -35,7 +35,7 @@ def test_pauses_grow_to_a_limit_while_it_dies_soon_after_each_start(lived_s: lis
     # In any hour that follows there are no more starts than the limit allows.
     assert len(pauses) < 12 or pauses[-1] == MAX_DELAY_S
     # One that has stayed begins anew, and nobody speaks of it any more.
-    stayed = crashes.begins_at_unix_s + HEALTHY_AFTER_S
+    stayed = crashes.begins_at_unix_s + HEALTHY_AFTER_S + 0.001
     assert crashes.lately(stayed - 0.1) == len(lived_s)
     assert crashes.lately(stayed) == 0
     assert started_again(crashes, stayed) == (Crashes(1, stayed), 0.0)
