@@ -277,8 +277,13 @@ def test_what_is_left_running_is_shown_joined_and_shut_down(remora: Remora) -> N
 def test_start_returns_when_the_instance_is_up_and_changes_nothing_a_second_time(
     remora: Remora,
 ) -> None:
-    command = remora("start", "--http-port", "0")
-    assert command.wait() == 0
+    # Two at once, of which one gets the folder.
+    both = [remora("start", "--http-port", "0") for _ in range(2)]
+    for command in both:
+        assert command.wait() == 0, command.output
+    assert sum("already" in command.output for command in both) == 1
+    assert sum("It serves" in command.output for command in both) == 1
+    command = both[0]
     again = remora("start")
     assert again.wait() == 0
     assert "already" in again.output

@@ -97,8 +97,16 @@ async def test_what_a_script_deployed_stays_when_it_ends(
 async def test_an_instance_is_reached_from_another_folder(
     instance: Instance, cluster: RayCluster, remora: StartCommand
 ) -> None:
-    start = remora("start", "--engine", "ray", "--address", cluster.address)
-    assert start.wait() == 0, start.output
+    where = ("--engine", "ray", "--address", cluster.address, "--http-port", "1")
+    both = [remora("start", *where) for _ in range(2)]
+    for start in both:
+        assert start.wait() == 0, start.output
+    # One joins for this folder, the other one finds that.
+    start, other = sorted(both, key=lambda each: "Joined" in each.output, reverse=True)
+    assert f"Joined the instance of the Ray cluster at {cluster.address}" in start.output
+    assert f"serves {instance.url}: host and port have no effect on it" in start.output
+    assert "already" in other.output
+    assert instance.url in other.output
     status = remora("status", "--json")
     assert status.wait() == 0, status.output
     assert json.loads(status.output)["http_url"] == instance.url

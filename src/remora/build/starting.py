@@ -46,6 +46,8 @@ _START = (
     "memory",
     "resources",
     "labels",
+    "engine",
+    "address",
     "admin_options",
     "node_options",
 )

@@ -84,7 +84,7 @@ def begun(setup: LaunchSetup, *, bound: bool, asked: bool) -> Iterator[Instance]
     if found is not None:
         _say_version(found)
         _require_engine(found, setup.engine)
-        _say_what_has_no_effect(found, setup, asked=asked)
+        say_what_has_no_effect(found, setup, asked=asked)
         yield found
         return
     door = with_absolute_paths(setup.http or HTTPOptions())
@@ -119,8 +119,19 @@ def _require_engine(found: Instance, engine: EngineOptions | None) -> None:
         )
 
 
-def _say_what_has_no_effect(found: Instance, wanted: LaunchSetup, *, asked: bool) -> None:
-    runs = f"An instance runs in {found.home.root} already (pid {found.pid})"
+def say_what_has_no_effect(found: Instance, wanted: LaunchSetup, *, asked: bool) -> None:
+    """Say what was asked for in vain, of an instance that runs already or was joined.
+
+    Args:
+        found: that instance.
+        wanted: how one was to be started.
+        asked: whether that says where HTTP is to listen.
+    """
+    runs = (
+        f"The instance of the Ray cluster at {found.cluster} runs already"
+        if found.was_launched
+        else f"An instance runs in {found.home.root} already (pid {found.pid})"
+    )
     lines = []
     if asked:
         url = found.wait_ready() or "no HTTP"

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from remora.cli.errors import CommandError
-from remora.cli.instance import begun, grpc_setup, http_options, say_which
+from remora.cli.instance import begun, grpc_setup, http_options, say_what_has_no_effect, say_which
 from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
 from remora.engine.launch import LaunchSetup
+from remora.errors import InstanceError
 from remora.home import Home
 from remora.instance import Instance
 from remora.options.resources import MachineOptions
@@ -34,7 +35,10 @@ def start_instance(
     setup = LaunchSetup(http_options(host, port), grpc, machine, engine, admin)
     asked = host is not None or port is not None
     with begun(setup, bound=False, asked=asked) as instance:
+        instance = _ready(instance)
         url = instance.wait_ready()
+        if instance.joined and instance.was_launched:
+            say_what_has_no_effect(instance, setup, asked=asked)
         # The sockets take connections; an answer shows that the controller works.
         status = asyncio.run(instance.status())
     if not instance.joined:
@@ -43,8 +47,29 @@ def start_instance(
         click.echo(f"It serves {url or 'no HTTP'}{also}. `remora shutdown -y` ends it.")
         if status.admin_url:
             click.echo(f"Its REST API is at {status.admin_url}; see {status.admin_url}/docs.")
+    elif instance.was_launched:
+        click.echo(
+            f"Joined the instance of the Ray cluster at {instance.cluster} for {instance.home.root} "
+            f"(pid {instance.pid}); it serves {url or 'no HTTP'}."
+        )
     else:
         click.echo(f"Remora runs in {instance.home.root} already (pid {instance.pid}), at {url}.")
+
+
+def _ready(begun: Instance) -> Instance:
+    """Wait until an instance is up; return it, or that of a program that was a moment quicker.
+
+    Raises:
+        InstanceError: none comes up.
+    """
+    try:
+        begun.wait_ready()
+    except InstanceError:
+        other = Instance.find_other(begun.home, begun.pid)
+        if other is None:
+            raise
+        return other
+    return begun
 
 
 def stop_instance(*, ask: bool) -> None:

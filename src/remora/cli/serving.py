@@ -55,6 +55,11 @@ def serve(
     # Outside of the event loop: Ctrl-C interrupts a slow import like any other code.
     spec = describe()
     url = instance.wait_ready()
+    if instance.joined and instance.was_launched and options.asks_where:
+        say(
+            f"The instance of the Ray cluster at {instance.cluster} runs already and serves "
+            f"{url or 'no HTTP'}: host and port have no effect on it."
+        )
     return asyncio.run(_Run(options, instance, describe).serve(spec, url))
 
 

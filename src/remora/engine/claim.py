@@ -236,6 +236,21 @@ def find_owner(home: Home) -> Owner | None:
     return None
 
 
+def is_held(home: Home) -> bool:
+    """Somebody has locked the folder, or just looks at who has."""
+    try:
+        fd = os.open(home.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def left_behind(home: Home) -> Owner | None:
     """Find the instance that was killed in a state folder, or runs there; None: neither."""
     try:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import time
 from typing import Self
 
 from remora.config import LOCAL_ENGINE, HTTPOptions
 from remora.engine import launch as local
+from remora.engine.claim import is_held
 from remora.engine.launch import Launch, LaunchSetup, Owner, find_owner, left_behind
+from remora.errors import InstanceError
 from remora.home import Home
 from remora.wire.grpc import digest
 
@@ -22,6 +25,9 @@ from remora.wire.grpc import digest
 START_LIMIT_S = 60.0
 #: Seconds that an instance has to end by itself before it is killed.
 EXIT_LIMIT_S = 10.0
+_BETWEEN_LOOKS_S = 0.02
+#: Seconds from the lock on a folder to its holder's name.
+_NAME_LIMIT_S = 5.0
 
 
 class InstanceProcesses:
@@ -78,12 +84,32 @@ class InstanceProcesses:
         require_engine((setup.engine or LOCAL_ENGINE).engine)
         return cls(home, local.launch(home, setup, bound), None, setup)
 
+    @classmethod
+    def find_other(cls, home: Home, pid: int) -> Self | None:
+        """Find the instance that another program has begun to start at the same moment.
+
+        Args:
+            home: its state folder.
+            pid: of the supervisor that could not have the folder.
+        """
+        deadline = time.monotonic() + _NAME_LIMIT_S
+        while is_held(home) and time.monotonic() < deadline:
+            if (found := cls.find(home)) is not None:
+                return found if found.pid != pid else None
+            time.sleep(_BETWEEN_LOOKS_S)
+        return None
+
     # ---------------------------------------------------------------------- its processes
 
     @property
     def joined(self) -> bool:
         """Somebody else launched it; of one in a cluster that is known once it is ready."""
         return self._launched is None or self._launched.joined
+
+    @property
+    def was_launched(self) -> bool:
+        """This program has launched it, or what has joined it for this state folder."""
+        return self._launched is not None
 
     @property
     def cluster(self) -> str:
@@ -114,7 +140,26 @@ class InstanceProcesses:
         """
         if self._launched is not None:
             return self._launched.wait_ready(START_LIMIT_S).http_url
+        if self.engine == "ray":
+            self._wait_known()
         return self._known_owner.http_url
+
+    def _wait_known(self) -> None:
+        """Wait for what somebody else starts: on Ray it is in the folder before it is up.
+
+        Raises:
+            InstanceError: it does not come up.
+        """
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._known_owner.cluster:
+            now = find_owner(self.home)
+            if now is None or now.pid != self.pid or time.monotonic() >= deadline:
+                raise InstanceError(
+                    f"The instance in {self.home.root} (pid {self.pid}), which another program starts, "
+                    f"does not come up; see {self.home.logs}."
+                )
+            self._owner = now
+            time.sleep(_BETWEEN_LOOKS_S)
 
     @property
     def grpc_address(self) -> str:
