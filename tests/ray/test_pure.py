@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -122,6 +123,44 @@ def test_a_cluster_that_wants_a_token_is_told_and_no_other_one_started(
     monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(InstanceError, match=r"wants a token.*RAY_AUTH_MODE=token"):
         connect(address)
+
+
+def test_a_new_ray_that_does_not_come_up_is_not_told_to_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in OWN_RAY:
+        monkeypatch.setenv(name, "")
+
+    def fail(where: str, **_: object) -> None:
+        raise TimeoutError("the node timed out\nwith more lines")
+
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(
+        InstanceError, match=r"^A new Ray .*: the node timed out\. Its logs"
+    ) as told:
+        connect("local")
+    assert "--address" not in str(told.value)
+
+
+def test_a_ray_that_cannot_be_imported_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('libx.so: cannot\\nopen')\n")
+    read, write = os.pipe()
+    boot = "from remora.engine.ray.top import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", boot, f'{{"ready_fd": {write}}}'],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        pass_fds=(write,),
+        capture_output=True,
+        check=False,
+    )
+    os.close(write)
+    with os.fdopen(read) as answer:
+        told = json.loads(answer.read())["error"]
+    assert told.startswith(
+        "Ray is installed and cannot be imported: ImportError: libx.so: cannot. "
+    )
+    assert (run.returncode, run.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize(

@@ -685,6 +685,10 @@ async def test_there_are_no_object_references_without_ray(
     with pytest.raises(RuntimeError, match="Ray"):
         await stream._to_object_ref_gen()
     with pytest.raises(RuntimeError, match="Ray"):
+        await stream._to_object_ref()
+    with pytest.raises(RuntimeError, match="Ray"):
+        stream._to_object_ref_sync()
+    with pytest.raises(RuntimeError, match="Ray"):
         stream._to_object_ref_gen_sync()
     assert await response == 2
     assert response.by_reference

@@ -54,6 +54,18 @@ class DeploymentResponseGenerator(Response, Generic[_T]):
         """Refuse: there is more than one answer."""
         raise TypeError("A streaming response has no result(); use `for` or `async for`.")
 
+    async def _to_object_ref(self) -> Any:
+        """Refuse: a stream has no object references."""
+        refuse_for_stream()
+
+    def _to_object_ref_sync(
+        self,
+        _timeout_s: float | None = None,
+        _allow_running_in_asyncio_loop: bool = False,
+    ) -> Any:
+        """Refuse: a stream has no object references."""
+        refuse_for_stream()
+
     async def _to_object_ref_gen(self) -> Any:
         """Refuse: a stream has no object references."""
         refuse_for_stream()

@@ -24,7 +24,7 @@ from remora.config import ProxyLocation, gRPCOptions, nearest
 from remora.config_file import declaration
 from remora.config_file import read as config_file
 from remora.config_file.declaration import DeployConfig
-from remora.core.status_text import failure_text
+from remora.core.status_text import failure_texts
 from remora.current import refuse_other_options
 from remora.errors import ConfigError
 from remora.instance import Instance
@@ -235,7 +235,7 @@ def _report(status: InstanceStatus, names: list[str]) -> None:
         raise CommandError(
             f"{len(failed)} of {len(names)} applications could not be deployed: "
             f"{', '.join(app.name for app in failed)}. Mend what is said above and deploy again.",
-            user_traceback="\n\n".join(map(failure_text, failed)),
+            user_traceback="\n\n".join(failure_texts(failed)),
         )
 
 

@@ -186,6 +186,6 @@ def check_room(
         return None
     return PlacementError(
         f"Nothing was deployed, because this could never run here: {why}. Ask for less "
-        "(`num_cpus=0.5`), or say what there is: `remora start --num-cpus`, `--num-gpus`, "
+        "of it or for fewer replicas, or say what there is: `remora start --num-cpus`, `--num-gpus`, "
         "`--resources`, `--labels`."
     )

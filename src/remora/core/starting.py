@@ -56,6 +56,8 @@ def never_fits(
             gangs.append([demand_of(each, deployment, config) for each in ids])
     nodes = [_empty(node_id, state) for node_id in state.nodes]
     whose, why = placement.never_fits(gangs, nodes)
+    # Whoever has the room in this account never ran.
+    why = why.replace("held by", "asked for by")
     return f"{whose} with {counts[whose]} replica(s): {why}" if why else ""
 
 

@@ -6,6 +6,7 @@ Rules: pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,3 +47,13 @@ def failure_text(status: ApplicationStatus) -> str:
     if own := own_message(status):
         reasons.insert(0, f"{status.name}: {own}")
     return "\n".join(reasons) or "no reason was given; see the logs"
+
+
+def failure_texts(applications: Iterable[ApplicationStatus]) -> list[str]:
+    """Return why applications failed; what several failed of together once, with all names. Pure."""
+    whose: dict[str, list[str]] = {}
+    for each in applications:
+        text = failure_text(each)
+        own = text.removeprefix(f"{each.name}: ")
+        whose.setdefault(own, []).extend([each.name] if own != text else [])
+    return [f"{', '.join(names)}: {own}" if names else own for own, names in whose.items()]

@@ -58,7 +58,7 @@ _FULL_LOG_BYTES = 10 * 1024 * 1024
 _LOOK_EVERY_S = 0.01
 
 #: The process at the top of an instance, by engine.
-_TOP = {"local": "remora.engine.local.supervisor", "ray": "remora.engine.ray.host"}
+_TOP = {"local": "remora.engine.local.supervisor", "ray": "remora.engine.ray.top"}
 
 #: A file that the new process has open: its descriptor, path, flags and mode.
 _OpenFile: TypeAlias = tuple[int, int, str, int, int]

@@ -37,7 +37,7 @@ def living(r: Rig, name: str = "Model", app_name: str = "default") -> list[Repli
         ({"resources": {"CPU": 9.0}}, "default/Model with 1 replica.*CPU: 9 needed, 8 free of 8"),
         (
             {"num_replicas": 3, "resources": {"GPU": 1.0}},
-            r"3 replica.*GPU: 1 needed, 0 free of 2 \(held by default/Model 2\)",
+            r"3 replica.*GPU: 1 needed, 0 free of 2 \(asked for by default/Model 2\)",
         ),
         ({"label_selector": {"zone": "us"}}, "zone=us.*there are zone=eu"),
         ({"num_replicas": 2, "max_replicas_per_node": 1}, "max_replicas_per_node=1"),
@@ -73,7 +73,7 @@ async def test_applications_of_one_deploy_must_fit_together() -> None:
             app(name, deployment(resources={"CPU": 3.0}), route_prefix=f"/{name}")
             for name in ("one", "two")
         ]
-        with pytest.raises(PlacementError, match=r"3 needed, 1 free of 4 \(held by one/Model"):
+        with pytest.raises(PlacementError, match=r"3 needed, 1 free of 4 \(asked for by one/Model"):
             await r.deploy(*two)
 
 

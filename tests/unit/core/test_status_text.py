@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from remora.core.status_text import failure_text
+from remora.core.status_text import failure_text, failure_texts
 from remora.wire.control import ApplicationStatus, DeploymentStatus
 
 
-def failed(message: str, app_message: str = "") -> ApplicationStatus:
+def failed(message: str, app_message: str = "", name: str = "a") -> ApplicationStatus:
     deployment = DeploymentStatus(
         name="D",
         status="DEPLOY_FAILED",
@@ -16,7 +16,7 @@ def failed(message: str, app_message: str = "") -> ApplicationStatus:
         replica_states={},
     )
     return ApplicationStatus(
-        name="a",
+        name=name,
         status="DEPLOY_FAILED",
         message=app_message,
         route_prefix="/",
@@ -40,3 +40,8 @@ def test_a_failure_tells_the_applications_own_reason_too() -> None:
 
 def test_a_failure_without_a_reason_points_to_the_logs() -> None:
     assert "logs" in failure_text(failed(""))
+
+
+def test_what_several_failed_of_together_is_told_once() -> None:
+    apps = [failed("", "no room", "a"), failed("", "no room", "b"), failed("no model", name="c")]
+    assert failure_texts(apps) == ["a, b: no room", "c/D: no model"]

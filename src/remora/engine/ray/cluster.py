@@ -110,6 +110,12 @@ def connect(address: str, machine: MachineOptions = AS_FOUND, *, shows: bool = F
         where = f"at {address}" if address else "on this machine"
         if _is_refused(error):
             raise refused(where, "this program showed none, or another one") from error
+        if address == "local":
+            raise InstanceError(
+                f"A new Ray does not come up on this machine: {_first_line(error)}. Its logs are in "
+                "/tmp/ray/session_latest/logs (RAY_TMPDIR names another folder). Is the machine very "
+                "busy, or short of memory?"
+            ) from error
         raise InstanceError(
             f"No Ray cluster {where} can be joined or started: {_first_line(error)}. "
             "`ray status` shows whether one runs; `ray start --head` starts one, and "
