@@ -33,6 +33,7 @@ from remora.engine.ray.relay import is_idle_worker
 from remora.engine.ray.replicas import environment_of, reason_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.engine.ray.sockets import agent_socket, process_socket
+from remora.engine.ray.top import import_ray
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.options.resources import MachineOptions, RuntimeEnv
@@ -142,9 +143,23 @@ def test_a_new_ray_that_does_not_come_up_is_not_told_to_be_asked_for(
     assert "--address" not in str(told.value)
 
 
+def test_only_the_process_at_the_top_prints_no_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+    monkeypatch.delenv(name, raising=False)
+    import_ray()
+    assert name not in os.environ
+    monkeypatch.setenv(name, "0")
+    import_ray()
+    assert os.environ[name] == "0"
+
+
 def test_a_ray_that_cannot_be_imported_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('libx.so: cannot\\nopen')\n")
+    (tmp_path / "ray" / "__init__.py").write_text(
+        "import os\n"
+        "variable = 'RAY_DISABLE_FAILURE_SIGNAL_HANDLER'\n"
+        "raise ImportError(f'libx.so: {os.environ[variable]}\\nopen')\n"
+    )
     read, write = os.pipe()
     boot = "from remora.engine.ray.top import main; main()"
     run = subprocess.run(
@@ -157,9 +172,7 @@ def test_a_ray_that_cannot_be_imported_is_told_in_words(tmp_path: Path) -> None:
     os.close(write)
     with os.fdopen(read) as answer:
         told = json.loads(answer.read())["error"]
-    assert told.startswith(
-        "Ray is installed and cannot be imported: ImportError: libx.so: cannot. "
-    )
+    assert told.startswith("Ray is installed and cannot be imported: ImportError: libx.so: 1. ")
     assert (run.returncode, run.stderr) == (1, b"")
 
 
