@@ -55,6 +55,7 @@ def nodes(draw: st.DrawFn) -> list[Capacity]:
                 )
             ),
             draining=draw(st.integers(0, 5)) == 0,
+            refusal=draw(st.sampled_from(["", "", "", "", "another version"])),
             labels=draw(st.dictionaries(st.just("zone"), st.sampled_from(["a", "b", "c"]))),
         )
         for index in range(count)

@@ -20,6 +20,11 @@ def test_each_demand_is_placed_or_explained(demands: list[Demand], nodes: list[C
     assert {demand.replica_id for demand in demands} == {*placed.assigned, *placed.unplaced}
     assert not placed.assigned.keys() & placed.unplaced.keys()
     assert all(placed.unplaced.values())
+    # What is missing may be on a node that takes nothing new.
+    refusing = [node.node_id for node in nodes if node.refusal]
+    for why in placed.unplaced.values():
+        assert ("no processes: " in why) == bool(refusing)
+        assert all(f"{node_id}: another version" in why for node_id in refusing)
 
 
 def check_capacity(demands: list[Demand], nodes: list[Capacity], placed: Placement) -> None:
@@ -32,7 +37,7 @@ def check_capacity(demands: list[Demand], nodes: list[Capacity], placed: Placeme
             continue
         assert [hold.resources for hold in place.holds] == list(demand.bundles)
         for hold in place.holds:
-            assert not totals[hold.node_id].draining
+            assert totals[hold.node_id].takes_new
             wanted = hold.resources.get("GPU", 0.0)
             assert len(hold.gpus) == len(set(hold.gpus))
             assert len(hold.gpus) == (int(wanted) if wanted >= 1 else wanted > 0)

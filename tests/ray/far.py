@@ -45,7 +45,8 @@ class FarInstance(Instance):
         """Wait until each host takes replicas."""
 
         def are_there(status: InstanceStatus) -> bool:
-            return len(status.nodes) == len(self._hosts.hosts)
+            fit = [node for node in status.nodes if not node.refusal]
+            return len(fit) == len(self._hosts.hosts)
 
         await self.wait(are_there, "all hosts take replicas", 60.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,7 +181,9 @@ def test_the_actor_that_somebody_else_made_first_is_taken(
 def test_an_actor_that_ray_took_although_it_said_no_is_killed(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
+    def create_replica(
+        spec: ProcessSpec, namespace: str, node_id: str, unfit: Sequence[str]
+    ) -> Any:
         cluster.alive.append(spec.process_id)
         raise TimeoutError("no answer")
 
@@ -190,7 +192,12 @@ def test_an_actor_that_ray_took_although_it_said_no_is_killed(
     async def start() -> None:
         made = engine.RayEngine()
         monkeypatch.setattr(made, "_cluster", cluster)
-        monkeypatch.setattr(made, "_nodes", SimpleNamespace(nodes={}, expect=bool), raising=False)
+        monkeypatch.setattr(
+            made,
+            "_nodes",
+            SimpleNamespace(fit={}, unfit=[], choose=lambda: "n", expect=bool),
+            raising=False,
+        )
         with pytest.raises(EngineError, match="no answer"):
             await made.start_process(ProcessSpec("app/a#3", entrypoint="m:f", title="t"))
         await made.close()

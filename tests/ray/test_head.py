@@ -21,6 +21,7 @@ from remora.engine.ray import engine as engine_module
 from remora.engine.ray import fleet, groups, head, replicas
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.engine import RayEngine
+from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, ProcessRecord
 from remora.errors import EngineError
 from remora.types import NodeID
@@ -91,7 +92,7 @@ class FakeCluster(Cluster):
         self.may_fail("create")
         return self.handles[request.process_id]
 
-    def make_group(self, spec: ProcessSpec, _: str) -> None:
+    def make_group(self, spec: ProcessSpec, _: str, __: object) -> None:
         self.groups.add(spec.process_id)
 
     def remove_group(self, _: str, process_id: str) -> None:
@@ -112,6 +113,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
     monkeypatch.setattr(replicas, "make_group", made.make_group)
     monkeypatch.setattr(fleet, "create", made.create)
     monkeypatch.setattr(rays, "nodes", list)
+    monkeypatch.setattr(NodeWatch, "choose", lambda _: "n1")
     monkeypatch.setattr(engine_module, "this_node", lambda: "n1")
     monkeypatch.setattr(head, "_TRY_AGAIN_S", 0.01)
     yield made

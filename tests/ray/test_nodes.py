@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 from ray.core.generated import autoscaler_pb2
@@ -13,10 +17,12 @@ from tests.e2e.instances import Instance
 from tests.e2e.load import get, load
 from tests.e2e.waiting import until_async
 from tests.ray.apps import Echo, asks
-from tests.ray.conftest import STORE_BYTES
+from tests.ray.conftest import REPOSITORY, STORE_BYTES
 
+import remora
 from remora.engine.ray.cluster import Cluster, this_node
 from remora.engine.ray.setup import NodeRecord, find_staff
+from remora.wire.control import InstanceStatus
 
 
 async def joined(node_id: str) -> None:
@@ -161,4 +167,33 @@ async def test_a_node_without_replicas_has_nothing_until_a_program_there_asks(
         await until_async(lambda: has_left(fourth), f"the agent of {fourth} has left again", 30.0)
         again = asks.options(scheduling_strategy=there).remote("elsewhere", 4)
         assert await again == 8
+    cluster.remove_node(node)
+
+
+async def test_a_node_with_another_version_gets_nothing_and_is_named(
+    instance: Instance, cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "src"
+    shutil.copytree(REPOSITORY / "src", other, ignore=shutil.ignore_patterns("__pycache__"))
+    named = other / "remora" / "__init__.py"
+    named.write_text(named.read_text().replace(f'"{remora.__version__}"', '"99.0"'))
+    # Its insides differ as well.
+    process = other / "remora" / "engine" / "ray" / "process.py"
+    process.write_text(process.read_text().replace("_begin(", "_begin_otherwise("))
+    with monkeypatch.context() as there:
+        there.setenv("PYTHONPATH", f"{other}{os.pathsep}{os.environ['PYTHONPATH']}")
+        node = cluster.add_node(num_cpus=16, object_store_memory=STORE_BYTES)
+    unfit = str(node.node_id)
+
+    def is_named(status: InstanceStatus) -> bool:
+        return any(
+            "has Remora 99.0, the instance runs" in each.refusal
+            for each in status.nodes
+            if each.node_id == unfit
+        )
+
+    await instance.wait(is_named, "the node is named with the reason", timeout_s=40.0)
+    head = ray.get_runtime_context().get_node_id()
+    async with instance.running(Echo.options(num_replicas=2).bind(), "fit"):
+        await lie_on(instance, "fit", [head, head])
     cluster.remove_node(node)

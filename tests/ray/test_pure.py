@@ -26,11 +26,12 @@ from remora.engine.ray import default_cluster, fleet
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
+from remora.engine.ray.crashes import reason_of
 from remora.engine.ray.host import _admin_token
 from remora.engine.ray.own_ray import OWN_RAY
 from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.relay import is_idle_worker
-from remora.engine.ray.replicas import environment_of, reason_of
+from remora.engine.ray.replicas import environment_of
 from remora.engine.ray.setup import InstanceSetup
 from remora.engine.ray.sockets import agent_socket, process_socket
 from remora.engine.ray.top import import_ray

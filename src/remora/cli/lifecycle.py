@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from contextlib import aclosing
 from pathlib import Path
 
 import click
 
 from remora.cli.errors import CommandError
 from remora.cli.instance import begun, grpc_setup, http_options, say_what_has_no_effect, say_which
+from remora.cli.report import nodes_text
 from remora.config import ADMIN, LOCAL_ENGINE, AdminOptions, EngineOptions, gRPCOptions
 from remora.engine.launch import LaunchSetup
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.instance import Instance
 from remora.options.resources import MachineOptions
+from remora.types import Seconds
+from remora.wire.control import InstanceStatus
+
+#: Agents are up after two seconds; of a node that is slower `remora status` tells.
+_NODES_LIMIT_S: Seconds = 8.0
 
 
 def start_instance(
@@ -54,6 +62,21 @@ def start_instance(
         )
     else:
         click.echo(f"Remora runs in {instance.home.root} already (pid {instance.pid}), at {url}.")
+    if len(status.nodes) > 1:
+        told = nodes_text(asyncio.run(_when_nodes_are_known(instance, status)))
+        if told:
+            click.echo(told, err=True)
+
+
+async def _when_nodes_are_known(instance: Instance, status: InstanceStatus) -> InstanceStatus:
+    """Wait a moment for nodes that are being made ready; returns how they are then."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_NODES_LIMIT_S), aclosing(instance.watch()) as statuses:
+            async for found in statuses:
+                status = found
+                if not any(node.joining for node in status.nodes):
+                    break
+    return status
 
 
 def _ready(begun: Instance) -> Instance:

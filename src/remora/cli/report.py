@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -102,11 +103,13 @@ def render(status: InstanceStatus) -> RenderableType:
     table = Table(
         show_edge=False, pad_edge=False, box=None, header_style="dim", padding=(0, 2, 0, 0)
     )
-    for title in ("application", "url", "deployment", "status", "replicas", "pids"):
+    places = len(status.nodes) > 1
+    titles = ("application", "url", "deployment", "status", "replicas", "pids")
+    for title in (*titles, "nodes") if places else titles:
         table.add_column(title, overflow="fold")
     notes: list[Text] = []
     for application in status.applications.values():
-        _add_application(table, application, status.http_url)
+        _add_application(table, application, status.http_url, places=places)
         notes += _notes(application)
     return Group(*parts, Text(), table, *notes)
 
@@ -134,19 +137,42 @@ def _nodes(nodes: Iterable[NodeStatus]) -> Table:
             str(node.num_replicas),
             str(node.agent_pid or "-"),
             str(node.num_proxies or "-"),
-            Text(_remark(node), style="yellow" if node.draining or node.closing else "dim"),
+            Text(_remark(node), style=_remark_style(node)),
         )
     return table
+
+
+def nodes_text(status: InstanceStatus) -> str:
+    """Say of each node what it lacks, a line each; empty: nothing. Pure."""
+    lines = [
+        f"Node {node.node_id[:12]} takes no processes yet: {node.refusal}."
+        if node.joining
+        else f"Node {node.node_id[:12]} takes no processes: {node.refusal}."
+        for node in status.nodes
+        if node.refusal
+    ]
+    lines += [f"Node {node.node_id[:12]} {node.trouble}." for node in status.nodes if node.trouble]
+    return "\n".join(lines)
 
 
 def _remark(node: NodeStatus) -> str:
     """Say what is special about a node; empty: nothing."""
     remarks = [node.role] if node.role else []
+    if node.refusal:
+        remarks.append(f"takes no processes: {node.refusal}")
+    if node.trouble:
+        remarks.append(node.trouble)
     if node.draining:
         remarks.append("drains, and is about to be taken away")
     elif node.closing:
         remarks.append("no replica: agent and proxies leave soon")
     return "; ".join(remarks)
+
+
+def _remark_style(node: NodeStatus) -> str:
+    if node.trouble or (node.refusal and not node.joining):
+        return "red"
+    return "yellow" if node.draining or node.closing or node.joining else "dim"
 
 
 def _process_text(name: str, pid: int, state: str, restarts: int) -> str:
@@ -156,13 +182,22 @@ def _process_text(name: str, pid: int, state: str, restarts: int) -> str:
     return f"{text} ({restarts} restarts)" if restarts else text
 
 
-def _add_application(table: Table, application: ApplicationStatus, http_url: str) -> None:
+def places_text(deployment: DeploymentStatus) -> str:
+    """Say on which nodes how many replicas are, all that have not ended; the most first. Pure."""
+    counts = Counter(replica.node_id[:12] for replica in deployment.replicas)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(node if count == 1 else f"{node} ({count})" for node, count in ordered)
+
+
+def _add_application(
+    table: Table, application: ApplicationStatus, http_url: str, *, places: bool
+) -> None:
     from rich.text import Text
 
     # Texts, not strings: a name in square brackets is no markup.
     url = Text(address(http_url, application.route_prefix) or application.route_prefix or "-")
     state = Text(application.status, style=_COLOURS.get(application.status, "red"))
-    table.add_row(Text(application.name, style="bold"), url, "", state, "", "")
+    table.add_row(Text(application.name, style="bold"), url, "", state)
     for deployment in application.deployments.values():
         pids = [str(r.pid) for r in deployment.replicas if r.pid is not None]
         table.add_row(
@@ -172,6 +207,7 @@ def _add_application(table: Table, application: ApplicationStatus, http_url: str
             Text(deployment.status, style=_COLOURS.get(deployment.status, "red")),
             states_text(deployment),
             " ".join(pids),
+            *([places_text(deployment)] if places else []),
         )
 
 

@@ -49,6 +49,10 @@ _EXIT_S: Seconds = 1.0
 _EXIT_TOLD_S: Seconds = 5.0
 
 
+class _Refused(ConnectionLostError):
+    """The node where a builder was to be could not take it."""
+
+
 class _Birth:
     """A builder that was asked for."""
 
@@ -135,7 +139,8 @@ class Builders:
             birth.reason = event.reason
             birth.ended.set()
             if not birth.up.done():
-                birth.up.set_exception(ConnectionLostError(event.reason))
+                lost = _Refused if event.refused else ConnectionLostError
+                birth.up.set_exception(lost(event.reason))
         return True
 
     async def close(self) -> None:
@@ -191,6 +196,14 @@ class Builders:
                 ) from None
 
     async def _imported(self, application: DeclaredApplication) -> ApplicationSpec:
+        while True:
+            try:
+                return await self._imported_by_one(application)
+            except _Refused as error:
+                # The engine sends none there any more, and says so when there is no other node.
+                _log.warning("The import of %r is tried elsewhere: %s", application.name, error)
+
+    async def _imported_by_one(self, application: DeclaredApplication) -> ApplicationSpec:
         # Also an earlier controller's are never met again.
         process_id = f"{PREFIX}{uuid.uuid4().hex[:16]}"
         birth = self._born[process_id] = _Birth(self._log.mark() if self._log is not None else 0)
@@ -205,6 +218,8 @@ class Builders:
                 )
             )
             return await self._ask(await birth.up, application)
+        except _Refused:
+            raise
         except ConnectionLostError as error:
             raise BuildError(await self._how_it_died(application.name, birth, error)) from None
         finally:

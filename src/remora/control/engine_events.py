@@ -30,11 +30,24 @@ def from_engine(event: base.EngineEvent) -> ev.AnyEvent | None:
             return ev.ProcessPreparing(replica_id=ReplicaID(process_id), what=event.what)
         case base.ProcessExited(process_id=process_id) if is_replica(process_id):
             return ev.ProcessExited(
-                replica_id=ReplicaID(process_id), reason=event.reason, expected=event.expected
+                replica_id=ReplicaID(process_id),
+                reason=event.reason,
+                expected=event.expected,
+                refused=event.refused,
             )
         case base.NodeJoined(node=node):
             return ev.NodeJoined(
                 node_id=node.node_id,
+                resources=dict(node.resources),
+                labels=dict(node.labels),
+                host=node.host,
+                role=node.role,
+            )
+        case base.NodeRefused(node=node):
+            return ev.NodeRefused(
+                node_id=node.node_id,
+                reason=event.reason,
+                is_joining=event.is_joining,
                 resources=dict(node.resources),
                 labels=dict(node.labels),
                 host=node.host,

@@ -19,6 +19,7 @@ def nodes_of(
         for each in processes
         if each.name == "supervisor" or each.name.startswith("agent")
     }
+    troubles = {each.node_id: each.trouble for each in processes if each.trouble}
     proxies = Counter(each.node_id for each in processes if each.name.startswith("proxy"))
     replicas = Counter(replica.node_id for _, _, replica in state.replicas())
     return tuple(
@@ -28,6 +29,9 @@ def nodes_of(
             role=node.role,
             resources=node.resources,
             draining=node.draining,
+            refusal=node.refusal,
+            trouble=troubles.get(node_id, ""),
+            joining=node.is_joining,
             closing=node.closing and node_id in agents,
             agent_pid=agents.get(node_id, 0),
             num_proxies=proxies[node_id],

@@ -211,6 +211,9 @@ def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
         if replica.state is ReplicaState.DRAINING:
             note_loss(draft, app.name, deployment, replica, died, was_leaving=True)
         return
+    if event.refused and not replica.was_ready:
+        # Nothing is wrong with the replica: it is started elsewhere, at once.
+        return
     if replica.was_ready:
         note_crash(draft, app.name, deployment, replica, died)
     else:
@@ -226,6 +229,21 @@ def _lose_process(draft: Draft, event: ev.ProcessExited) -> None:
 def _node_joined(draft: Draft, event: ev.NodeJoined) -> None:
     draft.state.nodes[event.node_id] = NodeView(
         event.resources, labels=event.labels, host=event.host, role=event.role
+    )
+    draft.nodes_changed()
+
+
+def _node_refused(draft: Draft, event: ev.NodeRefused) -> None:
+    known = draft.state.nodes.get(event.node_id)
+    draft.state.nodes[event.node_id] = NodeView(
+        event.resources,
+        labels=event.labels,
+        host=event.host,
+        role=event.role,
+        draining=known is not None and known.draining,
+        closing=known is not None and known.closing,
+        refusal=event.reason,
+        is_joining=event.is_joining,
     )
     draft.nodes_changed()
 
@@ -355,6 +373,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[Draft, Any], None]] = {
     ev.ProcessPreparing: _process_preparing,
     ev.ProcessExited: _process_exited,
     ev.NodeJoined: _node_joined,
+    ev.NodeRefused: _node_refused,
     ev.NodeDraining: _node_draining,
     ev.NodeLost: _node_lost,
     ev.DoorsChanged: _doors_changed,

@@ -143,6 +143,8 @@ class ProcessExited(Event, frozen=True, kw_only=True):
     reason: str
     #: It was asked to end, or ended with status 0: no news for people.
     expected: bool = False
+    #: Its node could not take it, and takes no more.
+    refused: bool = False
 
 
 class NodeJoined(Event, frozen=True, kw_only=True):
@@ -150,6 +152,21 @@ class NodeJoined(Event, frozen=True, kw_only=True):
 
     node_id: NodeID
     resources: dict[str, float]
+    labels: dict[str, str] = {}
+    #: For people.
+    host: str = ""
+    role: str = ""
+
+
+class NodeRefused(Event, frozen=True, kw_only=True):
+    """A node takes no new processes for now: what is there stays. `NodeJoined` ends that."""
+
+    node_id: NodeID
+    #: Why, for people; no full stop.
+    reason: str
+    #: Nothing is wrong: it is being made ready.
+    is_joining: bool = False
+    resources: dict[str, float] = {}
     labels: dict[str, str] = {}
     #: For people.
     host: str = ""
@@ -255,6 +272,7 @@ AnyEvent = (
     | ProcessPreparing
     | ProcessExited
     | NodeJoined
+    | NodeRefused
     | NodeDraining
     | NodeLost
     | DoorsChanged

@@ -137,7 +137,8 @@ def never_fits(gangs: Iterable[Sequence[Demand]], nodes: Iterable[Capacity]) -> 
         The deployment of the first gang that finds no room, and the reason.
     """
     filled = [
-        replace(node, used={}, used_gpus={}, num_replicas=0, holders={}, replicas_of={})
+        # What it refuses now it may take later.
+        replace(node, used={}, used_gpus={}, num_replicas=0, holders={}, replicas_of={}, refusal="")
         for node in nodes
     ]
     for gang in gangs:
@@ -291,7 +292,7 @@ def _others_in_order(nodes: _Nodes, own: Sequence[NodeID], strategy: str) -> lis
 
 def _fit(resources: dict[str, float], node: Capacity) -> tuple[int, ...] | None:
     """Say which GPUs a bundle would get here; None: it does not fit."""
-    if node.draining:
+    if not node.takes_new:
         return None
     for name, amount in resources.items():
         if amount > node.free(name) + TOLERANCE:

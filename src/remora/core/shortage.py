@@ -5,7 +5,7 @@ Rules: pure. Every text has the numbers: what was asked for, what is free, who h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from remora.core import labels
@@ -15,6 +15,8 @@ from remora.types import NodeID
 TOLERANCE = 1e-9
 #: Holders that are named; the others are counted.
 _NAMED = 5
+#: Of the id of a node, as people see it.
+_ID_CHARS = 12
 _GIB = 1024.0**3
 
 
@@ -27,6 +29,7 @@ class Capacity:
         used: amounts by name, of everything placed there.
         used_gpus: share taken of each GPU that is in use, by its index.
         draining: True: nothing new goes here.
+        refusal: why nothing new goes here; empty: it does.
         num_replicas: how many are placed here.
         labels: what label selectors look at.
         holders: amounts by name, by the deployment that holds them.
@@ -38,10 +41,16 @@ class Capacity:
     used: dict[str, float] = field(default_factory=dict)
     used_gpus: dict[int, float] = field(default_factory=dict)
     draining: bool = False
+    refusal: str = ""
     num_replicas: int = 0
     labels: dict[str, str] = field(default_factory=dict)
     holders: dict[str, dict[str, float]] = field(default_factory=dict)
     replicas_of: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether new replicas may go here at all."""
+        return not self.draining and not self.refusal
 
     def free(self, name: str) -> float:
         """How much of a resource nobody holds."""
@@ -58,8 +67,51 @@ def explain(
     strategy: str = "PACK",
     max_per_node: int | None = None,
 ) -> str:
-    """Say with numbers what is missing for a replica that found no place. Pure."""
-    candidates = [node for node in nodes if not node.draining]
+    """Say with numbers what is missing for a replica that found no place. Pure.
+
+    Nodes that take nothing new are named, with the reason: what is missing may be there.
+    """
+    missing = _missing(
+        bundles,
+        nodes,
+        deployment=deployment,
+        selector=selector,
+        num_fallbacks=num_fallbacks,
+        strategy=strategy,
+        max_per_node=max_per_node,
+    )
+    refusals = {node.node_id: node.refusal for node in nodes if node.refusal}
+    return "; ".join(filter(None, (missing, refusals_told(refusals))))
+
+
+def refusals_told(refusals: Mapping[NodeID, str]) -> str:
+    """Say which nodes take no processes, and why; empty: each takes some. Pure.
+
+    Args:
+        refusals: reasons by nodes.
+    """
+    if not refusals:
+        return ""
+    named = [
+        f"{node_id[:_ID_CHARS]}: {reason}" for node_id, reason in sorted(refusals.items())[:_NAMED]
+    ]
+    if len(refusals) > _NAMED:
+        named.append(f"and {len(refusals) - _NAMED} others")
+    many = f"{len(refusals)} more nodes take" if len(refusals) > 1 else "1 more node takes"
+    return f"{many} no processes: {'; '.join(named)}"
+
+
+def _missing(
+    bundles: Sequence[dict[str, float]],
+    nodes: Sequence[Capacity],
+    *,
+    deployment: str,
+    selector: dict[str, str] | None,
+    num_fallbacks: int,
+    strategy: str,
+    max_per_node: int | None,
+) -> str:
+    candidates = [node for node in nodes if node.takes_new]
     if not candidates:
         return f"the engine offers no node that takes new replicas ({len(nodes)} known)"
     fitting = [node for node in candidates if labels.matches(node.labels, selector or {})]

@@ -88,7 +88,13 @@ def is_pinned(config: DeploymentConfig) -> bool:
 
 def _empty(node_id: NodeID, state: ControllerState) -> Capacity:
     node = state.nodes[node_id]
-    return Capacity(node_id, dict(node.resources), draining=node.draining, labels=node.labels)
+    return Capacity(
+        node_id,
+        dict(node.resources),
+        draining=node.draining,
+        refusal=node.refusal,
+        labels=node.labels,
+    )
 
 
 def capacities(

@@ -171,6 +171,10 @@ class NodeView(msgspec.Struct, frozen=True):
     #: For people.
     host: str = ""
     role: str = ""
+    #: Why it takes no new processes, for people; empty: it takes some.
+    refusal: str = ""
+    #: That is because it is being made ready.
+    is_joining: bool = False
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -205,11 +205,14 @@ class ProcessExited:
     Attributes:
         reason: for people: `exit status 1`, `killed by SIGKILL`, `could not start: …`.
         expected: True: it was asked to stop, or exited with status 0.
+        refused: it could not start on its node, which is at fault and takes no more (`NodeRefused` came
+            before): elsewhere it may.
     """
 
     process_id: str
     reason: str
     expected: bool
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,20 @@ class NodeJoined:
     """A node can take processes."""
 
     node: Node
+
+
+@dataclass(frozen=True)
+class NodeRefused:
+    """A node takes no new processes for now; what is there stays. `NodeJoined` ends that.
+
+    Attributes:
+        reason: for people, without a full stop.
+        is_joining: nothing is wrong: it is being made ready.
+    """
+
+    node: Node
+    reason: str
+    is_joining: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,6 +272,7 @@ EngineEvent = (
     | ProcessPreparing
     | ProcessExited
     | NodeJoined
+    | NodeRefused
     | NodeDraining
     | NodeLost
     | DoorsClosing
@@ -269,6 +287,7 @@ class SystemProcess:
     Attributes:
         node_id: where it runs.
         crashes: how often it has ended in a row by now, each time soon after its start.
+        trouble: what is wrong with it or its node, for people; no full stop. Empty: nothing.
     """
 
     name: str
@@ -276,6 +295,7 @@ class SystemProcess:
     restarts: int
     node_id: NodeID = LOCAL_NODE
     crashes: int = 0
+    trouble: str = ""
 
 
 class Engine(ABC):

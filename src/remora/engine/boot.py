@@ -20,6 +20,21 @@ class StartError(Exception):
     """The process cannot start, for the reason in the message."""
 
 
+class UnfitNodeError(StartError):
+    """It cannot start on a node; on another one it may.
+
+    Attributes:
+        node_id: of that node.
+    """
+
+    def __init__(self, reason: str, node_id: str) -> None:
+        super().__init__(reason, node_id)
+        self.node_id = node_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def close_strangers(keep: Collection[int | None]) -> None:
     """Close what the owning program left open for its children by accident."""
     for path in list(Path("/proc/self/fd").iterdir()):

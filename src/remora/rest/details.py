@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from remora.observe.log_files import replica_log_name
 from remora.rest.topology import topology
-from remora.types import ReplicaID
+from remora.types import NodeID, ReplicaID
 from remora.wire.control import (
     ApplicationStatus,
     DeadReplica,
@@ -56,8 +56,9 @@ def instance_details(
     }
     outside = {each.app_name for each in scaling if each.by == "outside"}
     node = options.get("node_id")
+    places = _Places(node, {each.node_id: each.host or None for each in status.nodes})
     applications = {
-        name: _application(app, configs.get(name), details, node, is_outside=name in outside)
+        name: _application(app, configs.get(name), details, places, is_outside=name in outside)
         for name, app in status.applications.items()
         if source in (None, app.source)
     }
@@ -70,12 +71,15 @@ def instance_details(
         "grpc_options": options.get("grpc"),
         "proxies": {
             each.name: {
-                **_process(each.pid, f"{each.name}.log", each.node_id),
+                **_process(
+                    each.pid, f"{each.name}.log", each.node_id, places.hosts.get(each.node_id)
+                ),
                 "status": each.status,
             }
             for each in status.proxies
         },
         "applications": applications,
+        "nodes": [msgspec.to_builtins(each) for each in status.nodes],
         "target_capacity": status.target_capacity,
         "target_groups": _target_groups(status),
         "release": status.release,
@@ -100,10 +104,25 @@ def _location(status: InstanceStatus, options: Mapping[str, Any]) -> str:
     return str(options.get("proxy_location") or "EveryNode")
 
 
-def _process(pid: int | None, log: str, node: str | None) -> dict[str, Any]:
+class _Places(NamedTuple):
+    """Where processes are.
+
+    Attributes:
+        only: node of all of them; None: each has its own.
+        hosts: addresses of nodes by their ids; None: there is one node.
+    """
+
+    only: str | None
+    hosts: Mapping[NodeID, str | None]
+
+
+def _process(
+    pid: int | None, log: str, node: str | None, host: str | None = None
+) -> dict[str, Any]:
     return {
         "node_id": node,
         **dict.fromkeys(_ACTOR),
+        "node_ip": host,
         "pid": pid,
         "log_file_path": log,
     }
@@ -113,7 +132,7 @@ def _application(
     app: ApplicationStatus,
     config: bytes | None,
     scaling: Mapping[tuple[str, str], dict[str, Any]],
-    node: str | None,
+    places: _Places,
     *,
     is_outside: bool,
 ) -> dict[str, Any]:
@@ -129,7 +148,7 @@ def _application(
         "source": app.source,
         "release": app.release,
         "deployments": {
-            name: _deployment(each, scaling.get((app.name, name)), node)
+            name: _deployment(each, scaling.get((app.name, name)), places)
             for name, each in app.deployments.items()
         },
         "external_scaler_enabled": is_outside or _declares_scaler(declared),
@@ -143,7 +162,7 @@ def _declares_scaler(declared: Mapping[str, Any] | None) -> bool | None:
 
 
 def _deployment(
-    each: DeploymentStatus, scaling: dict[str, Any] | None, node: str | None
+    each: DeploymentStatus, scaling: dict[str, Any] | None, places: _Places
 ) -> dict[str, Any]:
     return {
         "name": each.name,
@@ -152,8 +171,8 @@ def _deployment(
         "message": each.message,
         "target_num_replicas": each.target_num_replicas,
         "required_resources": each.required_resources,
-        "replicas": [_replica(replica, node) for replica in each.replicas],
-        "recent_dead_replicas": [_dead(replica, node) for replica in each.recent_dead_replicas],
+        "replicas": [_replica(replica, places) for replica in each.replicas],
+        "recent_dead_replicas": [_dead(replica, places) for replica in each.recent_dead_replicas],
         "autoscaling_detail": scaling,
     }
 
@@ -179,23 +198,28 @@ def _scaling(detail: ScalingDetail) -> dict[str, Any]:
     }
 
 
-def _replica(replica: ReplicaStatus, node: str | None) -> dict[str, Any]:
+def _process_of(replica: ReplicaStatus | DeadReplica, places: _Places) -> dict[str, Any]:
+    host = places.hosts.get(NodeID(replica.node_id))
+    log = replica_log_name(ReplicaID(replica.replica_id))
     return {
-        **_of_replica(replica, node),
+        **_process(replica.pid, log, places.only or replica.node_id or None, host),
+        # On Ray it is an actor of that name.
+        "actor_name": None if host is None else replica.replica_id,
+        "replica_id": replica.replica_id,
+    }
+
+
+def _replica(replica: ReplicaStatus, places: _Places) -> dict[str, Any]:
+    return {
+        **_process_of(replica, places),
         "state": replica.state,
         "start_time_s": replica.started_at_unix_s,
     }
 
 
-def _of_replica(replica: ReplicaStatus | DeadReplica, node: str | None) -> dict[str, Any]:
-    log = replica_log_name(ReplicaID(replica.replica_id))
-    where = node or replica.node_id or None
-    return {**_process(replica.pid, log, where), "replica_id": replica.replica_id}
-
-
-def _dead(replica: DeadReplica, node: str | None) -> dict[str, Any]:
+def _dead(replica: DeadReplica, places: _Places) -> dict[str, Any]:
     return {
-        **_of_replica(replica, node),
+        **_process_of(replica, places),
         "state": "STOPPED",
         "start_time_s": replica.started_at_unix_s,
         "end_time_s": replica.ended_at_unix_s,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from remora.rest.topology import DeploymentTopology
+from remora.wire.control import NodeStatus
 from remora.wire.health import ControllerHealth
 
 _TEXT = {"type": "string"}
@@ -21,7 +22,7 @@ _WHERE = "#/components/schemas/"
 def details_schemas() -> dict[str, Any]:
     """Describe the answer and its parts, by their names. Pure."""
     _, made = msgspec.json.schema_components(
-        (ControllerHealth, DeploymentTopology), ref_template=f"{_WHERE}{{name}}"
+        (ControllerHealth, DeploymentTopology, NodeStatus), ref_template=f"{_WHERE}{{name}}"
     )
     return {
         **made,
@@ -32,6 +33,7 @@ def details_schemas() -> dict[str, Any]:
             grpc_options=_or_null(_OBJECT),
             proxies=_OBJECT,
             applications=_each("ApplicationDetails"),
+            nodes={"type": "array", "items": _ref("NodeStatus")},
             target_capacity=_or_null({"type": "number"}),
             target_groups={"type": "array", "items": _target_group()},
             release=_WHOLE,

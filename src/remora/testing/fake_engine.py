@@ -11,6 +11,7 @@ from remora.engine.base import (
     NodeDraining,
     NodeJoined,
     NodeLost,
+    NodeRefused,
     ProcessExited,
     ProcessSpec,
     ProcessStarted,
@@ -71,6 +72,13 @@ class FakeEngine(InMemoryEngine):
         """Add a node."""
         self.nodes[node.node_id] = node
         self.tell(NodeJoined(node))
+
+    def refuse_node(self, node_id: NodeID, reason: str) -> None:
+        """Let a node take no processes from now on: those on their way there do not start."""
+        self.tell(NodeRefused(self.nodes[node_id], reason))
+        for process_id, process in list(self.processes.items()):
+            if process.spec.node_id == node_id and not process.is_up:
+                self._exit(process_id, f"could not start: {reason}", expected=False, refused=True)
 
     def drain_node(self, node_id: NodeID) -> None:
         """Announce that a node goes away soon."""
@@ -163,12 +171,14 @@ class FakeEngine(InMemoryEngine):
         process.is_up = True
         self.tell(self._started(process))
 
-    def _exit(self, process_id: str, reason: str, expected: bool = True) -> None:
+    def _exit(
+        self, process_id: str, reason: str, expected: bool = True, refused: bool = False
+    ) -> None:
         process = self.processes.pop(process_id, None)
         if process is None:
             return
         for timer in process.timers:
             timer.cancel()
-        self.tell(ProcessExited(process_id, reason, expected))
+        self.tell(ProcessExited(process_id, reason, expected, refused))
         for callback in self.on_exit:
             callback(process_id)

@@ -300,7 +300,7 @@ class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that takes replicas."""
+    """A node of the engine's."""
 
     node_id: NodeID
     #: Its address; empty: there is one node.
@@ -311,6 +311,12 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, float] = {}
     #: It is about to be taken away.
     draining: bool = False
+    #: Why it takes no new replicas, without a full stop; empty: it takes some.
+    refusal: str = ""
+    #: That is because it is being made ready.
+    joining: bool = False
+    #: What it lacks although it takes replicas, without a full stop; empty: nothing.
+    trouble: str = ""
     #: Its front doors are about to go, as no replica is there; it stays.
     closing: bool = False
     #: Of the process that holds its front doors; 0: there is none.

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from remora.cli.errors import CommandError
-from remora.cli.report import address, render, select, states_text
+from remora.cli.report import address, nodes_text, places_text, render, select, states_text
 from remora.types import LOCAL_NODE, NodeID
 from remora.wire.control import (
     ApplicationStatus,
@@ -87,12 +87,38 @@ def test_nodes_are_shown_with_what_is_on_them_where_there_may_be_several() -> No
         ),
         NodeStatus(node_id=NodeID("b" * 56), host="10.0.0.2", closing=True, agent_pid=42),
         NodeStatus(node_id=NodeID("c" * 56), host="10.0.0.3", draining=True, closing=True),
+        NodeStatus(node_id=NodeID("d" * 56), host="10.0.0.4", refusal="another version"),
+        NodeStatus(node_id=NodeID("e" * 56), host="10.0.0.5", refusal="it starts", joining=True),
+        NodeStatus(node_id=NodeID("f" * 56), host="10.0.0.6", trouble="has no front door: why"),
     )
     status = msgspec.structs.replace(instance("chat"), nodes=nodes)
     lines = [" ".join(line.split()) for line in drawn(status).splitlines()]
     assert "aaaaaaaaaaaa 10.0.0.1 4 CPU, 2 GiB memory 3 41 2 head" in lines
     assert "bbbbbbbbbbbb 10.0.0.2 0 42 - no replica: agent and proxies leave soon" in lines
     assert "cccccccccccc 10.0.0.3 0 - - drains, and is about to be taken away" in lines
+    assert "dddddddddddd 10.0.0.4 0 - - takes no processes: another version" in lines
+    assert "ffffffffffff 10.0.0.6 0 - - has no front door: why" in lines
+    assert nodes_text(status).splitlines() == [
+        "Node dddddddddddd takes no processes: another version.",
+        "Node eeeeeeeeeeee takes no processes yet: it starts.",
+        "Node ffffffffffff has no front door: why.",
+    ]
+
+
+def test_places_of_replicas_are_shown_where_there_are_several_nodes() -> None:
+    nodes = tuple(NodeStatus(node_id=NodeID(name * 56), host="10.0.0.1") for name in "ab")
+    status = msgspec.structs.replace(instance("chat"), nodes=nodes)
+    replicas = tuple(
+        ReplicaStatus(replica_id=f"chat/Model#{number}", state="RUNNING", node_id=node.node_id)
+        for number, node in enumerate((nodes[1], nodes[0], nodes[1]))
+    )
+    chat = status.applications["chat"]
+    chat.deployments["Model"] = msgspec.structs.replace(
+        chat.deployments["Model"], replicas=replicas
+    )
+    assert places_text(chat.deployments["Model"]) == "bbbbbbbbbbbb (2), aaaaaaaaaaaa"
+    assert "bbbbbbbbbbbb (2)," in drawn(status)
+    assert "bbbbbbbbbbbb" not in drawn(msgspec.structs.replace(status, nodes=()))
 
 
 def test_selects_one_application() -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.control.rig import Rig, app, deployment, rig
 
 from remora.control.builders import AT_A_TIME, PLAN_LIMIT_S, PLANNED_AT_A_TIME, PREFIX, BuildError
+from remora.types import LOCAL_NODE
 from remora.wire.codec import pack, unpack
 from remora.wire.control import BuildResult, ConfigRequest, DeclaredApplication
 from remora.wire.plan import Plan
@@ -35,6 +36,19 @@ async def submit(r: Rig, *names: str) -> None:
 
 def builders(r: Rig) -> list[str]:
     return [name for name in r.engine.processes if name.startswith(PREFIX)]
+
+
+async def test_an_import_that_a_node_refuses_is_made_elsewhere(r: Rig) -> None:
+    r.replicas.describe = describe
+    r.engine.start_delay_s = 1.0
+    await submit(r, "a")
+    await r.until(lambda _now: bool(builders(r)))
+    (first,) = builders(r)
+    r.engine.refuse_node(LOCAL_NODE, "another version")
+    # This engine has one node only, and a builder may be on any.
+    await r.until(lambda _now: bool(builders(r)) and builders(r) != [first])
+    r.engine.join_node(r.engine.nodes[LOCAL_NODE])
+    await r.until_running("a")
 
 
 async def test_an_application_is_imported_in_a_process_that_ends(r: Rig) -> None:

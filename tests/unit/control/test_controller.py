@@ -547,6 +547,29 @@ async def test_replicas_move_off_a_node_that_goes_away() -> None:
         assert r.num_routable() == 2
 
 
+async def test_a_replica_whose_node_refuses_it_is_started_elsewhere_and_did_not_fail() -> None:
+    from remora.engine.base import Node
+    from remora.types import NodeID
+
+    one, two = (Node(NodeID(name), {"CPU": 2.0}) for name in ("one", "two"))
+    async with rig(FakeEngine([one, two])) as r:
+        r.engine.start_delay_s = 1.0
+        await r.deploy(app("default", deployment(num_replicas=4, resources={"CPU": 1.0})))
+        await r.until(lambda _now: len(r.engine.processes) == 4)
+        r.engine.refuse_node(two.node_id, "another version")
+        await r.until(lambda _now: r.num_routable() == 2)
+        assert {p.spec.node_id for p in r.engine.processes.values()} == {"one"}
+        status = await r.status()
+        assert status is not None
+        message = status.deployments["Model"].message
+        assert "; 1 more node takes no processes: two: another version." in message
+        assert "failed" not in message
+        # What it refuses it may take later.
+        r.engine.join_node(two)
+        await r.until_running()
+        assert r.num_routable() == 4
+
+
 async def test_watch_tells_every_change_and_the_present_first(r: Rig) -> None:
     from remora.wire.codec import unpack
 

@@ -27,13 +27,14 @@ from remora.errors import (
 from remora.rest.app import make_app
 from remora.rest.details import instance_details
 from remora.rest.guard import Guard, Rules
-from remora.types import DeploymentID
+from remora.types import DeploymentID, NodeID
 from remora.wire.control import (
     ApplicationStatus,
     ConfigRequest,
     DeadReplica,
     DeploymentStatus,
     InstanceStatus,
+    NodeStatus,
     ProcessView,
     ReplicaStatus,
 )
@@ -279,11 +280,15 @@ async def test_only_what_is_known_of_nodes_is_said(control: FakeControl) -> None
 
     one_machine = await told({"node_id": "here"})
     assert nodes(one_machine) == ["here", "here", "here"]
-    cluster = await told({"proxy_location": "HeadOnly"})
+    node = NodeStatus(node_id=NodeID("n2"), host="10.0.0.1", refusal="another version")
+    cluster = await told({"proxy_location": "HeadOnly"}, nodes=(node,))
     assert cluster["proxy_location"] == "HeadOnly"
     # Of one that has ended an older controller may not have said it.
     assert nodes(cluster) == [None, "n2", None]
     assert nodes(await told({}, controller_node_id="n1")) == ["n1", "n2", None]
+    (replica,) = cluster["applications"]["a"]["deployments"]["D"]["replicas"]
+    assert (replica["node_ip"], replica["actor_name"]) == ("10.0.0.1", replica["replica_id"])
+    assert cluster["nodes"][0]["refusal"] == "another version"
     for host, where in (("127.0.0.1", "EveryNode"), (None, "Disabled")):
         without_proxies = await told({"http": {"host": host}}, proxies=())
         assert without_proxies["proxy_location"] == where

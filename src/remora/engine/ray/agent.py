@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import uvloop
 
 from remora.engine import linux, socket_folder
@@ -48,6 +49,7 @@ from remora.engine.ray.setup import (
 from remora.engine.ray.silence import LOOK_EVERY_S, Silence, end_silent, read_beats
 from remora.engine.ray.sockets import (
     agent_socket,
+    open_doors,
     pid_of_socket,
     process_socket,
     receive_sockets,
@@ -84,7 +86,9 @@ async def _serve(context: ProcessContext) -> None:
     setup = require_setup(cluster)
     here = mine()
     known = find_node(cluster, here.node_id)
-    doors = Doors(setup, context.home, context.sockets, known)
+    doors = Doors(
+        setup, context.home, context.sockets, known, str(context.args.get("no_doors", ""))
+    )
     here.write(context.home)
     # For as long as this process is there: nobody sweeps what it listens in.
     socket_folder.hold(context.home)
@@ -101,7 +105,12 @@ async def _serve(context: ProcessContext) -> None:
     listener = await asyncio.to_thread(doors.complete)
     relaying = await asyncio.start_unix_server(relay.serve, sock=listener.dup(), **KEEPS_FILE)
     record = NodeRecord(
-        here.node_id, context.address, doors.http_url, doors.grpc_address, doors.admin_url
+        here.node_id,
+        context.address,
+        doors.http_url,
+        doors.grpc_address,
+        doors.admin_url,
+        doors.none_because,
     )
 
     def close() -> None:
@@ -137,6 +146,9 @@ async def _serve(context: ProcessContext) -> None:
         asyncio.ensure_future(_sweep(context.home.sockets)),
         asyncio.ensure_future(_watch(context.home)),
     ]
+    if record.no_doors:
+        _log.warning("This node has no front door: %s", record.no_doors)
+        beside.append(asyncio.ensure_future(_open_late(setup, doors, departure, record)))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, departure.over.set)
     await departure.over.wait()
     for task in beside:
@@ -146,6 +158,25 @@ async def _serve(context: ProcessContext) -> None:
     _remove_own_sockets(context.home)
     remove_left_sockets(context.home.sockets)
     socket_folder.leave(context.home)
+
+
+async def _open_late(
+    setup: InstanceSetup, doors: Doors, departure: Departure, record: NodeRecord
+) -> None:
+    """Open the front doors as soon as nobody else has their ports."""
+    here = await asyncio.to_thread(rays.here)
+    while True:
+        await asyncio.sleep(_REOPEN_S)
+        sockets, why = await asyncio.to_thread(open_doors, here, setup)
+        if not why:
+            break
+    doors.take(sockets)
+    await departure.tell(
+        msgspec.structs.replace(
+            record, http_url=doors.http_url, grpc_address=doors.grpc_address, no_doors=""
+        )
+    )
+    _log.info("This node has its front door: %s", doors.http_url or doors.grpc_address)
 
 
 def _remove_own_sockets(home: Home) -> None:
@@ -243,6 +274,7 @@ class Doors:
         grpc_address: `host:port` of the one for gRPC; empty without.
         admin_url: of the REST API; empty: it has only its Unix socket.
         holders: processes that have them as well, and hand them back.
+        none_because: why there is no front door although there is to be one; empty: there is.
     """
 
     def __init__(
@@ -251,6 +283,7 @@ class Doors:
         home: Home,
         sockets: Mapping[str, socket.socket],
         known: NodeRecord | None,
+        none_because: str = "",
     ) -> None:
         """Take hold of them.
 
@@ -259,7 +292,11 @@ class Doors:
             home: state folder of this node.
             sockets: as far as they are to be, by name.
             known: what an agent before this one left; others hand its sockets back.
+            none_because: why there is no front door yet; empty: there is one, or is to be none.
         """
+        self._setup = setup
+        #: That for gRPC, which nobody else is to take.
+        self._kept: list[socket.socket] = []
         # That for gRPC only keeps the port: the proxies open it themselves.
         self._sockets = {name: sockets[name] for name in _HELD if name in sockets}
         self._home = home
@@ -268,6 +305,7 @@ class Doors:
         self._given = threading.Event()
         self._open: Callable[[], socket.socket] | None = None
         self._open_admin: Callable[[], socket.socket] | None = None
+        self.none_because = none_because if known is None else known.no_doors
         if known is None:
             self.http_url = http_url(sockets.get("http"), setup.http)
             self.grpc_address = address_of(sockets.get("grpc"))
@@ -304,10 +342,19 @@ class Doors:
                     _log.warning("The REST API has only its Unix socket: %s", error)
             return held["relay"]
 
+    def take(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Take hold of front doors that could not be opened before."""
+        with self._lock:
+            self._sockets |= {name: sock for name, sock in sockets.items() if name in _HELD}
+            self._kept = [sock for name, sock in sockets.items() if name not in _HELD]
+        self.http_url = http_url(sockets.get("http"), self._setup.http)
+        self.grpc_address = address_of(sockets.get("grpc"))
+        self.none_because = ""
+
     def close(self) -> None:
         """Let go of all of them: who comes from now on is refused."""
         with self._lock:
-            for sock in self._sockets.values():
+            for sock in (*self._sockets.values(), *self._kept):
                 sock.close()
             self._sockets.clear()
 

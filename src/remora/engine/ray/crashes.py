@@ -18,6 +18,8 @@ from remora.types import Seconds
 PREFIX = "crash/"
 #: A process that was there for so long has not died in a row.
 HEALTHY_AFTER_S: Seconds = 10.0
+#: How Ray begins to say that packages could not be installed.
+_NO_ENVIRONMENT = "Failed to set up runtime environment."
 
 
 class Crashes(msgspec.Struct, frozen=True):
@@ -58,3 +60,14 @@ def started_again(before: Crashes | None, now_unix_s: float) -> tuple[Crashes, S
     # One that ends once comes back at once: most often it stays.
     pause_s = delay_s(in_a_row - 1)
     return Crashes(in_a_row, now_unix_s + pause_s), pause_s
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why an actor is gone. Pure."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines[:1] == [_NO_ENVIRONMENT]:
+        # What follows is a traceback, or the output of an installer.
+        causes = [line for line in lines[1:] if "error" in line.lower()] or lines[-1:]
+        return f"Ray could not set up its environment: {causes[-1][:300].rstrip('.')}"
+    told = next((line for line in lines if line.startswith("The actor is dead because")), "")
+    return told.removeprefix("The actor is dead because ").rstrip(".") or " ".join(lines[:1])

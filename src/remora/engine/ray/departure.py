@@ -49,6 +49,7 @@ class Departure:
         self._holders = holders
         self._relay = relay
         self._close = close
+        self._is_leaving = False
         # Each holder is asked one thing at a time.
         self._asking = asyncio.Lock()
 
@@ -69,6 +70,7 @@ class Departure:
             if busy != IDLE:
                 await asyncio.to_thread(self._record.save, self._cluster)
                 return pack(busy)
+        self._is_leaving = True
         holders = self._holders.pids()
         self._close()
         for pid in holders:
@@ -76,6 +78,13 @@ class Departure:
         # After the answer has left.
         asyncio.get_running_loop().call_later(_LAST_WORD_S, self.over.set)
         return pack(IDLE)
+
+    async def tell(self, record: NodeRecord) -> None:
+        """Leave another record of this agent, unless it is on its way out."""
+        async with self._asking:
+            if not self.over.is_set() and not self._is_leaving:
+                self._record = record
+                await asyncio.to_thread(record.save, self._cluster)
 
     async def _look(self) -> Busy:
         ongoing = await asyncio.to_thread(self._holders.num_ongoing)

@@ -35,14 +35,16 @@ from remora.engine.base import (
     ProcessStarted,
     SystemProcess,
 )
-from remora.engine.boot import StartError
+from remora.engine.boot import StartError, UnfitNodeError
 from remora.engine.ray import fleet, groups
 from remora.engine.ray.agent_watch import AgentWatch
 from remora.engine.ray.cluster import NAMESPACE, Cluster, this_node
+from remora.engine.ray.crashes import reason_of
 from remora.engine.ray.end import ask_to_end, end_processes
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
-from remora.engine.ray.replicas import create_replica, reason_of, waits_for
+from remora.engine.ray.refusals import reason_of_error
+from remora.engine.ray.replicas import create_replica, waits_for
 from remora.engine.ray.seeker import RoomSeeker
 from remora.engine.ray.setup import (
     ENDING,
@@ -123,6 +125,7 @@ class RayEngine(Engine):
             see_to=self._head.see_to,
             spawn=self._spawn,
             occupied=self._occupied,
+            own_id=self.node_id,
         )
         await self._nodes.begin()
         await self._adopt()
@@ -198,13 +201,18 @@ class RayEngine(Engine):
         """Make the actor of a process.
 
         Raises:
-            EngineError: Ray takes no such actor.
+            EngineError: no node takes it, or Ray takes no such actor.
         """
         name, namespace = spec.process_id, self._cluster.namespace
-        node_id = spec.node_id if spec.node_id in self._nodes.nodes else ""
+        # Nobody has chosen that of a builder; and what was chosen may be gone, or unfit, by now.
+        node_id = spec.node_id if spec.node_id in self._nodes.fit else self._nodes.choose()
+        if not node_id:
+            raise EngineError(
+                "no node of the Ray cluster takes processes; `remora status` says why"
+            )
         self._nodes.expect(node_id)
         try:
-            actor = await self._ask(create_replica, spec, namespace, node_id)
+            actor = await self._ask(create_replica, spec, namespace, node_id, self._nodes.unfit)
         except Exception as error:
             # Ray may have taken it all the same, and only its answer is lost.
             await self._head.see_to(f"Killing {name}", self._cluster.kill, name)
@@ -231,7 +239,7 @@ class RayEngine(Engine):
 
     async def _follow(self, process: _Process, begun: Any, ended: Any) -> None:
         """Tell what becomes of a process: once it is gone that is told, whatever else fails."""
-        process_id = process.process_id
+        process_id, refused = process.process_id, False
         try:
             if begun is not None:
                 await self._take_up(process, await begun)
@@ -239,6 +247,9 @@ class RayEngine(Engine):
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, StartError) else error
             reason, expected = f"could not start: {cause}", False
+            if isinstance(cause, UnfitNodeError):
+                refused = True
+                self._nodes.distrust(cause.node_id, reason_of_error(cause))
         except RayError as error:
             reason, expected = reason_of(error), False
         # Border: somebody waits for the exit of what is not followed any more.
@@ -249,7 +260,7 @@ class RayEngine(Engine):
             process.killer.cancel()
         self._processes.pop(process_id, None)
         await self._head.see_to(f"The clean-up after {process_id}", self._clean_up, process)
-        self._tell(ProcessExited(process_id, reason, expected or process.is_ending))
+        self._tell(ProcessExited(process_id, reason, expected or process.is_ending, refused))
 
     async def _take_up(self, process: _Process, begun: bytes) -> None:
         """Tell that a process is up, and leave that to a later controller."""
@@ -258,6 +269,7 @@ class RayEngine(Engine):
         key = ProcessRecord.key(process.process_id)
         data = msgspec.msgpack.encode(record)
         await self._head.see_to(f"Saving {key}", self._cluster.put, key, data)
+        self._nodes.trust(record.node_id)
         self._tell_started(record)
         if process.killer is not None:
             # It was asked to end before it was there.
@@ -341,6 +353,7 @@ class RayEngine(Engine):
                 actor.restarts,
                 NodeID(actor.node_id),
                 crashes.get(actor.name, 0),
+                self._nodes.trouble(actor.node_id) if actor.name.startswith("agent@") else "",
             )
             for actor in actors.values()
             if fleet.is_permanent(actor.name)

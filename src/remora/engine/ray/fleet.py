@@ -14,9 +14,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from remora.engine.doors import default_num_proxies
+from remora.engine.ray.actor import Actor
 from remora.engine.ray.cluster import HEAD_RESOURCE, Cluster, RayNode
-from remora.engine.ray.crashes import Crashes
-from remora.engine.ray.process import ProcessActor, ProcessRequest
+from remora.engine.ray.crashes import Crashes, reason_of
+from remora.engine.ray.process import ProcessRequest
 from remora.engine.ray.setup import (
     BETWEEN_LOOKS_S,
     START_LIMIT_S,
@@ -34,6 +35,9 @@ _log = logging.getLogger("remora.engine")
 CONTROLLER = "controller"
 #: Of what Ray's head offers there is 1; it says where that is, and is not to be used up.
 _A_LITTLE = 0.001
+#: An agent that cannot even be loaded on its node ends within a second.
+_MOST_RESTARTS = 3
+_RESTART_LOOK_S = 0.5
 
 
 def agent_name(node_id: str) -> str:
@@ -89,7 +93,7 @@ def create(
         given["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
             node_id, soft=soft, _spill_on_unavailable=soft
         )
-    return ray.remote(ProcessActor).options(**given).remote(msgspec.msgpack.encode(request))
+    return ray.remote(Actor).options(**given).remote(msgspec.msgpack.encode(request))
 
 
 def start_controller(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> Any:
@@ -185,8 +189,14 @@ def wait_up(cluster: Cluster, node_id: str, actor: Any) -> NodeRecord:
                 raise InstanceError(failure.decode())
             try:
                 reason = ray.get(ended)[0]
+            except ray.exceptions.ActorUnavailableError:
+                # Ray starts it again: it has not said anything yet.
+                _require_life(cluster, agent_name(node_id))
+                ended = actor.ended.remote()
+                time.sleep(_RESTART_LOOK_S)
+                continue
             except ray.exceptions.RayError as error:
-                reason = str(error)
+                reason = reason_of(error)
             raise InstanceError(f"The agent of node {node_id[:12]} does not come up: {reason}")
         if time.monotonic() >= deadline:
             raise InstanceError(
@@ -195,16 +205,36 @@ def wait_up(cluster: Cluster, node_id: str, actor: Any) -> NodeRecord:
             )
 
 
+def _require_life(cluster: Cluster, name: str) -> None:
+    """See that an agent that was never up does not end again and again: Ray would go on for ever.
+
+    Raises:
+        InstanceError: it does; it is taken away.
+    """
+    found = cluster.actors().get(name)
+    if found is None or found.restarts < _MOST_RESTARTS:
+        return
+    cluster.kill(name)
+    raise InstanceError(
+        "its agent ends as soon as Ray has started it: install the same version of Remora, and of what "
+        "it needs, on every node; Ray's logs on that node say what is missing"
+    )
+
+
 def ensure_proxies(cluster: Cluster, setup: InstanceSetup, node: RayNode) -> None:
     """Start the proxies of a node that are missing, where there are to be any. Blocks.
 
     They wait for the agent of the node, which has their sockets.
 
     Raises:
+        InstanceError: its front doors cannot be opened; says why.
         EngineError: Ray's head does not answer.
     """
     if not setup.has_proxies(is_head=node.is_head):
         return
+    record = find_node(cluster, node.node_id)
+    if record is not None and record.no_doors:
+        raise InstanceError(record.no_doors)
     there = set(cluster.names())
     number_of = int(
         setup.http.get("num_proxies") or default_num_proxies(int(node.resources.get("CPU", 1)))

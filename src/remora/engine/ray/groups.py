@@ -5,7 +5,7 @@ Rules: a group outlives its process, and whoever made it. Whoever follows the pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from ray import PlacementGroupID
@@ -38,20 +38,35 @@ def group_nodes(spec: ProcessSpec) -> frozenset[str]:
     return frozenset(hold.node_id for hold in spec.holds)
 
 
-def make_group(spec: ProcessSpec, namespace: str) -> PlacementGroupSchedulingStrategy:
+def none_of(unfit: Sequence[str]) -> dict[str, str]:
+    """Make a selector of labels that these nodes do not fit; there is at least one. Pure."""
+    return {_NODE_LABEL: f"!in({','.join(unfit)})"}
+
+
+def make_group(
+    spec: ProcessSpec, namespace: str, unfit: Sequence[str] = ()
+) -> PlacementGroupSchedulingStrategy:
     """Make the placement group of a process; returns the place in it. Blocks.
 
     Tasks and actors of the process find their place in it. It outlives the process: whoever
     follows that removes it.
+
+    Args:
+        spec: of the process.
+        namespace: of the instance.
+        unfit: nodes where none of it may be, where the nodes are Ray's to choose.
     """
+    selectors: list[dict[str, str]] | None = None
+    if spec.pinned:
+        selectors = [{_NODE_LABEL: str(hold.node_id)} for hold in spec.holds]
+    elif unfit:
+        selectors = [none_of(unfit)] * len(spec.holds)
     group = placement_group(
         [dict(hold.resources) for hold in spec.holds],
         strategy=spec.strategy,
         name=group_name(namespace, spec.process_id),
         lifetime="detached",
-        bundle_label_selector=[{_NODE_LABEL: hold.node_id} for hold in spec.holds]
-        if spec.pinned
-        else None,
+        bundle_label_selector=selectors,
     )
     return PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True

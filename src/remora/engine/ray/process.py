@@ -29,7 +29,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from remora.core.restart import in_a_row
 from remora.engine.base import ProcessContext, Workload
-from remora.engine.boot import StartError, load, set_environment
+from remora.engine.boot import StartError, UnfitNodeError, load, set_environment
 from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.crashes import HEALTHY_AFTER_S, Crashes, started_again
@@ -82,7 +82,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessActor:
-    """One process. Methods are called by name, through Ray."""
+    """One process, as `actor.Actor` passes on what it is asked."""
 
     def __init__(self, request: bytes) -> None:
         self._request = msgspec.msgpack.decode(request, type=ProcessRequest)
@@ -90,6 +90,8 @@ class ProcessActor:
         self._context: ProcessContext | None = None
         self._entry: Callable[[ProcessContext], None] | None = None
         self._end: tuple[str, bool] | None = None
+        #: Why it has not begun.
+        self._failure = "nobody has begun it"
         #: Of this start.
         self._notes: tuple[str, ...] = ()
         if self._request.permanent:
@@ -99,7 +101,6 @@ class ProcessActor:
             threading.Thread(target=self._call_run, daemon=True).start()
 
     def __repr__(self) -> str:
-        # What Ray writes in front of each line that this process prints.
         return self._request.process_id
 
     def _pause(self) -> None:
@@ -181,11 +182,20 @@ class ProcessActor:
         Raises:
             StartError: says why the process cannot start.
         """
+        try:
+            return self._begin()
+        except (StartError, EngineError) as error:
+            # For those who wait for its end.
+            self._failure = str(error)
+            raise
+
+    def _begin(self) -> bytes:
         request = self._request
         if request.version != _version():
-            raise StartError(
+            raise UnfitNodeError(
                 f"this node ({rays.this_node()[:12]}) has Remora {_version()}, the instance runs "
-                f"{request.version}: install the same version on every node"
+                f"{request.version}: install the same version on every node",
+                rays.this_node(),
             )
         setup = require_setup(self._cluster)
         here = rays.here()
@@ -205,7 +215,8 @@ class ProcessActor:
             workload = Workload()
             opened = open_sockets(request.kind, home, here, setup, self._cluster, workload)
         except OSError as error:
-            raise StartError(f"cannot listen in {home.sockets}: {error}") from None
+            reason = f"cannot listen in {home.sockets}: {error}"
+            raise UnfitNodeError(reason, here.node_id) from None
         if request.kind == "replica":
             folders = (home.sockets, Path(here.session) / "sockets")
             let_go_in_children(folders, opened.sockets.values())
@@ -230,7 +241,7 @@ class ProcessActor:
         So it does with the controller, when Ray's head has come again on another host.
 
         Raises:
-            StartError: it does not come up.
+            UnfitNodeError: it does not come up.
         """
         # Not at the top: it makes actors, and knows this module for that.
         from remora.engine.ray import fleet
@@ -238,7 +249,7 @@ class ProcessActor:
         try:
             fleet.ensure_agent(self._cluster, node_id)
         except InstanceError as error:
-            raise StartError(error.message) from None
+            raise UnfitNodeError(error.message, node_id) from None
 
     def _call_run(self) -> None:
         """Call `run` as others would: on the main thread, after the constructor."""
@@ -259,8 +270,8 @@ class ProcessActor:
             self._end = self._run()
 
     def _run(self) -> tuple[str, bool]:
-        assert self._context is not None
-        assert self._entry is not None
+        if self._context is None or self._entry is None:
+            return f"could not start: {self._failure}", False
         rays.set_title(self._request.title)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -297,8 +308,8 @@ def _check_files(setup: InstanceSetup, here: RayNode) -> None:
     try:
         check_files(setup.node, here.host)
     except ConfigError as error:
-        raise StartError(
-            f"this node ({here.node_id[:12]}) cannot talk to others: {error}"
+        raise UnfitNodeError(
+            f"this node ({here.node_id[:12]}) cannot talk to others: {error}", here.node_id
         ) from None
 
 

@@ -1,20 +1,20 @@
-"""The actors of replicas: how they are made, what they wait for, and why they are gone."""
+"""The actors of replicas: how they are made, and what they wait for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from remora.engine.base import VISIBLE_GPUS, ProcessSpec
 from remora.engine.ray import fleet
 from remora.engine.ray.actor_options import actor_options
-from remora.engine.ray.groups import has_group, make_group
+from remora.engine.ray.groups import has_group, make_group, none_of
 from remora.engine.ray.process import ProcessRequest
 
-#: How Ray begins to say that packages could not be installed.
-_NO_ENVIRONMENT = "Failed to set up runtime environment."
 
-
-def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
+def create_replica(
+    spec: ProcessSpec, namespace: str, node_id: str, unfit: Sequence[str] = ()
+) -> Any:
     """Make the actor of a replica, and before it its group; returns its handle. Blocks.
 
     A group stays when there comes no actor: `remove_group` takes it away.
@@ -22,7 +22,8 @@ def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
     Args:
         spec: what was asked for.
         namespace: of the instance.
-        node_id: where; empty: the node that was chosen is not there any more.
+        node_id: where, unless the place is taken and nobody minds another one.
+        unfit: nodes that are no other place.
 
     Raises:
         EngineError: it asks for what this engine cannot do.
@@ -40,10 +41,12 @@ def create_replica(spec: ProcessSpec, namespace: str, node_id: str) -> Any:
     )
     options = actor_options(spec)
     if has_group(spec):
-        options["scheduling_strategy"] = make_group(spec, namespace)
+        options["scheduling_strategy"] = make_group(spec, namespace, unfit)
     if spec.pinned:
         # Also if it is gone: then Ray says so, and another place is found.
         return fleet.create(request, node_id=spec.node_id, soft=False, options=options)
+    if unfit and not has_group(spec):
+        options["label_selector"] = none_of(unfit)
     return fleet.create(request, node_id=node_id, soft=True, options=options)
 
 
@@ -63,14 +66,3 @@ def waits_for(spec: ProcessSpec) -> str:
     wanted = ", ".join(f"{name}={amount:g}" for name, amount in amounts)
     found = f"find {wanted} free and " if wanted else ""
     return f"waits for Ray to {found}start a worker; `ray status` shows what is free"
-
-
-def reason_of(error: BaseException) -> str:
-    """Say in one line why an actor is gone. Pure."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines[:1] == [_NO_ENVIRONMENT]:
-        # What follows is a traceback, or the output of an installer.
-        causes = [line for line in lines[1:] if "error" in line.lower()] or lines[-1:]
-        return f"Ray could not set up its environment: {causes[-1][:300].rstrip('.')}"
-    told = next((line for line in lines if line.startswith("The actor is dead because")), "")
-    return told.removeprefix("The actor is dead because ").rstrip(".") or " ".join(lines[:1])

@@ -168,6 +168,8 @@ class NodeRecord(msgspec.Struct, frozen=True):
     grpc_address: str = ""
     #: Of the REST API; empty: there is only the Unix socket.
     admin_url: str = ""
+    #: Why it has no front doors although it is to have some, for people; empty: it has them.
+    no_doors: str = ""
 
     def save(self, cluster: Cluster) -> None:
         """Tell that the agent is up."""

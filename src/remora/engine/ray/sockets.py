@@ -119,7 +119,9 @@ def open_sockets(
         # An agent that was there before gets the rest back from those that hold on to them.
         if cluster.get(NodeRecord.key(here.node_id)) is None:
             sockets["relay"] = listen_unix(home.controller_socket)
-            sockets |= _open_doors(here, setup) | _open_admin(home, here, setup)
+            doors, why = open_doors(here, setup)
+            sockets |= doors | _open_admin(home, here, setup)
+            return Opened(sockets, address, {"no_doors": why})
     return Opened(sockets, address)
 
 
@@ -137,20 +139,38 @@ def _addresses(cluster: Cluster, setup: InstanceSetup, here: RayNode) -> dict[st
     }
 
 
-def _open_doors(here: RayNode, setup: InstanceSetup) -> dict[str, socket.socket]:
-    """Open the front doors of a node, where there are to be any.
+def open_doors(here: RayNode, setup: InstanceSetup) -> tuple[dict[str, socket.socket], str]:
+    """Open the front doors of a node, where there are to be any: all of them, or none.
+
+    A node where somebody else has the port does without: its replicas are reached through the doors of
+    others. Those next to Ray's head and where the instance was started are the ones that people are
+    told.
+
+    Args:
+        here: this node.
+        setup: of the instance.
+
+    Returns:
+        The sockets by name, and why there are none although there are to be some.
 
     Raises:
-        InstanceError: an address cannot be listened on; says why and what to do.
+        InstanceError: one that must be there cannot be listened on; says why and what to do.
     """
     if not setup.has_proxies(is_head=here.is_head):
-        return {}
-    doors = {}
-    if setup.http.get("host") is not None:
-        doors["http"] = listen_http(str(setup.http["host"]), int(setup.http["port"]))
-    if setup.grpc is not None:
-        doors["grpc"] = reserve_grpc(setup.grpc["host"], setup.grpc["port"])
-    return doors
+        return {}, ""
+    doors: dict[str, socket.socket] = {}
+    try:
+        if setup.http.get("host") is not None:
+            doors["http"] = listen_http(str(setup.http["host"]), int(setup.http["port"]))
+        if setup.grpc is not None:
+            doors["grpc"] = reserve_grpc(setup.grpc["host"], setup.grpc["port"])
+    except InstanceError as error:
+        for sock in doors.values():
+            sock.close()
+        if here.is_head or here.node_id == setup.node_id:
+            raise
+        return {}, error.message
+    return doors, ""
 
 
 def _open_admin(home: Home, here: RayNode, setup: InstanceSetup) -> dict[str, socket.socket]:

@@ -21,6 +21,7 @@ from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import ask_agent
 from remora.engine.ray.head import SeeTo
+from remora.engine.ray.refusals import MOST_PAUSE_S, TRY_NODE_AGAIN_S, Refusals, reason_of_error
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key, find_node, staff_key
 from remora.engine.ray.staffing import (
     IDLE,
@@ -40,8 +41,7 @@ _log = logging.getLogger("remora.engine")
 
 #: Between two questions to an agent that nobody may need.
 _ASK_EVERY_S: Seconds = 1.0
-#: A node whose agent or proxies could not be started is tried again after this long.
-TRY_NODE_AGAIN_S: Seconds = 5.0
+_NO_AGENT, _NO_PROXIES = "has no agent", "has not all its proxies"
 #: Proxies that leave have nothing under way. What came in the last moment has so long to end.
 _LAST_REQUESTS_S: Seconds = 60.0
 
@@ -75,6 +75,7 @@ class Staffs:
         self._see_to = see_to
         self._spawn = spawn
         self._clock = clock
+        self._refusals = Refusals()
         self._staffs: dict[str, Staff] = {}
         #: What the agents said last that nobody may need.
         self._busy: dict[str, Busy] = {}
@@ -87,6 +88,10 @@ class Staffs:
         """How far they are on a node."""
         staff = self._staffs.get(node_id)
         return Phase.AWAY if staff is None else staff.phase
+
+    def trouble(self, node_id: str) -> str:
+        """What a node lacks beside processes, for people; empty: nothing."""
+        return self._refusals.told(node_id)
 
     def take(self, node: RayNode, staff: Staff | None = None) -> None:
         """Take charge of a node.
@@ -109,6 +114,7 @@ class Staffs:
         self._staffs.pop(node_id, None)
         self._busy.pop(node_id, None)
         self._complete.discard(node_id)
+        self._refusals.forget(node_id)
 
     def review(self, node: RayNode, *, is_occupied: bool, record_at: Seconds | None = None) -> None:
         """Decide for a node, and begin to do it.
@@ -184,10 +190,11 @@ class Staffs:
             # Not in the one thread: a node that is slow to start must not hold up the others.
             await asyncio.to_thread(fleet.ensure_agent, self._cluster, node_id)
         except (RemoraError, RayError) as error:
-            await self.tell_failure(node_id, "has no agent", error)
+            await self._wait_after(node_id, _NO_AGENT, error)
             if (staff := self._staffs.get(node_id)) is not None:
                 self._change(node_id, stayed_away(staff, self._clock()))
         else:
+            self._refusals.clear(node_id, _NO_AGENT, "has its agent again")
             if (staff := self._staffs.get(node_id)) is not None:
                 self._change(node_id, came(staff, self._clock()))
                 self._complete_proxies(node, is_needed=True)
@@ -195,19 +202,28 @@ class Staffs:
     async def _make_proxies(self, node: RayNode) -> None:
         try:
             await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node)
+            self._refusals.clear(node.node_id, _NO_PROXIES, "has all its proxies")
             if self.phase(node.node_id) is Phase.HERE:
                 self._complete.add(node.node_id)
         except (RemoraError, RayError) as error:
-            await self.tell_failure(node.node_id, "has not all its proxies", error)
+            # To look again costs little; and a front door without a proxy keeps people waiting.
+            await self._wait_after(node.node_id, _NO_PROXIES, error, TRY_NODE_AGAIN_S)
         finally:
             self._completing.discard(node.node_id)
 
-    async def tell_failure(self, node_id: str, lacks: str, error: Exception) -> None:
-        """Say what a node lacks, and wait until it may be tried again."""
-        _log.warning("Node %s %s yet: %s", node_id[:12], lacks, error)
+    async def _wait_after(
+        self, node_id: str, lacks: str, error: Exception, most_s: Seconds = MOST_PAUSE_S
+    ) -> None:
+        """Say what a node lacks, if that is new, and wait until it may be tried again."""
+        pause_s = self._refusals.note(node_id, lacks, reason_of_error(error))
+        await self.wait_after_failure(node_id, min(pause_s, most_s))
+
+    async def wait_after_failure(self, node_id: str, pause_s: Seconds) -> None:
+        """Wait until a node may be tried again, and forget then why its agent did not come."""
         key = failure_key(fleet.agent_name(node_id))
+        # Others may still wait for this agent, and read there why it does not come.
+        await asyncio.sleep(pause_s)
         await self._see_to(f"Forgetting {key}", self._cluster.delete, key)
-        await asyncio.sleep(TRY_NODE_AGAIN_S)
 
     # ------------------------------------------------------------------------------------ leave
 
