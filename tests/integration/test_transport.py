@@ -6,18 +6,21 @@ import asyncio
 import logging
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 from tests.integration.rig import Rig, call, until
 
 from remora.errors import ConnectionLostError, MethodNotFoundError, RemoteError
-from remora.transport import strangers
-from remora.transport.channel import connect
+from remora.transport import strangers, tcp
+from remora.transport.channel import CONNECT_LIMIT_S, connect
 from remora.transport.control import call_control, serve_control, stream_control
+from remora.transport.proving import Proving, UnprovedError
 from remora.wire.codec import pack
 from remora.wire.framing import MAX_HELLO_BYTES, encode
 from remora.wire.messages import WIRE_VERSION, FrameKind, Hello
@@ -222,6 +225,49 @@ async def test_who_holds_a_port_hears_no_token_and_cannot_pose_as_a_process() ->
     assert heard
     assert b"secret" not in heard
     server.close()
+
+
+async def test_who_resets_the_connection_is_told_like_any_other_loss() -> None:
+    def reset() -> None:
+        while True:
+            try:
+                taken, _ = listener.accept()
+            except OSError:
+                return
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            taken.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=reset)
+        thread.start()
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                # At whatever moment of the connection it comes.
+                for _ in range(100):
+                    with pytest.raises(ConnectionLostError):
+                        await connect(address, name="test", token="secret")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+async def test_a_connection_without_ends_is_let_go(accepts: bool) -> None:
+    # What a transport knows of a connection that was reset before it was looked at.
+    gone = Mock(spec=asyncio.Transport)
+    gone.get_extra_info.return_value = None
+    proving = Proving[asyncio.Protocol](asyncio.Protocol, "secret", accepts=accepts)
+    proving.connection_made(gone)
+    proving.data_received(CALL)
+    proving.connection_lost(None)
+    gone.abort.assert_called_once_with()
+    gone.write.assert_not_called()
+    if not accepts:
+        with pytest.raises(UnprovedError, match="the other side closed the connection"):
+            await proving.inner
+    with pytest.raises(OSError, match="has closed the connection"):
+        tcp.notice_loss(None)
 
 
 async def test_who_does_not_answer_is_given_up_after_a_while(

@@ -356,9 +356,11 @@ async def _open_far(where: addresses.Address, make: Callable[[], Channel], token
 
 async def _or_abort(transport: asyncio.Transport, inner: asyncio.Future[P]) -> P:
     """Wait for the protocol that follows; without one the connection is of no use."""
-    tcp.notice_loss(transport.get_extra_info("socket"))
     try:
+        tcp.notice_loss(transport.get_extra_info("socket"))
         return await inner
     except BaseException:
         transport.abort()
+        # What it ends with is of no interest any more.
+        inner.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         raise

@@ -50,15 +50,24 @@ class Proving(asyncio.Protocol, Generic[P]):
         # A cast, not a check: uvloop's transports inherit from none of asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
         nonce = secrets.token_bytes(NONCE_BYTES)
+        try:
+            where = asked_for(transport, "sockname" if self._accepts else "peername")
+        except UnprovedError as error:
+            if not self.inner.done() and not self._accepts:
+                self.inner.set_exception(error)
+            self._transport.abort()
+            return
         if self._accepts:
             waiting.enter(self)
-            self._side = ProvingListener(self._token, nonce, asked_for(transport, "sockname"))
+            self._side = ProvingListener(self._token, nonce, where)
         else:
-            self._side = ProvingCaller(self._token, nonce, asked_for(transport, "peername"))
+            self._side = ProvingCaller(self._token, nonce, where)
             self._transport.write(self._side.begin())
 
     def data_received(self, data: bytes) -> None:
         """Take what the other side says; junk ends this connection and nothing else."""
+        if self._transport.is_closing():
+            return
         try:
             reply = self._side.receive(data)
         except (NotProvedError, RefusedError) as error:
@@ -140,7 +149,13 @@ def asked_for(transport: asyncio.BaseTransport, name: str) -> str:
     Args:
         transport: of the connection.
         name: `peername` on the side that connected, `sockname` on the one that accepted.
+
+    Raises:
+        UnprovedError: the other side has reset the connection, which has no ends any more.
     """
-    host, port = transport.get_extra_info(name)[:2]
+    ends = transport.get_extra_info(name)
+    if ends is None:
+        raise UnprovedError(_CLOSED)
+    host, port = ends[:2]
     # Each machine names the interface of an address that is valid on one link in its own way.
     return f"{str(host).partition('%')[0]} {port}"

@@ -22,11 +22,19 @@ _OPTIONS = {
 }
 
 
-def notice_loss(sock: socket.socket) -> None:
+def notice_loss(sock: socket.socket | None) -> None:
     """Let a connection end when its other side has not answered for `UNANSWERED_S`.
 
     On a listening socket: all connections that it accepts.
+
+    Args:
+        sock: what to set; None, or closed: what a transport has whose other side is gone already.
+
+    Raises:
+        OSError: the connection is lost.
     """
+    if sock is None or sock.fileno() < 0:
+        raise ConnectionResetError("the other side has closed the connection")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _OPTIONS.items():
         sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -74,7 +74,8 @@ class Relay:
         early = bytearray()
         try:
             opened = await self._reach_for(reader, early)
-        except asyncio.CancelledError:
+        except BaseException:
+            # Who waits must not wait for somebody who has gone.
             writer.close()
             raise
         if opened is None:
