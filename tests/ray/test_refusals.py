@@ -6,23 +6,30 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.e2e.waiting import until_true
 from tests.ray.test_end import FakeCluster
 
 from remora.engine.base import EngineEvent, NodeJoined, NodeLost, NodeRefused, ProcessSpec
 from remora.engine.boot import UnfitNodeError
-from remora.engine.ray import fleet, replicas, staff
+from remora.engine.ray import agent, fleet, replicas, staff
+from remora.engine.ray import cluster as rays
 from remora.engine.ray.cluster import Cluster, RayActor, RayNode
+from remora.engine.ray.departure import Departure
+from remora.engine.ray.holders import Holders
 from remora.engine.ray.nodes import JOINING, NodeWatch
 from remora.engine.ray.refusals import MOST_PAUSE_S, TRY_NODE_AGAIN_S, Refusals, pause_s
-from remora.engine.ray.setup import InstanceSetup, NodeRecord
+from remora.engine.ray.relay import Relay
+from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_node
 from remora.engine.ray.sockets import open_doors
 from remora.errors import InstanceError
+from remora.home import Home
 
 SETUP = InstanceSetup(home="/nowhere", node_id="a" * 20, token="t", http={})
 OTHER_VERSION = "this node has Remora 0.2.0, the instance runs 0.1.0"
@@ -215,3 +222,34 @@ def test_a_node_without_its_front_door_gets_no_proxies() -> None:
     setup = msgspec.structs.replace(SETUP, http={"host": "0.0.0.0", "port": 8000})
     with pytest.raises(InstanceError, match="port 8000 is in use"):
         fleet.ensure_proxies(cluster, setup, NEW)
+
+
+async def test_a_front_door_opens_when_its_port_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "_REOPEN_S", 0.01)
+    monkeypatch.setattr(rays, "here", lambda: NEW)
+    tries: list[RayNode] = []
+
+    def tried(here: RayNode, setup: InstanceSetup) -> tuple[dict[str, socket.socket], str]:
+        tries.append(here)
+        return open_doors(here, setup)
+
+    monkeypatch.setattr(agent, "open_doors", tried)
+    cluster = FakeCluster()
+    record = NodeRecord(NEW.node_id, "unix:/agent", no_doors="taken")
+    departure = Departure(cluster, record, Holders(), Relay(cluster), lambda: None)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        http = {"host": "127.0.0.1", "port": other.getsockname()[1]}
+        setup = msgspec.structs.replace(SETUP, http=http)
+        doors = agent.Doors(setup, Home(tmp_path), {}, None, "taken")
+        opening = asyncio.ensure_future(agent._open_late(setup, doors, departure, record))
+        await until_true(lambda: len(tries) > 1, "it has been tried again")
+        assert find_node(cluster, NEW.node_id) is None
+    await asyncio.wait_for(opening, 10.0)
+    found = find_node(cluster, NEW.node_id)
+    assert found is not None
+    assert (found.http_url, found.no_doors) == (f"http://127.0.0.1:{http['port']}", "")
+    # Now its proxies are made.
+    assert doors.none_because == ""
+    doors.close()
