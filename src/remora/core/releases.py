@@ -137,9 +137,17 @@ def _told(record: Record, declared: ev.ConfigSubmitted | None, in_effect: bool) 
         source=event.source,
         rollback_to=event.rollback_to if isinstance(event, ev.ConfigSubmitted) else 0,
         applications=tuple(names),
-        said=msgspec.json.encode(said),
+        said=_written(said),
         in_effect=in_effect,
     )
+
+
+def _written(said: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(said)
+    except TypeError:
+        # A `user_config` with None or True as a key, from when those were not refused yet.
+        return json.dumps(said).encode()
 
 
 def _program(app: ev.ApplicationRequest) -> dict[str, Any]:

@@ -154,8 +154,22 @@ def require_json(field: str, value: object) -> None:
         json.dumps(value)
         # What travels has numbers of 64 bits; classes of others are seen to where it is written.
         msgspec.msgpack.encode(value, enc_hook=lambda _: None)
+        _require_plain_keys(value)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ConfigError(field, value, f"must be a JSON value ({error})") from None
+
+
+def _require_plain_keys(value: object) -> None:
+    """Refuse None, True and False as keys: `json` alone makes texts of them, msgspec does not."""
+    if isinstance(value, dict):
+        for key in value:
+            if key is None or isinstance(key, bool):
+                raise TypeError(f"a key must be a text or a number, not {key}")
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for each in value:
+        _require_plain_keys(each)
 
 
 def is_import_path(text: str) -> bool:

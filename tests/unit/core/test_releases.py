@@ -27,9 +27,12 @@ def config(*names: str, rollback_to: int = 0) -> ev.ConfigSubmitted:
     )
 
 
-def program(name: str) -> ev.DeployRequested:
+def program(name: str, options: DeploymentConfig | None = None) -> ev.DeployRequested:
     deployment = ev.DeploymentRequest(
-        name="D", code_key="code/1", code_version="v", config=DeploymentConfig(num_replicas=3)
+        name="D",
+        code_key="code/1",
+        code_version="v",
+        config=options or DeploymentConfig(num_replicas=3),
     )
     return ev.DeployRequested(
         applications=(
@@ -63,6 +66,13 @@ def test_each_is_told_in_the_words_of_a_config() -> None:
     }
     assert json.loads(third.said) == {"deleted": ["b"]}
     assert [each.in_effect for each in (first, second, third)] == [True, False, False]
+
+
+def test_what_has_odd_keys_and_is_stored_is_told_all_the_same() -> None:
+    options = DeploymentConfig(user_config={"labels": {None: "other", 1: "one"}})
+    (release,) = told(records(program("a", options)))
+    (deployment,) = json.loads(release.said)["applications"][0]["deployments"]
+    assert deployment["user_config"] == {"labels": {"null": "other", "1": "one"}}
 
 
 def test_without_a_number_it_goes_to_the_config_before() -> None:

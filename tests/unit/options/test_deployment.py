@@ -60,6 +60,8 @@ def test_takes_over_each_plain_option(option: str, value: object) -> None:
         ("user_config", {1, 2}),
         ("user_config", object()),
         ("user_config", {"seed": 2**70}),
+        ("user_config", {"labels": [{None: "other"}]}),
+        ("user_config", {True: "yes"}),
         ("health_check_period_s", 0),
         ("health_check_timeout_s", -1),
         ("health_check_timeout_s", float("nan")),
