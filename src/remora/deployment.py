@@ -17,6 +17,7 @@ from remora.config import UNSET, BackpressureConfig, DeploymentConfig
 from remora.options import deployment as _options
 from remora.options.deployment import DeploymentOptions
 from remora.options.logging import LoggingConfig
+from remora.wire.codec import plain
 
 #: Set by `ingress` on the classes that it makes.
 INGRESS_MARK = "__remora_ingress__"
@@ -203,7 +204,7 @@ class Deployment(Generic[_D]):
     def logging_config(self) -> dict[str, Any] | None:
         """How its replicas log; None: as the application or the instance says."""
         config = self._config.logging_config
-        return None if config is None else msgspec.to_builtins(config)
+        return None if config is None else msgspec.to_builtins(config, enc_hook=plain)
 
     def set_logging_config(self, logging_config: dict[str, Any] | LoggingConfig | None) -> None:
         """Change how its replicas log, for what is deployed from now on.

@@ -33,6 +33,7 @@ from remora.home import Home
 from remora.options.logging import LoggingConfig
 from remora.options.resources import AS_FOUND, MachineOptions
 from remora.options.tracing import TracingConfig
+from remora.wire.codec import plain, to_json
 from remora.wire.grpc import GrpcSetup, digest
 
 __all__ = [
@@ -266,11 +267,14 @@ def launch(
             "This program does not know its Python interpreter (sys.executable is empty), so it "
             "cannot start an instance. Start one with `remora start`."
         )
+    # Before anything is opened.
+    told = _told(setup)
+    grpc = to_json(setup.grpc) if setup.grpc is not None else None
     log = _to_log(home) if not bound else []
     ready_read, ready_write = os.pipe()
     owner_read, owner_write = os.pipe() if bound else (None, None)
     # In memory: descriptions of services may be larger than what fits on a command line.
-    grpc_fd = _in_memory(msgspec.json.encode(setup.grpc)) if setup.grpc is not None else None
+    grpc_fd = _in_memory(grpc) if grpc is not None else None
     options = {
         "home": str(home.root),
         "controller": entry_points.controller,
@@ -279,7 +283,7 @@ def launch(
         "owner_fd": owner_read,
         "ready_fd": ready_write,
         "grpc_fd": grpc_fd,
-        **_told(setup),
+        **told,
     }
     given = [fd for fd in (ready_write, owner_read, grpc_fd) if fd is not None]
     try:
@@ -299,18 +303,23 @@ def _told(setup: LaunchSetup) -> dict[str, Any]:
     """Tell the process at the top how the instance is to be: fields of its `InstanceOptions`."""
     engine = setup.engine or LOCAL_ENGINE
     options = {
-        "http": msgspec.to_builtins(setup.http or HTTPOptions()),
+        "http": _plain(setup.http or HTTPOptions()),
         "grpc_digest": digest(setup.grpc),
-        "machine": msgspec.to_builtins(setup.machine),
-        "admin": msgspec.to_builtins(setup.admin or ADMIN),
-        "logging": msgspec.to_builtins(setup.logging),
-        "tracing": msgspec.to_builtins(setup.tracing),
+        "machine": _plain(setup.machine),
+        "admin": _plain(setup.admin or ADMIN),
+        "logging": _plain(setup.logging),
+        "tracing": _plain(setup.tracing),
     }
     if engine.engine == "ray":
         options["address"] = engine.address
         options["proxy_location"] = engine.proxy_location
-        options["node"] = msgspec.to_builtins(engine.node)
+        options["node"] = _plain(engine.node)
     return options
+
+
+def _plain(options: msgspec.Struct | None) -> Any:
+    # A port may be a number of numpy's.
+    return msgspec.to_builtins(options, enc_hook=plain)
 
 
 def _spawn(

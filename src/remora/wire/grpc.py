@@ -9,6 +9,8 @@ import hashlib
 
 import msgspec
 
+from remora.wire.codec import to_json
+
 
 class GrpcMethod(msgspec.Struct, array_like=True, frozen=True):
     """One method of a service."""
@@ -53,5 +55,5 @@ def digest(setup: GrpcSetup | None) -> str:
     """Tell setups apart in a few characters, the port left aside; empty: no gRPC. Pure."""
     if setup is None:
         return ""
-    data = msgspec.json.encode(msgspec.structs.replace(setup, port=0))
+    data = to_json(msgspec.structs.replace(setup, port=0))
     return hashlib.sha256(data).hexdigest()[:16]

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import remora as serve
@@ -94,9 +95,11 @@ def test_a_deployment_has_its_own_or_that_of_its_application() -> None:
 
 def test_set_logging_config_holds_for_what_is_deployed_next() -> None:
     own = serve.deployment(name="Own")(Code)
-    own.set_logging_config({"encoding": "JSON"})
+    own.set_logging_config({"encoding": "JSON", "max_old_files": np.int64(3)})
+    assert own.logging_config is not None
+    assert type(own.logging_config["max_old_files"]) is int
     config: DeploymentConfig = build(own.bind()).deployments[0].config
-    assert config.logging_config == LoggingConfig(encoding="JSON")
+    assert config.logging_config == LoggingConfig(encoding="JSON", max_old_files=3)
     with pytest.raises(ConfigError):
         own.set_logging_config({"encoding": "X"})
     assert own.logging_config is not None
