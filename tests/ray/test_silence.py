@@ -22,8 +22,9 @@ from tests.e2e.waiting import until_true
 from remora.engine.ray import agent_watch, fleet, silence
 from remora.engine.ray.agent_watch import AgentWatch
 from remora.engine.ray.cluster import Cluster, RayActor
-from remora.engine.ray.setup import NodeRecord
+from remora.engine.ray.setup import NodeRecord, staff_key
 from remora.engine.ray.silence import LOOK_EVERY_S, SILENT_S, Silence, beat_file, read_beats
+from remora.engine.ray.staffing import Phase, Staff
 from remora.errors import ConnectionLostError
 from remora.home import Home
 from remora.observe import heartbeat
@@ -139,8 +140,13 @@ class Head(Cluster):
         super().__init__("test")
         self.pid = pid
         self.started: list[str] = []
+        #: Without its record nobody finds it.
+        self.phase: Phase | None = None
 
     def get(self, key: str) -> bytes | None:
+        if self.phase is not None:
+            is_phase = key == staff_key("n1")
+            return msgspec.msgpack.encode(Staff(self.phase, 0.0)) if is_phase else None
         return msgspec.msgpack.encode(NodeRecord("n1", "unix:/a"))
 
     def actors(self) -> dict[str, RayActor]:
@@ -178,5 +184,28 @@ async def test_an_agent_that_does_not_answer_is_started_again_unless_it_is_on_it
         assert head.started == ["agent@n1"]
     else:
         await until_true(lambda: asked >= 60, "it is asked")
+        assert head.started == []
+    watching.cancel()
+
+
+@pytest.mark.parametrize("phase", [Phase.HERE, Phase.LEAVING])
+async def test_an_agent_that_nobody_finds_is_started_again_unless_it_leaves(
+    phase: Phase, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, num_looks = Head(7), 0
+    head.phase = phase
+
+    async def ask(call: Any, /, *args: Any) -> Any:
+        nonlocal num_looks
+        num_looks += 1
+        return call(*args)
+
+    monkeypatch.setattr(silence, "SILENT_S", 0.2)
+    watch = AgentWatch(head, "token", {"n1": SimpleNamespace()}, cast(Any, ask))
+    watching = asyncio.create_task(watch.watch())
+    if phase is Phase.HERE:
+        await until_true(lambda: bool(head.started), "it is started again")
+    else:
+        await until_true(lambda: num_looks >= 100, "it is looked for")
         assert head.started == []
     watching.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
@@ -16,7 +17,7 @@ from tests.e2e.waiting import until_true
 from tests.ray.test_end import FakeCluster
 
 from remora.engine.base import DoorsClosing, DoorsOpened, EngineEvent
-from remora.engine.ray import fleet, sockets, staff
+from remora.engine.ray import departure, fleet, sockets, staff
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.departure import Departure
 from remora.engine.ray.holders import Holders
@@ -356,5 +357,71 @@ async def test_who_comes_in_the_last_moment_is_not_left_alone(
 
     monkeypatch.setattr(agent.cluster, "delete", someone_comes)
     assert await agent.leave() == Busy(0, 1)
+    assert find_node(agent.cluster, ID) == RECORD
+    assert not agent.is_closed
+
+
+async def test_a_holder_that_comes_in_the_last_moment_is_neither_left_nor_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Departing()
+    delete = agent.cluster.delete
+    ended: list[int] = []
+    monkeypatch.setattr(departure.linux, "send_signal", lambda pid, _: ended.append(pid))
+    with contextlib.ExitStack() as stack:
+
+        def someone_comes(key: str) -> None:
+            delete(key)
+            stack.enter_context(held(agent.holders, lambda: 0))
+            came = threading.Event()
+            while not agent.holders.pids():
+                came.wait(0.01)
+
+        monkeypatch.setattr(agent.cluster, "delete", someone_comes)
+        assert await agent.leave() == Busy(1, 0)
+    assert find_node(agent.cluster, ID) == RECORD
+    assert not agent.is_closed
+    assert ended == []
+
+
+async def test_an_agent_stays_whose_asker_has_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Departing()
+    deleting, goes_on = threading.Event(), threading.Event()
+    delete = agent.cluster.delete
+
+    def slow(key: str) -> None:
+        deleting.set()
+        goes_on.wait(10.0)
+        delete(key)
+
+    monkeypatch.setattr(agent.cluster, "delete", slow)
+    asking = asyncio.ensure_future(agent.leave())
+    await asyncio.to_thread(deleting.wait, 10.0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    goes_on.set()
+    # The next one is asked only after that.
+    assert unpack(await agent.departure.busy(b""), Busy) == IDLE
+    assert find_node(agent.cluster, ID) == RECORD
+    assert not agent.is_closed
+    assert await agent.leave() == IDLE
+
+
+async def test_an_agent_that_cannot_leave_says_again_that_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(departure, "_TRY_AGAIN_S", 0.0)
+    agent = Departing()
+    delete = agent.cluster.delete
+
+    def half(key: str) -> None:
+        delete(key)
+        raise EngineError("the answer was lost")
+
+    monkeypatch.setattr(agent.cluster, "delete", half)
+    agent.cluster.failures["put"] = 2
+    with pytest.raises(EngineError, match="lost"):
+        await agent.leave()
     assert find_node(agent.cluster, ID) == RECORD
     assert not agent.is_closed

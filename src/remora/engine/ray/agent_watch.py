@@ -16,8 +16,9 @@ from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster
 from remora.engine.ray.end import ask_agent
 from remora.engine.ray.head import Ask
-from remora.engine.ray.setup import find_node
+from remora.engine.ray.setup import find_node, find_staff
 from remora.engine.ray.silence import LOOK_EVERY_S, SILENT_S, Silence
+from remora.engine.ray.staffing import Phase
 from remora.errors import ConnectionLostError, EngineError, RemoteError
 
 _log = logging.getLogger("remora.engine")
@@ -57,12 +58,21 @@ class AgentWatch:
     async def _hear(self, node_id: str) -> None:
         try:
             node = await self._ask(find_node, self._cluster, node_id)
-            # Where none is up nobody is silent: it has left (`staffing`), or is on its way.
             if node is not None:
                 await ask_agent(node, self._token, "ping")
+            elif await self._is_missing(node_id):
+                return
             self._answers[node_id] = self._answers.get(node_id, 0) + 1
         except (ConnectionLostError, EngineError, RemoteError, TimeoutError) as error:
             _log.debug("The agent of node %s does not answer: %s", node_id[:12], error)
+
+    async def _is_missing(self, node_id: str) -> bool:
+        """There is to be an agent, and it has no record: nobody finds it, as if it did not answer.
+
+        Where none is to be nobody is silent: it has left (`staffing`), or is on its way.
+        """
+        staff = await self._ask(find_staff, self._cluster, node_id)
+        return staff is not None and staff.phase in (Phase.HERE, Phase.CLOSING)
 
     async def _start_again(self, silent: Iterable[str]) -> None:
         try:
