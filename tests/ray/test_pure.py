@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -22,7 +23,8 @@ from remora.core.replica_state import Hold
 from remora.engine.admin_token import token_file
 from remora.engine.base import ProcessSpec
 from remora.engine.boot import StartError
-from remora.engine.ray import default_cluster, fleet
+from remora.engine.ray import cluster as rays
+from remora.engine.ray import default_cluster, fleet, near
 from remora.engine.ray.actor_options import amounts, environment
 from remora.engine.ray.agent import remove_left_sockets
 from remora.engine.ray.cluster import _sizes, connect
@@ -347,3 +349,23 @@ def test_what_names_the_cluster_goes_with_the_instance() -> None:
     changed = {"RAY_ADDRESS": "h:2"}
     default_cluster.end(made, changed)
     assert changed == {"RAY_ADDRESS": "h:2"}
+
+
+@pytest.mark.parametrize("error", [ConnectionError("cut off"), StopIteration(), None])
+async def test_whoever_has_its_socket_back_hears_of_no_error(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nodes() -> list[rays.RayNode]:
+        if error is not None:
+            raise error
+        return []
+
+    monkeypatch.setattr(rays, "nodes", nodes)
+    monkeypatch.setattr(rays, "this_node", lambda: "n" * 56)
+    monkeypatch.setattr(near, "_find_home", rays.here)
+    if error is None:
+        with pytest.raises(EngineError, match="does not count this node"):
+            rays.here()
+    # A thread cannot hand a StopIteration on: who waits for it would wait for ever.
+    await asyncio.wait_for(asyncio.to_thread(near._restore, Home(Path("/nowhere"))), 10.0)
+    assert "cannot be reached from this node" in caplog.text

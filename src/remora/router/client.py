@@ -211,6 +211,7 @@ class RoutingClient:
         while True:
             channel: Channel | None = None
             beside: list[asyncio.Task[None]] = []
+            is_lost = False
             try:
                 channel = self._channel = await connect(address, name=self._subscriber)
                 beside = [
@@ -234,7 +235,7 @@ class RoutingClient:
                     self._apply(change)
                     await self._acknowledge(channel, change.version)
             except ConnectionLostError:
-                await see_to_socket(self.home)
+                is_lost = True
             except RemoraError as error:
                 _log.warning("The controller refused %s: %s", self._subscriber, error)
             except Exception:  # noqa: BLE001
@@ -246,6 +247,8 @@ class RoutingClient:
                 self._channel = None
                 if channel is not None:
                     channel.close()
+            if is_lost:
+                await see_to_socket(self.home)
             await asyncio.sleep(next(wait_s))
 
     async def _acknowledge(self, channel: Channel, version: int) -> None:

@@ -9,7 +9,6 @@ Rules: the only state is which engine that is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from remora.home import Home
@@ -29,6 +28,9 @@ def use(restore: Restore) -> None:
 async def see_to_socket(home: Home) -> None:
     """Have the socket to the controller come back if it is gone, and anybody knows how."""
     if _restore is not None and not home.controller_socket.exists():
-        # At the end of the interpreter there are no new threads, and nobody who needs it back.
-        with contextlib.suppress(RuntimeError):
-            await asyncio.to_thread(_restore, home)
+        try:
+            restoring = asyncio.get_running_loop().run_in_executor(None, _restore, home)
+        except RuntimeError:
+            # At the end of the interpreter there are no new threads, and nobody who needs it back.
+            return
+        await restoring

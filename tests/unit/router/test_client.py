@@ -6,9 +6,11 @@ import asyncio
 import gc
 import logging
 import socket
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from remora.core.snapshot import DeploymentRoute, Snapshot, diff
 from remora.home import Home
 from remora.router.client import RoutingClient
+from remora.transport import way_back
 from remora.transport.control import serve_control
 from remora.transport.membership import Membership, join, mine
 from remora.types import DeploymentID
@@ -153,3 +156,16 @@ async def test_a_router_that_somebody_holds_serves_the_deployment_when_it_is_bac
         await controller.publish(One=route(5))
         assert held.max_ongoing == 5
         assert client.router(ONE) is held
+
+
+async def test_a_socket_that_cannot_be_brought_back_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remora.router.reconnect.FIRST_S", 0.001)
+    asked = threading.Semaphore(0)
+    monkeypatch.setattr(way_back, "_restore", lambda _: asked.release())
+    client = RoutingClient(Home(tmp_path), "tests")
+    client.start()
+    for _ in range(3):
+        assert await asyncio.to_thread(asked.acquire, timeout=10.0)
+    await client.close()

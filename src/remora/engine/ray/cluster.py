@@ -176,9 +176,19 @@ def this_node() -> str:
 
 
 def here() -> RayNode:
-    """The node that this process runs on."""
+    """The node that this process runs on.
+
+    Raises:
+        EngineError: Ray's head does not answer, or takes this node for gone.
+    """
     node_id = this_node()
-    return next(node for node in nodes() if node.node_id == node_id)
+    found = next((node for node in nodes() if node.node_id == node_id), None)
+    if found is None:
+        raise EngineError(
+            f"Ray's head does not count this node ({node_id[:12]}) among those that live. Does "
+            "`ray status` show it?"
+        )
+    return found
 
 
 def is_started_again() -> bool:
@@ -200,8 +210,12 @@ def this_job() -> str:
 
 
 def nodes() -> list[RayNode]:
-    """Every node that lives."""
-    draining = _state.get_draining_nodes()
+    """Every node that lives.
+
+    Raises:
+        EngineError: Ray's head does not answer.
+    """
+    draining = asked("list the nodes that drain", _state.get_draining_nodes)
     return [
         RayNode(
             node_id=node["NodeID"],
@@ -216,7 +230,7 @@ def nodes() -> list[RayNode]:
             session=node["RayletSocketName"].rpartition("/sockets/")[0],
             draining=node["NodeID"] in draining,
         )
-        for node in ray.nodes()
+        for node in asked("list the nodes", ray.nodes)
         if node["Alive"]
     ]
 

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
@@ -59,11 +58,11 @@ def _restore(_: Home) -> None:
 
     Not for a worker that Ray keeps for later: it has no use for one before its next task.
     """
-    if is_idle_worker(os.getpid()):
-        return
     try:
-        _find_home()
-    except (EngineError, RayError) as error:
+        if not is_idle_worker(os.getpid()):
+            _find_home()
+    # Border: nobody hears what is raised here, and the program would follow the controller no more.
+    except Exception as error:  # noqa: BLE001
         _log.warning("The instance cannot be reached from this node: %s", error)
 
 
