@@ -367,7 +367,7 @@ async def test_a_holder_that_comes_in_the_last_moment_is_neither_left_nor_ended(
     agent = Departing()
     delete = agent.cluster.delete
     ended: list[int] = []
-    monkeypatch.setattr(departure.linux, "send_signal", lambda pid, _: ended.append(pid))
+    monkeypatch.setattr("remora.engine.linux.send_signal", lambda pid, _: ended.append(pid))
     with contextlib.ExitStack() as stack:
 
         def someone_comes(key: str) -> None:
