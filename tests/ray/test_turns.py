@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.cluster_utils import Cluster as RayCluster
 
+from remora.config import EngineOptions
 from remora.engine.claim import Claim
+from remora.engine.launch import LaunchSetup, launch
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet, host, turns
 from remora.engine.ray.cluster import Cluster, RayNode
@@ -210,3 +212,19 @@ def test_a_program_that_dies_in_its_turn_holds_up_nobody(cluster: RayCluster) ->
             assert dies.wait(5) == 1
     with own_turn(ours, 0.0):
         assert ours.keys("turn/") == ["turn/3"]
+
+
+def test_who_is_refused_leaves_the_folder_of_the_instance_that_is_there(tmp_path: Path) -> None:
+    home = Home(tmp_path / ("long" * 20))
+    claim = Claim.take(home)
+    # So early that nothing is in it.
+    assert not any(home.sockets.iterdir())
+    second = launch(home, LaunchSetup(engine=EngineOptions(engine="ray")), bound=False)
+    try:
+        with pytest.raises(InstanceError, match=r"runs in .* already"):
+            second.wait_ready(60.0)
+        assert second.wait_gone(60.0)
+        assert home.sockets.is_dir()
+    finally:
+        second.release()
+        claim.leave()

@@ -348,9 +348,9 @@ def main() -> None:
     linux.raise_fd_limit()
     token = os.environ[linux.TOKEN_VARIABLE]
     bound = options.owner_fd is not None
-    home = Home(Path(options.home))
+    claim = None
     try:
-        claim = Claim.take(home)
+        claim = Claim.take(Home(Path(options.home)))
         claim.write_owner(Owner(os.getpid(), token, "", bound, engine="ray"))
         host = Host(options, claim)
         door = host.begin()
@@ -358,8 +358,12 @@ def main() -> None:
         # Whoever hears of it ends this process, which ends by itself, in its own order.
         for number in _END_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        if claim is not None:
+            # Else the folder is somebody else's, who may have put nothing into it yet. What is in it
+            # may be of an instance that goes on.
+            socket_folder.leave(claim.home)
+            claim.close()
         answer(options.ready_fd, {"error": str(error)})
-        socket_folder.leave(home)
         ray.shutdown()
         sys.exit(1)
     owner = Owner(
