@@ -312,7 +312,7 @@ def test_sockets_of_processes_that_are_gone_are_removed_and_no_others(tmp_path: 
     left = process_socket(home, "replica", gone.pid)
     kept = [process_socket(home, "replica", os.getpid()), agent_socket(home)]
     kept.append(home.sockets / "admin.sock")
-    for path in (left, *kept):
+    for path in (left, left.with_suffix(".beat"), left.with_suffix(".new"), *kept):
         path.touch()
     remove_left_sockets(home.sockets)
     assert sorted(home.sockets.iterdir()) == sorted(kept)

@@ -193,7 +193,7 @@ def _lock(fd: int) -> None:
 def remove_sockets(home: Home) -> None:
     """Remove every socket file of an instance that is not running, and what lies beside them."""
     home.tally_file.unlink(missing_ok=True)
-    for kind in ("*.sock", "*.beat"):
+    for kind in ("*.sock", "*.beat", "*.new"):
         for path in home.sockets.glob(kind):
             path.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import re
 import stat
 import time
@@ -29,8 +30,9 @@ _LOCK_LIMIT_S: Seconds = 0.5
 _YOUNG_S: Seconds = 60.0
 #: No start takes longer because of more than this many.
 _MOST_AT_ONCE = 200
-#: What an instance puts there.
-_OURS = re.compile(r"[a-z0-9-]+\.(sock|beat)|proxies")
+_RNG = random.Random()
+#: What an instance puts there; `new` is the draft of a `beat`.
+_OURS = re.compile(r"[a-z0-9-]+\.(sock|beat|new)|proxies")
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,21 @@ def leave(home: Home) -> None:
             pass  # Something is in it that is not ours.
 
 
-def sweep() -> int:
-    """Remove the folders of instances that are gone; returns how many those were."""
+def sweep(rng: random.Random = _RNG) -> int:
+    """Remove the folders of instances that are gone; returns how many those were.
+
+    Args:
+        rng: which are looked at where there are too many for once, so that each has its turn also
+            where others stay for ever.
+    """
     parent, uid = homes.SHORT_FOLDER, os.getuid()
     now, listening = time.time(), _listening()
     try:
         paths = list(parent.glob(f"remora-{uid}-*"))
     except OSError:
         return 0
-    found = (_look(path, listening) for path in paths[:_MOST_AT_ONCE])
+    chosen = rng.sample(paths, min(len(paths), _MOST_AT_ONCE))
+    found = (_look(path, listening) for path in chosen)
     left = [each for each in found if each is not None and may_be_left(each, uid, now)]
     return sum(_remove(parent / each.name) for each in left)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -84,6 +85,34 @@ def test_the_folder_of_an_instance_that_was_killed_is_swept_and_no_other(home: H
     assert sweep() == 1
     assert not home.sockets.exists()
     assert strange.exists()
+
+
+def test_what_was_begun_when_a_process_was_killed_keeps_no_folder(home: Home) -> None:
+    for is_over in (False, True):
+        claim = Claim.take(home)
+        (home.sockets / "p12.new").touch()
+        if is_over:
+            claim.leave()
+        else:
+            claim.close()
+            age(home.sockets)
+            assert sweep() == 1
+        assert not home.sockets.exists()
+
+
+def test_each_folder_has_its_turn_where_there_are_more_than_are_looked_at_at_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_folder, "_MOST_AT_ONCE", 2)
+    for number in range(12):
+        folder = home.sockets.parent / f"remora-{os.getuid()}-{number:012x}"
+        folder.mkdir(parents=True)
+        # Most stay, whatever else there is.
+        if number % 4:
+            (folder / "notes.txt").touch()
+        age(folder)
+    rng = random.Random(7)
+    assert sum(sweep(rng) for _ in range(100)) == 3
 
 
 def test_a_folder_is_free_when_its_holder_was_killed(home: Home) -> None:

@@ -62,8 +62,8 @@ def process_socket(home: Home, kind: str, pid: int) -> Path:
 
 
 def pid_of_socket(path: Path) -> int:
-    """The process that a path of `process_socket` or `beat_file` names; 0: it is none. Pure."""
-    found = re.fullmatch(r"[a-z]([1-9][0-9]*)\.(?:sock|beat)", path.name)
+    """The process that a path of `process_socket` or `beat_file` (or its draft) names; 0: none. Pure."""
+    found = re.fullmatch(r"[a-z]([1-9][0-9]*)\.(?:sock|beat|new)", path.name)
     return int(found[1]) if found else 0
 
 
