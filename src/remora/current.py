@@ -323,9 +323,8 @@ def _name_cluster(instance: Instance) -> None:
 
 
 def _unname_cluster() -> None:
-    if _named:
-        from remora.engine.ray import default_cluster
-
+    # Also where nothing was set, because the user has named a cluster.
+    if (default_cluster := sys.modules.get("remora.engine.ray.default_cluster")) is not None:
         default_cluster.end(_named)
         _named.clear()
 

@@ -341,6 +341,19 @@ def test_a_program_is_in_the_cluster_of_its_instance_unless_it_says_otherwise() 
     assert not default_cluster.settings("", {}, shows_token=False)
 
 
+def test_the_variable_of_ray_counts_for_a_program_whose_instance_is_in_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for before in ("", "h:2"):
+        monkeypatch.setenv("RAY_ADDRESS", before)
+        assert not near.is_joined()
+        made = default_cluster.begin("h:1", shows_token=False)
+        assert near.is_joined()
+        default_cluster.end(made)
+        assert not near.is_joined()
+
+
 def test_what_names_the_cluster_goes_with_the_instance() -> None:
     made = {"RAY_ADDRESS": "h:1"}
     environment = {**made, "OTHER": "x"}

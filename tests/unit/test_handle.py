@@ -674,8 +674,10 @@ async def test_a_response_may_be_typed_as_its_value(
 
 
 async def test_there_are_no_object_references_without_ray(
-    router: FakeRouter, handle: DeploymentHandle[Any]
+    router: FakeRouter, handle: DeploymentHandle[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Every program in a pod of Ray has it.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     response = handle.double.remote(1)
     stream = handle.options(stream=True).count.remote(1)
     with pytest.raises(RuntimeError, match="Ray"):

@@ -15,6 +15,8 @@ from collections.abc import Mapping, MutableMapping
 
 ADDRESS = "RAY_ADDRESS"
 _MODE = "RAY_AUTH_MODE"
+#: The instance of this program is in a cluster.
+_is_in_one = False
 
 
 def settings(cluster: str, environment: Mapping[str, str], *, shows_token: bool) -> dict[str, str]:
@@ -32,12 +34,17 @@ def settings(cluster: str, environment: Mapping[str, str], *, shows_token: bool)
 
 
 def is_named() -> bool:
-    """Ray would connect this program to a cluster that is known."""
-    return bool(os.environ.get(ADDRESS))
+    """Ray would connect this program to a cluster, and its instance is in one.
+
+    The variable alone says nothing: pods and jobs of Ray have it, whatever runs in them.
+    """
+    return _is_in_one and bool(os.environ.get(ADDRESS))
 
 
 def begin(cluster: str, *, shows_token: bool) -> dict[str, str]:
     """Name the cluster of an instance to Ray; returns what was set for that."""
+    global _is_in_one
+    _is_in_one = bool(cluster)
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return {}
     made = settings(cluster, os.environ, shows_token=shows_token)
@@ -48,6 +55,8 @@ def begin(cluster: str, *, shows_token: bool) -> dict[str, str]:
 
 def end(made: Mapping[str, str], environment: MutableMapping[str, str] = os.environ) -> None:
     """Take back what was set, unless somebody has set it to something else."""
+    global _is_in_one
+    _is_in_one = False
     for name, value in made.items():
         if environment.get(name) == value:
             del environment[name]
