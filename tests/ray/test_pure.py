@@ -35,7 +35,7 @@ from remora.engine.ray.process import ProcessActor, ProcessRequest
 from remora.engine.ray.relay import is_idle_worker
 from remora.engine.ray.replicas import environment_of
 from remora.engine.ray.setup import InstanceSetup
-from remora.engine.ray.sockets import agent_socket, process_socket
+from remora.engine.ray.sockets import agent_socket, keep_agent, process_socket
 from remora.engine.ray.top import import_ray
 from remora.errors import EngineError, InstanceError
 from remora.home import Home
@@ -382,3 +382,16 @@ async def test_whoever_has_its_socket_back_hears_of_no_error(
     # A thread cannot hand a StopIteration on: who waits for it would wait for ever.
     await asyncio.wait_for(asyncio.to_thread(near._restore, Home(Path("/nowhere"))), 10.0)
     assert "cannot be reached from this node" in caplog.text
+
+
+def test_an_agent_that_is_stopped_or_has_left_is_told_in_one_line(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make()
+    with pytest.raises(InstanceError, match=r"does not answer at .*agent\.sock"):
+        keep_agent(home, 0.1)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(agent_socket(home)))
+        # It takes connections, and nobody accepts them.
+        sock.listen()
+        with pytest.raises(InstanceError, match=r"timed out\. Is its process stopped"):
+            keep_agent(home, 0.1)

@@ -65,6 +65,8 @@ _TURN_LIMIT_S = 45.0
 _END_TURN_LIMIT_S = 5.0
 #: From the moment when everything is told to end: proxies have five seconds of it.
 _ENDING_LIMIT_S = 20.0
+#: Until an agent is looked for again that does not answer.
+_AGENT_LIMIT_S = 5.0
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -131,14 +133,28 @@ class Host:
         self.joined = True
         _refuse_other(wanted, found.node)
         join(found.membership(here))
-        door = fleet.ensure_agent(self._cluster, here.node_id)
-        if here.node_id != found.node_id:
-            # Commands of this node are to find it, whether replicas are here or not.
-            keep_agent(found.home_on(here.node_id, here.session))
+        door = self._ensure_agent(here, found)
         self._link(here)
         if here.node_id == head.node_id or door.http_url or door.grpc_address:
             return door
         return fleet.ensure_agent(self._cluster, head.node_id)
+
+    def _ensure_agent(self, here: RayNode, found: InstanceSetup) -> NodeRecord:
+        """See that this node has an agent for as long as this process lives.
+
+        Commands of this node are to find the instance, whether replicas are here or not.
+        """
+        door = fleet.ensure_agent(self._cluster, here.node_id)
+        if here.node_id == found.node_id:
+            return door
+        home = found.home_on(here.node_id, here.session)
+        try:
+            keep_agent(home, _AGENT_LIMIT_S)
+        except InstanceError:
+            # It may have been on its way out just then.
+            door = fleet.ensure_agent(self._cluster, here.node_id)
+            keep_agent(home)
+        return door
 
     def _find(self) -> InstanceSetup | None:
         """Find the instance of the cluster; one that ends is waited for.

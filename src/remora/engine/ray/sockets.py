@@ -37,11 +37,14 @@ from remora.engine.ray.setup import CONTROLLER_ADDRESS, InstanceSetup, NodeRecor
 from remora.errors import InstanceError
 from remora.home import Home
 from remora.transport.address import on_node
+from remora.types import Seconds
 
 _LINE_BYTES = 4096
 #: An agent that restarts is back in about a second.
 _AGENT_LIMIT_S = 30.0
 _BETWEEN_TRIES_S = 0.02
+#: Of an agent that lives: it may wait for a front door that is handed back to it.
+_ANSWER_LIMIT_S: Seconds = 10.0
 #: Ports from the default one on at which the REST API may be found where that is taken.
 _NEIGHBOURS = 10
 #: How an agent asks how much a process has under way, and the answer.
@@ -101,7 +104,7 @@ def open_sockets(
 
     Raises:
         OSError: one of them cannot be opened.
-        InstanceError: a front door cannot be.
+        InstanceError: a front door cannot be, or the agent of this node does not answer.
         EngineError: Ray's head does not answer.
     """
     if kind in _TAKES:
@@ -267,41 +270,56 @@ def _take_doors(
     return Opened(doors, args=args)
 
 
-def keep_agent(home: Home) -> None:
+def keep_agent(home: Home, limit_s: Seconds = _AGENT_LIMIT_S) -> None:
     """Have the agent of this node stay for as long as this process lives, though no replica is there.
 
+    Args:
+        home: state folder of this node.
+        limit_s: it may take so long to answer, and be away for so long.
+
     Raises:
-        OSError: it does not answer.
+        InstanceError: it does not answer.
     """
-    connection, doors, _ = _ask_for_doors(home)
+    connection, doors, _ = _ask_for_doors(home, limit_s)
     for sock in doors.values():
         sock.close()
     _begin_to_hold(home, connection, {}, lambda: 1)
 
 
 def _ask_for_doors(
-    home: Home,
+    home: Home, limit_s: Seconds = _AGENT_LIMIT_S
 ) -> tuple[socket.socket, dict[str, socket.socket], dict[str, str]]:
-    deadline = time.monotonic() + _AGENT_LIMIT_S
+    deadline = time.monotonic() + limit_s
     while True:
         try:
-            connection = _reach(home)
-            send_sockets(connection, {})
-            return connection, *receive_sockets(connection)
-        except OSError:
+            return _exchange(home, {}, min(limit_s, _ANSWER_LIMIT_S))
+        except OSError as error:
             if time.monotonic() >= deadline:
-                raise
+                raise InstanceError(
+                    f"The agent of this node does not answer at {agent_socket(home)}: {error}. Is its "
+                    f"process stopped, or the node very busy? {home.logs}/agent.log may say more."
+                ) from error
             time.sleep(_BETWEEN_TRIES_S)
 
 
-def _reach(home: Home) -> socket.socket:
+def _exchange(
+    home: Home, doors: dict[str, socket.socket], limit_s: Seconds = _ANSWER_LIMIT_S
+) -> tuple[socket.socket, dict[str, socket.socket], dict[str, str]]:
+    """Reach the agent, give it sockets, and get its own.
+
+    A connection to an agent that is stopped comes about all the same: the kernel keeps it waiting.
+    """
     connection = socket.socket(socket.AF_UNIX)
     try:
+        connection.settimeout(limit_s)
         connection.connect(str(agent_socket(home)))
+        send_sockets(connection, doors)
+        answer = receive_sockets(connection)
+        connection.settimeout(None)
     except OSError:
         connection.close()
         raise
-    return connection
+    return connection, *answer
 
 
 def _begin_to_hold(
@@ -331,9 +349,8 @@ def _hold(
         while True:
             time.sleep(_BETWEEN_TRIES_S)
             try:
-                connection = _reach(home)
-                send_sockets(connection, doors)
-                for spare in receive_sockets(connection)[0].values():
+                connection, spares, _ = _exchange(home, doors)
+                for spare in spares.values():
                     spare.close()
                 break
             except OSError:
