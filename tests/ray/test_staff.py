@@ -12,15 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.e2e.waiting import until_true
 from tests.ray.test_end import FakeCluster
 
 from remora.engine.base import DoorsClosing, DoorsOpened, EngineEvent
-from remora.engine.ray import departure, fleet, sockets, staff
+from remora.engine.ray import departure, fleet, refusals, sockets, staff
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.departure import Departure
+from remora.engine.ray.head import Head
 from remora.engine.ray.holders import Holders
+from remora.engine.ray.patience import MOST_NODES, wait_for_end, wait_for_node
 from remora.engine.ray.relay import Relay
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, find_node, find_staff
 from remora.engine.ray.staff import Staffs
@@ -55,6 +58,7 @@ class Rig:
             cluster,
             SETUP,
             tell=self.events.append,
+            ask=self._ask,
             see_to=self._see_to,
             spawn=self._spawn,
             clock=lambda: self.now,
@@ -80,6 +84,9 @@ class Rig:
         name = fleet.proxy_name(node.node_id, 1, home=False)
         self.made.append(name)
         self.cluster.alive.append(name)
+
+    async def _ask(self, call: Callable[..., Any], /, *args: Any) -> Any:
+        return call(*args)
 
     async def _see_to(self, _: str, call: Callable[..., None], /, *args: Any) -> None:
         call(*args)
@@ -263,6 +270,79 @@ async def test_proxies_that_could_not_be_made_are_tried_again(rig: Rig) -> None:
     await rig.look(occupied=True)
     await rig.look(occupied=True)
     assert rig.made == [f"proxy-1@{ID[:12]}"]
+
+
+async def test_an_error_that_nobody_expects_leaves_no_node_in_a_phase(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "TRY_NODE_AGAIN_S", 0.0)
+    errors = [ValueError("what Ray's client raises")]
+
+    def fails_once(cluster: Cluster, node_id: str) -> NodeRecord:
+        if errors:
+            raise errors.pop()
+        return rig.ensure_agent(cluster, node_id)
+
+    monkeypatch.setattr(fleet, "ensure_agent", fails_once)
+    rig.staffs.take(NODE, Staff(Phase.AWAY, rig.now))
+    assert await rig.look(occupied=True) is Phase.AWAY
+    assert await rig.look(occupied=True) is Phase.HERE
+    rig.busy = LookupError("no answer")
+    assert await rig.look() is Phase.HERE
+    # It is asked again all the same.
+    rig.busy = IDLE
+    await rig.look()
+    assert await rig.look() is Phase.CLOSING
+    rig.staffs.review(NODE, is_occupied=False)
+    await rig.settle()
+    rig.now += 40.0
+    rig.staffs.review(NODE, is_occupied=False)
+    rig.busy = LookupError("no answer")
+    await rig.settle()
+    assert rig.asked[-1] == "depart"
+    assert rig.stored() is Phase.CLOSING
+
+
+async def test_what_is_saved_late_is_not_older_than_what_was_saved_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = Head(rig._spawn)
+    rig.staffs._ask, rig.staffs._see_to = head.ask, head.see_to
+    begun, goes_on = threading.Event(), threading.Event()
+    written: list[Phase] = []
+
+    def put(key: str, value: bytes) -> None:
+        phase = msgspec.msgpack.decode(value, type=Staff).phase
+        if phase is Phase.CLOSING:
+            begun.set()
+            goes_on.wait(10.0)
+        written.append(phase)
+
+    take(rig)
+    await rig.look()
+    monkeypatch.setattr(rig.cluster, "put", put)
+    rig.staffs.review(NODE, is_occupied=False)
+    assert await asyncio.to_thread(begun.wait, 10.0)
+    rig.now += 40.0
+    rig.staffs.review(NODE, is_occupied=False)
+    assert rig.staffs.phase(ID) is Phase.LEAVING
+    # Whatever could overtake what is being written does so.
+    await asyncio.sleep(0.05)
+    goes_on.set()
+    await rig.settle()
+    head.close()
+    assert written == [Phase.CLOSING, Phase.LEAVING, Phase.AWAY]
+
+
+async def test_many_nodes_that_do_not_come_up_keep_nobody_waiting() -> None:
+    goes_on = threading.Event()
+    waiting = [asyncio.ensure_future(wait_for_node(goes_on.wait, 30.0)) for _ in range(MOST_NODES)]
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(divmod, 7, 2), 10.0) == (3, 1)
+        assert await asyncio.wait_for(wait_for_end(divmod, 7, 2), 10.0) == (3, 1)
+    finally:
+        goes_on.set()
+    assert all(await asyncio.gather(*waiting))
 
 
 # ------------------------------------------------------------------------- the agent's own side

@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -43,6 +44,7 @@ from remora.engine.ray.crashes import reason_of
 from remora.engine.ray.end import ask_to_end, end_processes
 from remora.engine.ray.head import Head
 from remora.engine.ray.nodes import NodeWatch
+from remora.engine.ray.patience import wait_for_end
 from remora.engine.ray.refusals import reason_of_error
 from remora.engine.ray.replicas import create_replica, waits_for
 from remora.engine.ray.seeker import RoomSeeker
@@ -379,9 +381,8 @@ class RayEngine(Engine):
     async def _end_instance(self) -> None:
         try:
             # Not in the one thread: this waits for people's requests.
-            await asyncio.to_thread(
-                end_processes, self._cluster, self._setup, _PROXY_GRACE_S, spare=fleet.CONTROLLER
-            )
+            end = partial(end_processes, spare=fleet.CONTROLLER)
+            await wait_for_end(end, self._cluster, self._setup, _PROXY_GRACE_S)
         except EngineError as error:
             _log.warning("%s", error)
         finally:

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
-from ray.exceptions import RayError
-
 from remora.engine.base import (
     EngineEvent,
     Node,
@@ -29,11 +27,11 @@ from remora.engine.ray import cluster as rays
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.head import Ask, SeeTo
+from remora.engine.ray.patience import wait_for_node
 from remora.engine.ray.refusals import TRY_NODE_AGAIN_S, Refusals, reason_of_error
 from remora.engine.ray.setup import InstanceSetup, find_staff, staff_key
 from remora.engine.ray.staff import Staffs
 from remora.engine.ray.staffing import Staff
-from remora.errors import RemoraError
 from remora.types import NodeID, Seconds
 
 _log = logging.getLogger("remora.engine")
@@ -85,7 +83,7 @@ class NodeWatch:
         self._see_to = see_to
         self._spawn = spawn
         self._occupied = occupied
-        self._staffs = Staffs(cluster, setup, tell=tell, see_to=see_to, spawn=spawn)
+        self._staffs = Staffs(cluster, setup, tell=tell, ask=ask, see_to=see_to, spawn=spawn)
         self._draining: set[str] = set()
         #: Nodes whose first agent is being started, or could not be.
         self._joining: set[str] = set()
@@ -203,11 +201,12 @@ class NodeWatch:
         """See that an agent can be up on a node that is new, then tell that it takes processes."""
         try:
             # Not in the one thread: a node that is slow to start must not hold up the others.
-            await asyncio.to_thread(fleet.ensure_agent, self._cluster, node.node_id)
+            await wait_for_node(fleet.ensure_agent, self._cluster, node.node_id)
             if node.node_id in self._alive:
                 self._refusals.clear(node.node_id, _UNFIT, _FIT_AGAIN)
                 self._join(node)
-        except (RemoraError, RayError) as error:
+        # Border: whatever it is, the node is tried again, and people read why.
+        except Exception as error:  # noqa: BLE001
             if node.node_id in self._alive:
                 await self._refuse(node, reason_of_error(error))
         finally:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
-from ray.exceptions import RayError
 
 from remora.engine.base import DoorsClosing, DoorsOpened, EngineEvent
 from remora.engine.ray import fleet
 from remora.engine.ray.cluster import Cluster, RayNode
 from remora.engine.ray.end import ask_agent
-from remora.engine.ray.head import SeeTo
+from remora.engine.ray.head import Ask, SeeTo
+from remora.engine.ray.patience import wait_for_node
 from remora.engine.ray.refusals import MOST_PAUSE_S, TRY_NODE_AGAIN_S, Refusals, reason_of_error
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, failure_key, find_node, staff_key
 from remora.engine.ray.staffing import (
@@ -34,7 +34,6 @@ from remora.engine.ray.staffing import (
     refused,
     stayed_away,
 )
-from remora.errors import RemoraError
 from remora.types import NodeID, Seconds
 
 _log = logging.getLogger("remora.engine")
@@ -55,6 +54,7 @@ class Staffs:
         setup: InstanceSetup,
         *,
         tell: Callable[[EngineEvent], None],
+        ask: Ask,
         see_to: SeeTo,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
         clock: Callable[[], Seconds] = time.time,
@@ -65,6 +65,7 @@ class Staffs:
             cluster: of the instance.
             setup: of the instance.
             tell: takes the events.
+            ask: for what blocks.
             see_to: for what blocks and must be done.
             spawn: begins a task with a name.
             clock: Unix time.
@@ -72,6 +73,7 @@ class Staffs:
         self._cluster = cluster
         self._setup = setup
         self._tell = tell
+        self._ask = ask
         self._see_to = see_to
         self._spawn = spawn
         self._clock = clock
@@ -157,9 +159,9 @@ class Staffs:
             self._spawn(self._see_to(what, self._save, node_id), what)
 
     def _save(self, node_id: str) -> None:
+        """Write how far they are now, which may be further than when this was begun."""
         staff = self._staffs.get(node_id)
-        # What has come after it is written by whoever began that.
-        if staff is not None and staff.phase not in (Phase.COMING, Phase.LEAVING):
+        if staff is not None and staff.phase is not Phase.COMING:
             self._cluster.put(staff_key(node_id), msgspec.msgpack.encode(staff))
 
     def _do(self, order: Order, node: RayNode) -> None:
@@ -188,8 +190,9 @@ class Staffs:
         node_id = node.node_id
         try:
             # Not in the one thread: a node that is slow to start must not hold up the others.
-            await asyncio.to_thread(fleet.ensure_agent, self._cluster, node_id)
-        except (RemoraError, RayError) as error:
+            await wait_for_node(fleet.ensure_agent, self._cluster, node_id)
+        # Border: whatever it is, the node must not stay in this phase for ever.
+        except Exception as error:  # noqa: BLE001
             await self._wait_after(node_id, _NO_AGENT, error)
             if (staff := self._staffs.get(node_id)) is not None:
                 self._change(node_id, stayed_away(staff, self._clock()))
@@ -201,11 +204,12 @@ class Staffs:
 
     async def _make_proxies(self, node: RayNode) -> None:
         try:
-            await asyncio.to_thread(fleet.ensure_proxies, self._cluster, self._setup, node)
+            await wait_for_node(fleet.ensure_proxies, self._cluster, self._setup, node)
             self._refusals.clear(node.node_id, _NO_PROXIES, "has all its proxies")
             if self.phase(node.node_id) is Phase.HERE:
                 self._complete.add(node.node_id)
-        except (RemoraError, RayError) as error:
+        # Border: as above.
+        except Exception as error:  # noqa: BLE001
             # To look again costs little; and a front door without a proxy keeps people waiting.
             await self._wait_after(node.node_id, _NO_PROXIES, error, TRY_NODE_AGAIN_S)
         finally:
@@ -230,12 +234,13 @@ class Staffs:
     async def _ask_busy(self, node_id: str) -> None:
         """Learn who needs the agent of a node."""
         try:
-            record = await asyncio.to_thread(find_node, self._cluster, node_id)
+            record = await self._ask(find_node, self._cluster, node_id)
             # Nobody needs an agent that has left.
             self._busy[node_id] = IDLE if record is None else await self._ask_agent(record, "busy")
-        except (RemoraError, TimeoutError) as error:
+        # Border: an agent that is not asked again stays for ever.
+        except Exception as error:  # noqa: BLE001
             self._busy.pop(node_id, None)
-            _log.debug("Node %s does not say who needs it: %s", node_id[:12], error)
+            _log.debug("Node %s does not say who needs it: %r", node_id[:12], error)
         await asyncio.sleep(_ASK_EVERY_S)
         self._asking.discard(node_id)
 
@@ -246,15 +251,17 @@ class Staffs:
         """Have agent and proxies leave; a later controller goes on where this one is killed."""
         self._busy.pop(node_id, None)
         try:
-            await asyncio.to_thread(self._write_leaving, node_id)
-            record = await asyncio.to_thread(find_node, self._cluster, node_id)
+            # In the thread of all that is saved, lest something older is written after it.
+            await self._ask(self._save, node_id)
+            record = await self._ask(find_node, self._cluster, node_id)
             # Without a record it has agreed already.
             if record is not None and (busy := await self._ask_agent(record, "depart")) != IDLE:
                 _log.debug("Node %s is needed after all: %s", node_id[:12], busy)
                 self._return(node_id)
                 return
-        except (RemoraError, TimeoutError) as error:
-            _log.warning("The agent of node %s does not leave: %s", node_id[:12], error)
+        # Border: whatever it is, the node must not stay in this phase for ever.
+        except Exception as error:  # noqa: BLE001
+            _log.warning("The agent of node %s does not leave: %r", node_id[:12], error)
             self._return(node_id)
             return
         await self._end(node_id)
@@ -263,17 +270,14 @@ class Staffs:
         if (staff := self._staffs.get(node_id)) is not None:
             self._change(node_id, refused(staff))
 
-    def _write_leaving(self, node_id: str) -> None:
-        if (staff := self._staffs.get(node_id)) is not None:
-            self._cluster.put(staff_key(node_id), msgspec.msgpack.encode(staff))
-
     async def _end(self, node_id: str) -> None:
         """Leave nothing of agent and proxies that have been told to end."""
         while True:
             try:
-                await asyncio.to_thread(fleet.remove, self._cluster, node_id, _LAST_REQUESTS_S)
+                await wait_for_node(fleet.remove, self._cluster, node_id, _LAST_REQUESTS_S)
                 break
-            except (RemoraError, RayError) as error:
+            # Border: as above.
+            except Exception as error:  # noqa: BLE001
                 _log.warning("What node %s leaves behind is not removed: %s", node_id[:12], error)
                 await asyncio.sleep(TRY_NODE_AGAIN_S)
         self._complete.discard(node_id)
