@@ -110,3 +110,37 @@ async def test_who_asks_through_the_relay_needs_no_token(
             channel.close()
             await until_true(lambda: not serving, "nothing is left")
             server.close()
+
+
+async def test_a_stranger_at_the_port_of_the_controller_is_not_asked_again_at_once(
+    tmp_path: Path, member: None
+) -> None:
+    head, knocks = Head(), 0
+    relay = Relay(head)
+
+    async def stranger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal knocks
+        knocks += 1
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n" * 10)
+        writer.close()
+
+    begun = asyncio.get_running_loop().time()
+    async with (
+        await asyncio.start_unix_server(relay.serve, tmp_path / "relay"),
+        await asyncio.start_server(stranger, "127.0.0.1", 0) as server,
+    ):
+        port = server.sockets[0].getsockname()[1]
+        head.address = f"tcp:127.0.0.1:{port}".encode()
+        _, writer = await asyncio.open_unix_connection(tmp_path / "relay")
+        await until_true(lambda: knocks > 0 and head.asked >= 15, "the controller is looked for")
+        assert knocks <= 1 + asyncio.get_running_loop().time() - begun
+        # Where it really is it is reached at once, however long the pause is.
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            control = await serve_control(sock.dup(), {"echo": echo}, "secret")
+            relay._stranger = (relay._address, float("inf"))
+            head.address = f"tcp:127.0.0.1:{sock.getsockname()[1]}".encode()
+            channel = await connect(f"unix:{tmp_path}/relay", name="a program")
+            assert await call_control(channel, "echo", Number(3), Number, timeout_s=5) == Number(3)
+            channel.close()
+            control.close()
+        writer.close()

@@ -31,6 +31,8 @@ _log = logging.getLogger("remora.agent")
 _CHUNK_BYTES = 256 * 1024
 #: Ray's head is asked no more often, however many wait.
 _BETWEEN_LOOKS_S: Seconds = 0.03
+#: At somebody who has the port of a controller that is gone.
+_BETWEEN_KNOCKS_S: Seconds = 1.0
 #: What Ray calls a worker that waits for its next task.
 _IDLE_TITLE = b"ray::IDLE"
 
@@ -51,6 +53,8 @@ class Relay:
         #: The look-up that all who wait have in common.
         self._looking: asyncio.Task[None] | None = None
         self._looked_at: Seconds = float("-inf")
+        #: An address where the controller was not, and until when nobody asks there again.
+        self._stranger: tuple[str, Seconds] = ("", float("-inf"))
         #: The processes at the other ends of the connections that are carried.
         self._callers: list[int] = []
 
@@ -110,12 +114,14 @@ class Relay:
     async def _reach(self) -> _Streams:
         while True:
             try:
-                if self._address:
+                if self._address and not self._is_stranger():
                     return await _open(addresses.parse(self._address, mine().node_id))
             except ssl.SSLError as error:
                 tell_not_taken(self._address, explain(error))
+                self._stranger = (self._address, _now() + _BETWEEN_KNOCKS_S)
             except UnprovedError as error:
                 tell_not_taken(self._address, str(error))
+                self._stranger = (self._address, _now() + _BETWEEN_KNOCKS_S)
             except OSError as error:
                 if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
                     _log.debug("The controller is not reached: %s", error)
@@ -123,6 +129,11 @@ class Relay:
                 self._looking = asyncio.ensure_future(self._look_up())
             # Who leaves does not end it for the others.
             await asyncio.shield(self._looking)
+
+    def _is_stranger(self) -> bool:
+        """Somebody else has the port that the controller had, and has been knocked at just now."""
+        address, until = self._stranger
+        return address == self._address and _now() < until
 
     async def _look_up(self) -> None:
         """Read where the controller is."""
@@ -136,6 +147,10 @@ class Relay:
         finally:
             self._looked_at = loop.time()
             self._looking = None
+
+
+def _now() -> Seconds:
+    return asyncio.get_running_loop().time()
 
 
 def is_idle_worker(pid: int) -> bool:
