@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hypothesis import strategies as st
 
 from remora.core.placement import Capacity, Demand
@@ -18,17 +20,35 @@ member_states = st.sampled_from(
 )
 
 
+gang_sizes = st.sampled_from([1, 1, 2, 3, 5])
+
+
+@dataclass
+class Rollout:
+    """What a roll-out sees and wants: arguments of `rollout.plan`."""
+
+    members: list[Member]
+    target: int
+    limits: Bounds
+    before: int
+
+
 @st.composite
-def members(draw: st.DrawFn) -> list[Member]:
-    """Replicas of one deployment, each with a rank of its own."""
-    kinds = draw(st.lists(st.tuples(member_states, st.booleans()), max_size=12))
-    return [
-        Member(ReplicaID(f"app/d#{rank}"), state, current, rank)
-        for rank, (state, current) in enumerate(kinds)
-    ]
+def rollouts(draw: st.DrawFn, min_target: int = 0) -> Rollout:
+    """Replicas of one deployment, or gangs of them, old ones of any size, each with a rank of its own."""
+    size = draw(gang_sizes)
+    old_sizes = st.just(1) if draw(st.booleans()) else gang_sizes
+    kinds = draw(st.lists(st.tuples(member_states, st.booleans(), old_sizes), max_size=12))
+    return Rollout(
+        [
+            Member(ReplicaID(f"app/d#{rank}"), state, current, rank, size if current else old_size)
+            for rank, (state, current, old_size) in enumerate(kinds)
+        ],
+        draw(st.integers(min_target, 8)) * size,
+        Bounds(draw(st.integers(1, 5)) * size, draw(st.integers(1, 5)) * size, size),
+        draw(st.integers(0, 8)) * draw(gang_sizes),
+    )
 
-
-bounds = st.builds(Bounds, st.integers(1, 5), st.integers(1, 5))
 
 amounts = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 3.0])
 resources = st.dictionaries(st.sampled_from(["CPU", "GPU", "memory", "tpu"]), amounts)

@@ -47,6 +47,7 @@ def member(
         next(state for state in _SLOWEST if state in states),
         all(is_current(replica, target, nodes) for replica in group),
         min(replica.rank for replica in group),
+        len(group),
     )
 
 

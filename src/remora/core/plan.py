@@ -9,7 +9,7 @@ Rules: pure; the state that comes in stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -19,7 +19,7 @@ from remora.core.apply_config import apply_config
 from remora.core.draft import Draft
 from remora.core.event_handlers import config_submitted
 from remora.core.goal import Goal, goal_of, is_current
-from remora.core.replica_state import STAYING
+from remora.core.replica_state import STAYING, Replica
 from remora.core.state import Application, ControllerState, Deployment, Target
 from remora.core.submission import ApplicationRequest
 from remora.core.update_class import UPDATE_CLASS
@@ -152,20 +152,21 @@ def _deployment(
         changed=changed,
         before=len(running),
         after=goal.count,
-        peak=_peak(goal, target, len(running), len(stale)),
+        peak=_peak(goal, target, len(running), stale),
         replica_bytes=_asked(target) if replica_bytes is None else replica_bytes,
     )
 
 
-def _peak(goal: Goal, target: Target, running: int, stale: int) -> int:
+def _peak(goal: Goal, target: Target, running: int, stale: Sequence[Replica]) -> int:
     """How many replicas there are at most: new ones come before old ones leave."""
     if not stale:
         return max(running, goal.count)
-    size = target.config.gang_size
-    surge = rollout.bounds(target.config, goal.count // size).surge * size
+    old = (len(each.gang.members) if each.gang else 1 for each in stale)
+    kept = max(goal.count, goal.before)
+    most = kept + rollout.most_beside(rollout.bounds(target.config, goal.count), old, kept)
     # Those of the new version that are there already are not started again.
-    missing = max(0, goal.count - (running - stale))
-    return max(running, min(max(goal.count, goal.before) + surge, running + missing))
+    missing = max(0, goal.count - (running - len(stale)))
+    return max(running, min(most, running + missing))
 
 
 def _changed(old: Target, new: Target) -> tuple[str, ...]:

@@ -261,19 +261,17 @@ def _reconcile_deployment(draft: Draft, app: Application, deployment: Deployment
         return
     gangs.end_broken(draft, deployment)
     groups = gangs.groups_of(deployment)
-    count = goal.count // goal.target.config.gang_size
-    limits = rollout.bounds(goal.target.config, count)
+    limits = rollout.bounds(goal.target.config, goal.count)
     members = [
         gangs.member(key, group, goal.target, draft.state.nodes) for key, group in groups.items()
     ]
-    before = goal.before // goal.target.config.gang_size
-    plan = rollout.plan(members, count, limits, before)
+    plan = rollout.plan(members, goal.count, limits, goal.before)
     for gone in (*plan.cancel, *plan.drain):
         for replica in groups[gone]:
             draft.let_go(deployment, replica, plan.reason)
     _start(draft, app, deployment, goal, plan.start)
     _settle_ranks(draft, deployment, goal)
-    _reconfigure(draft, deployment, goal, limits.batch)
+    _reconfigure(draft, deployment, goal, limits.batch // limits.size)
 
 
 def _start(draft: Draft, app: Application, deployment: Deployment, goal: Goal, count: int) -> None:
@@ -293,12 +291,15 @@ def _start(draft: Draft, app: Application, deployment: Deployment, goal: Goal, c
     # Those that have no process yet, or none any more, will have left room by themselves.
     if deployment.in_state(ReplicaState.PENDING, ReplicaState.STARTING, *_LEAVING):
         return
-    running = deployment.in_state(ReplicaState.RUNNING)
-    old = [each for each in running if not is_current(each, target, draft.state.nodes)]
+    groups = gangs.groups_of(deployment)
+    members = [gangs.member(key, each, target, draft.state.nodes) for key, each in groups.items()]
+    # Whole gangs: one that has lost a member ends.
+    old = [groups[each.replica_id] for each in members if not each.current]
     going = starting.makes_room(draft, app, deployment, target, old)
-    if not going and len(running) > goal.count:
+    if not going:
         # That it is not wanted any more is reason enough, where nobody knows whether it helps.
-        going = old[:1]
+        spare = len(deployment.in_state(ReplicaState.RUNNING)) - goal.count
+        going = next((each for each in old if len(each) <= spare), [])
     for replica in going:
         draft.let_go(deployment, replica, "makes room: there is none for old and new together")
 

@@ -163,9 +163,13 @@ def start(
 
 
 def makes_room(
-    draft: Draft, app: Application, deployment: Deployment, target: Target, old: Sequence[Replica]
+    draft: Draft,
+    app: Application,
+    deployment: Deployment,
+    target: Target,
+    old: Sequence[Sequence[Replica]],
 ) -> list[Replica]:
-    """Say which of the `old` replicas must go first, because old and new have no room together.
+    """Say which replicas of the `old` gangs must go first, because old and new have no room together.
 
     Empty: it would not help, or nodes may join. Where a machine is full, an update can only
     take the place of what it replaces.
@@ -175,10 +179,11 @@ def makes_room(
     identity = DeploymentID(deployment.name, app.name)
     gangs = _new_ids(draft, identity, 1, target.config.gang_size)
     for number in range(1, len(old) + 1):
-        gone = frozenset(replica.replica_id for replica in old[:number])
+        going = [replica for gang in old[:number] for replica in gang]
+        gone = frozenset(replica.replica_id for replica in going)
         nodes = list(capacities(draft.state, gone).values())
         if not _place(gangs, identity, target.config, nodes).unplaced:
-            return list(old[:number])
+            return going
     return []
 
 

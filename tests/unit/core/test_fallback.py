@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remora.config import DeploymentConfig
+from remora.config import DeploymentConfig, GangSchedulingConfig
 from remora.core import events as ev
 from remora.core.autoscale.record import ScalingRecord
 from remora.core.goal import has_failed, in_effect
@@ -16,7 +16,7 @@ from remora.core.saved_state import decode, encode
 from remora.core.scale import bounds_for
 from remora.core.state import ControllerState, Deployment
 from remora.options.autoscaling import AutoscalingConfig
-from remora.types import LOCAL_NODE, ReplicaID
+from remora.types import LOCAL_NODE, NodeID, ReplicaID
 
 Those = dict[str, dict[str, Any]]
 
@@ -221,6 +221,83 @@ def test_a_deploy_that_lowers_the_number_goes_on_where_there_is_no_room_for_more
         world.deploy({"A": {"num_replicas": 1, "version": "2", **options}})
         world.rounds(8)
         assert world.states("A") == ["new RUNNING"], fixed
+
+
+def gangs_of(size: int, count: int, cpu: float = 0.0, version: str = "1") -> Those:
+    gang = GangSchedulingConfig(gang_size=size)
+    resources = {"CPU": cpu} if cpu else {}
+    return {
+        "A": {
+            "num_replicas": count,
+            "gang_scheduling_config": gang,
+            "resources": resources,
+            "version": version,
+        }
+    }
+
+
+def test_a_gang_of_the_version_before_serves_while_the_new_one_finds_no_room() -> None:
+    world = World()
+    world.feed(ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 4.0}))
+    world.deploy(gangs_of(4, 4, cpu=1.0))
+    world.rounds()
+    world.deploy(gangs_of(2, 2, cpu=3.0, version="2"))
+    world.rounds(4)
+    assert world.states("A") == ["old RUNNING"] * 4
+    world.feed(ev.NodeJoined(node_id=NodeID("more"), resources={"CPU": 6.0}))
+    world.rounds(6)
+    assert world.states("A") == ["new RUNNING"] * 2
+
+
+def test_gangs_that_are_too_many_leave_one_by_one_where_there_is_no_room_for_more() -> None:
+    for fixed in (True, False):
+        world = World()
+        world.feed(ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 6.0}))
+        world.state.fixed_nodes = fixed
+        world.deploy(gangs_of(2, 6, cpu=1.0))
+        world.rounds()
+        world.deploy(gangs_of(3, 3, cpu=1.0, version="2"))
+        fewest = 6
+        for _ in range(12):
+            world.rounds()
+            fewest = min(fewest, len(world.deployment("A").in_state(ReplicaState.RUNNING)))
+        if fixed:
+            assert world.states("A") == ["new RUNNING"] * 3
+        else:
+            # Nobody knows whether it would help to take one more.
+            assert world.states("A") == ["old RUNNING"] * 4
+            assert fewest == 4
+
+
+def test_a_full_machine_lets_whole_gangs_go_for_the_new_version() -> None:
+    world = World()
+    world.feed(ev.NodeJoined(node_id=LOCAL_NODE, resources={"CPU": 6.0}))
+    world.state.fixed_nodes = True
+    world.deploy(gangs_of(3, 6, cpu=1.0))
+    world.rounds()
+    world.deploy(gangs_of(2, 6, cpu=1.0, version="2"))
+    fewest = 6
+    for _ in range(12):
+        world.rounds()
+        fewest = min(fewest, len(world.deployment("A").in_state(ReplicaState.RUNNING)))
+    assert world.states("A") == ["new RUNNING"] * 6
+    # One gang of three makes room for one of two, and then the other for two of them.
+    assert fewest == 2
+
+
+def test_a_deploy_of_gangs_of_another_size_that_fails_leaves_all_that_ran() -> None:
+    for before, after in ((2, 5), (5, 2), (1, 5), (5, 1)):
+        world = World()
+        world.deploy(gangs_of(before, 10))
+        world.rounds()
+        fewest = 10
+        for version in ("bad", "2"):
+            world.deploy(gangs_of(after, 10, version=version))
+            for _ in range(20):
+                world.rounds()
+                fewest = min(fewest, len(world.deployment("A").in_state(ReplicaState.RUNNING)))
+        assert fewest == 10, (before, after)
+        assert world.states("A") == ["new RUNNING"] * 10, (before, after)
 
 
 def test_an_application_that_is_deleted_in_the_middle_of_that_goes_whole() -> None:
