@@ -303,6 +303,20 @@ async def test_an_error_that_nobody_expects_leaves_no_node_in_a_phase(
     assert rig.stored() is Phase.CLOSING
 
 
+async def test_proxies_come_back_where_only_the_answer_was_lost(rig: Rig) -> None:
+    take(rig)
+    await rig.look(occupied=True)
+    await rig.look()
+    await rig.look()
+    rig.now += 40.0
+    rig.staffs.review(NODE, is_occupied=False)
+    rig.busy = ConnectionLostError("it has just left")
+    await rig.settle()
+    rig.cluster.alive.clear()
+    assert await rig.look(occupied=True) is Phase.HERE
+    assert rig.cluster.alive == [f"proxy-1@{ID[:12]}"]
+
+
 async def test_what_is_saved_late_is_not_older_than_what_was_saved_before(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,8 @@ class Staffs:
         # Border: whatever it is, the node must not stay in this phase for ever.
         except Exception as error:  # noqa: BLE001
             _log.warning("The agent of node %s does not leave: %r", node_id[:12], error)
+            # It may have agreed, and only its answer was lost: then its proxies end.
+            self._complete.discard(node_id)
             self._return(node_id)
             return
         await self._end(node_id)
