@@ -112,7 +112,7 @@ class Methods:
         return b""
 
 
-async def served(token: str = "") -> tuple[Methods, asyncio.Server, str]:
+async def served(token: str = "secret") -> tuple[Methods, asyncio.Server, str]:
     methods = Methods()
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
@@ -125,12 +125,22 @@ async def served(token: str = "") -> tuple[Methods, asyncio.Server, str]:
 
 async def test_tcp_needs_the_token() -> None:
     _, server, address = await served("secret")
-    for token in ("", "Secret", "secret "):
+    for token in ("Secret", "secret "):
         with pytest.raises(ConnectionLostError, match="wrong cluster token"):
             await connect(address, name="stranger", token=token)
+    with pytest.raises(ConnectionLostError, match="this process has no cluster token"):
+        await connect(address, name="stranger")
     channel = await connect(address, name="friend", token="secret")
     assert await call_control(channel, "double", Number(4), Number) == Number(8)
     channel.close()
+    server.close()
+
+
+async def test_an_empty_token_proves_nothing() -> None:
+    _, server, address = await served("")
+    for token in ("", "secret"):
+        with pytest.raises(ConnectionLostError):
+            await connect(address, name="stranger", token=token)
     server.close()
 
 
@@ -302,7 +312,7 @@ async def test_the_file_of_a_socket_stays_for_who_listens_there_next(tmp_path: P
 
 async def test_control_calls_and_streams() -> None:
     methods, server, address = await served()
-    channel = await connect(address, name="test")
+    channel = await connect(address, name="test", token="secret")
     assert await call_control(channel, "double", Number(2), Number) == Number(4)
     seen = [item.n async for item in stream_control(channel, "count", Number(500), Number)]
     assert seen == list(range(500))

@@ -357,7 +357,9 @@ async def _open_far(where: addresses.Address, make: Callable[[], Channel], token
 async def _or_abort(transport: asyncio.Transport, inner: asyncio.Future[P]) -> P:
     """Wait for the protocol that follows; without one the connection is of no use."""
     try:
-        tcp.notice_loss(transport.get_extra_info("socket"))
+        # Where it has failed already there is no socket, and it knows why.
+        if not (inner.done() and inner.exception()):
+            tcp.notice_loss(transport.get_extra_info("socket"))
         return await inner
     except BaseException:
         transport.abort()

@@ -52,17 +52,18 @@ class Proving(asyncio.Protocol, Generic[P]):
         nonce = secrets.token_bytes(NONCE_BYTES)
         try:
             where = asked_for(transport, "sockname" if self._accepts else "peername")
+            if self._accepts:
+                self._side = ProvingListener(self._token, nonce, where)
+                waiting.enter(self)
+            else:
+                self._side = ProvingCaller(self._token, nonce, where)
+                self._transport.write(self._side.begin())
         except UnprovedError as error:
             if not self.inner.done() and not self._accepts:
                 self.inner.set_exception(error)
             self._transport.abort()
-            return
-        if self._accepts:
-            waiting.enter(self)
-            self._side = ProvingListener(self._token, nonce, where)
-        else:
-            self._side = ProvingCaller(self._token, nonce, where)
-            self._transport.write(self._side.begin())
+        except NotProvedError as error:
+            self._fail(error)
 
     def data_received(self, data: bytes) -> None:
         """Take what the other side says; junk ends this connection and nothing else."""
@@ -122,9 +123,9 @@ async def prove(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toke
         OSError: the connection broke.
     """
     where = asked_for(writer.transport, "peername")
-    side = ProvingCaller(token, secrets.token_bytes(NONCE_BYTES), where)
-    writer.write(side.begin())
     try:
+        side = ProvingCaller(token, secrets.token_bytes(NONCE_BYTES), where)
+        writer.write(side.begin())
         while not side.is_done:
             # Not a byte more than what is said first.
             data = await reader.read(side.lacks)

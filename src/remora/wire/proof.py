@@ -101,7 +101,14 @@ class _Side:
             token: that both know.
             nonce: `NONCE_BYTES` that nobody can guess, used once.
             where: the address that the caller asked for, as both sides see it.
+
+        Raises:
+            NotProvedError: the token is empty, which everybody knows.
         """
+        if not token:
+            raise NotProvedError(
+                "this process has no cluster token: it is of no instance on a cluster"
+            )
         self._key = token.encode()
         self._nonce = nonce
         self._where = where.encode()
