@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from remora.engine.ray import sign_in as signing
-from remora.engine.ray.greeting import Greeting, _is_here, greet, request
+from remora.engine.ray.greeting import Greeting, _ask, _is_here, _read_status, greet, request
 from remora.engine.ray.sign_in import MODE, shows_token, sign_in
 from remora.errors import InstanceError
 
@@ -135,3 +136,18 @@ def test_long_values_have_their_length_in_sevens_of_bits() -> None:
     assert b"\x1f\x08\x7e" + b"x" * 126 in request("h:1", "x" * 126)
     assert b"\x1f\x08\x7f\x00" + b"x" * 127 in request("h:1", "x" * 127)
     assert b"\x1f\x08\x7f\xad\x01" + b"x" * 300 in request("h:1", "x" * 300)
+
+
+def test_a_status_is_read_when_it_is_there_whole() -> None:
+    whole = b"\x00\x0bgrpc-status\x0216\x00"
+    for end in range(len(whole) - 1):
+        assert _read_status(whole[:end]) is None
+    assert _read_status(whole[:-1]) == _read_status(whole) == 16
+    assert _read_status(b"grpc-status\x010") == 0
+
+
+def test_an_answer_may_come_byte_by_byte() -> None:
+    for answer, refuses in ((REFUSES, True), (TAKES, False)):
+        connection = Mock(spec=socket.socket)
+        connection.recv.side_effect = [bytes((each,)) for each in SETTINGS + answer]
+        assert _ask(connection, "127.0.0.1:6379", "") is refuses

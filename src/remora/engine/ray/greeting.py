@@ -29,7 +29,7 @@ _END_HEADERS, _END_STREAM = 4, 1
 #: no such method says so, which is as good.
 _METHOD = b"/ray.rpc.NodeInfoGcsService/GetClusterId"
 #: gRPC's server writes the status out, whatever it compresses otherwise; a byte is its length.
-_STATUS = re.compile(rb"grpc-status.(\d+)", re.DOTALL)
+_STATUS = re.compile(rb"grpc-status(.)", re.DOTALL)
 _UNAUTHENTICATED = 16
 
 
@@ -88,6 +88,9 @@ def _ask(connection: socket.socket, address: str, authorization: str) -> bool:
     try:
         connection.sendall(request(address, authorization))
         answer = connection.recv(4096)
+        # The type of a frame is its fourth byte.
+        while 0 < len(answer) < 4 and (more := connection.recv(4096)):
+            answer += more
     except TimeoutError:
         said = f"says nothing within {_GREET_LIMIT_S:g} s"
     except ConnectionError:
@@ -106,7 +109,7 @@ def _ask(connection: socket.socket, address: str, authorization: str) -> bool:
 def _status(connection: socket.socket, answer: bytes) -> int | None:
     """Read gRPC's status of the request; None: it does not come, and Ray will see why."""
     deadline = time.monotonic() + _ANSWER_LIMIT_S
-    while (found := _STATUS.search(answer)) is None:
+    while (found := _read_status(answer)) is None:
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             more = connection.recv(4096)
@@ -115,7 +118,16 @@ def _status(connection: socket.socket, answer: bytes) -> int | None:
         if not more:
             return None
         answer += more
-    return int(found[1])
+    return found
+
+
+def _read_status(answer: bytes) -> int | None:
+    """Find gRPC's status; None: it is not there whole, or no number. Pure."""
+    found = _STATUS.search(answer)
+    if found is None:
+        return None
+    text = answer[found.end() : found.end() + found[1][0]]
+    return int(text) if len(text) == found[1][0] and text.isdigit() else None
 
 
 def request(address: str, authorization: str) -> bytes:
