@@ -3,7 +3,7 @@
 The Python API raises at the first value that cannot be right. Whoever writes a file wants to hear of all of
 them, so what was found is left out, and the check is asked again.
 
-Rules: pure. Knows no key: the check does.
+Rules: pure. Of the keys it knows those alone that are compared with each other; all else the check does.
 """
 
 from __future__ import annotations
