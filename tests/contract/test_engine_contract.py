@@ -14,7 +14,6 @@ from tests.e2e.waiting import until_true
 
 from remora.build.pinning import pinned
 from remora.config import HTTPOptions
-from remora.core.replica_state import Hold
 from remora.engine.base import (
     Engine,
     EngineEvent,
@@ -32,6 +31,7 @@ from remora.home import Home
 from remora.options.resources import RuntimeEnv
 from remora.testing.fake_engine import FakeEngine
 from remora.types import LOCAL_NODE
+from remora.wire.holds import Hold
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from ray.util.placement_group import placement_group_table
 
-from remora.core.replica_state import Hold
 from remora.engine.base import ProcessSpec
 from remora.engine.ray.groups import make_group, remove_group, remove_groups
 from remora.types import NodeID
+from remora.wire.holds import Hold
 
 HOLDS = (Hold(NodeID(""), {"CPU": 0.1}), Hold(NodeID(""), {"CPU": 0.1}))
 

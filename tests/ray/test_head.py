@@ -14,7 +14,6 @@ import pytest
 import ray
 from tests.e2e.waiting import until_true
 
-from remora.core.replica_state import Hold
 from remora.engine.base import EngineEvent, ProcessExited, ProcessSpec, ProcessStarted
 from remora.engine.ray import cluster as rays
 from remora.engine.ray import engine as engine_module
@@ -25,6 +24,7 @@ from remora.engine.ray.nodes import NodeWatch
 from remora.engine.ray.setup import InstanceSetup, NodeRecord, ProcessRecord
 from remora.errors import EngineError
 from remora.types import NodeID
+from remora.wire.holds import Hold
 
 ID = "app/d#1"
 #: Two bundles make a placement group.

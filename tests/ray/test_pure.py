@@ -19,7 +19,6 @@ from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv as RayRuntimeEnv
 
 from remora.build.pinning import pinned
-from remora.core.replica_state import Hold
 from remora.engine.admin_token import token_file
 from remora.engine.base import ProcessSpec
 from remora.engine.boot import StartError
@@ -41,6 +40,7 @@ from remora.errors import EngineError, InstanceError
 from remora.home import Home
 from remora.options.resources import MachineOptions, RuntimeEnv
 from remora.types import NodeID
+from remora.wire.holds import Hold
 
 
 def test_resources_become_options_of_an_actor() -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from remora.config import DeploymentConfig
 from remora.core.ranks import Ranks
-from remora.core.replica_state import Hold
 from remora.types import LOCAL_NODE, ReplicaID, Seconds
 from remora.wire.control import DeclaredApplication, ReplicaSpec, Surroundings
+from remora.wire.holds import Hold
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from remora.core import shortage
 from remora.core.labels import matches
-from remora.core.replica_state import Hold
 from remora.core.shortage import TOLERANCE, Capacity
 from remora.types import NodeID, ReplicaID
+from remora.wire.holds import Hold
 
 __all__ = [
     "Capacity",

@@ -12,10 +12,11 @@ from __future__ import annotations
 from remora.core import events as ev
 from remora.core.actions import DescribeReplica, KillProcess
 from remora.core.draft import Draft
-from remora.core.replica_state import Hold, Replica, ReplicaState
+from remora.core.replica_state import Replica, ReplicaState
 from remora.core.state import Activity, Application, Deployment, Stranger, Target, make_target
 from remora.types import DeploymentID, ReplicaID
 from remora.wire.control import ReplicaSpec
+from remora.wire.holds import Hold
 
 
 def ask(draft: Draft, event: ev.ProcessStarted) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from remora.errors import InternalError
 from remora.types import LOCAL_NODE, NodeID, ReplicaID, Seconds
+from remora.wire.holds import Gang, Hold
 
 # `gc=False` below and in what else there are thousands of: plain values, which can form no circle,
 # and which the garbage collector would look through for a tenth of a second at a time.
@@ -122,25 +123,6 @@ class Moment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     after: ReplicaState
     cause: Cause
     detail: str = ""
-
-
-class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is reserved for a replica on one node: all of it, or one bundle of its group."""
-
-    node_id: NodeID
-    resources: dict[str, float] = {}
-    #: Indices of the node's GPUs that it may use.
-    gpus: tuple[int, ...] = ()
-
-
-class Gang(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The gang that a replica belongs to."""
-
-    gang_id: str
-    #: Place in the gang, 0 … its size - 1.
-    rank: int
-    #: Ids of all its replicas, by rank.
-    members: tuple[ReplicaID, ...]
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True, gc=False):

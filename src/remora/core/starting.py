@@ -13,9 +13,10 @@ from remora.core import placement
 from remora.core.draft import Draft
 from remora.core.placement import Capacity, Demand, Place, Placement
 from remora.core.ranks import ranks_of_new
-from remora.core.replica_state import LIVE, Gang, Hold, Replica
+from remora.core.replica_state import LIVE, Replica
 from remora.core.state import Application, ControllerState, Deployment, Target
 from remora.types import DeploymentID, NodeID, ReplicaID, replica_id
+from remora.wire.holds import Gang, Hold
 
 #: As in `engine.base`, which is above this layer.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"

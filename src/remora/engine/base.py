@@ -19,10 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from remora.core.replica_state import Hold
 from remora.home import Home
 from remora.options.resources import RuntimeEnv
 from remora.types import LOCAL_NODE, NodeID, Seconds
+from remora.wire.holds import Hold
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from remora.context import (
     ReplicaID,
     ReplicaRank,
 )
-from remora.core.replica_state import Gang
 from remora.errors import RemoraError, ReplicaStartError
 from remora.observe.batches import BatchCounters
 from remora.observe.replica_counts import LABELS, batch_families, model_families
@@ -37,6 +36,7 @@ from remora.transport.control import ControlHandler
 from remora.types import DeploymentID
 from remora.wire.codec import pack, unpack
 from remora.wire.control import HealthCheck, ReplicaReady, ReplicaReconfigure, ReplicaSpec
+from remora.wire.holds import Gang
 from remora.wire.messages import Promises
 from remora.wire.metrics import Family, MetricsReport
 from remora.wire.scaling import LoadWanted

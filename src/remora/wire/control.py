@@ -48,9 +48,9 @@ from __future__ import annotations
 import msgspec
 
 from remora.config import DeploymentConfig, ScalingPolicySetup
-from remora.core.replica_state import Gang, Hold
 from remora.options.resources import RuntimeEnv
 from remora.types import LOCAL_NODE, DeploymentID, NodeID, Seconds
+from remora.wire.holds import Gang, Hold
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remora.core.replica_state import Hold
 from remora.engine.base import ACCELERATOR_LABEL, VISIBLE_GPUS
 from remora.options.resources import AS_FOUND, MachineOptions
+from remora.wire.holds import Hold
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from types import ModuleType
 
 import pytest
 
-from remora.core.replica_state import Hold
 from remora.engine.base import ACCELERATOR_LABEL
 from remora.engine.local.resources import Machine, this_machine
 from remora.options.resources import MachineOptions
 from remora.types import LOCAL_NODE
+from remora.wire.holds import Hold
 
 
 def test_a_machine_has_a_core_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
